@@ -1,0 +1,176 @@
+"""The contract between what asks questions (batch, vote, serve) and what answers them.
+
+A backend turns prompts into token ids and requests into samples. Callers keep it fed with
+`submit`, call `poll` until nothing is unfinished, and may `abort` at any time. One request draws
+one sample: `n` answers to a row are n requests with the same prompt, whose common work the
+engine shares by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from martlet.engine.params import SamplingParams
+from martlet.text.template import Message
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What to answer: exactly one of the three is given."""
+
+    messages: Sequence[Message] | None = None
+    """A conversation; the chat template is applied."""
+    text: str | None = None
+    """Raw text; no template is applied."""
+    token_ids: Sequence[int] | None = None
+    """Token ids, taken as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedPrompt:
+    """A prompt as the model sees it."""
+
+    text: str
+    """The text after the chat template; empty if token ids were given."""
+    token_ids: tuple[int, ...]
+    bos_id: int | None = None
+    """Begins a text, and stays in front when a prompt is cut; None for models without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """What answers, precisely enough to tell whether two answers came from the same model."""
+
+    model: str
+    """The folder or id, as the user named it."""
+    model_hash: str
+    """Hash of the configuration and of the weights."""
+    template_hash: str
+    """Hash of the chat template; empty if the model has none."""
+    tokenizer_hash: str
+    backend: str
+    """`native`, `transformers`, …"""
+    dtype: str
+    adapter: str | None = None
+    adapter_hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """One sample to draw."""
+
+    request_id: str
+    """Unique among the unfinished requests of a backend."""
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    """`n` and `seed` are not looked at here: a request is one sample and carries its own seed."""
+    seed: int
+    """The draw of a token depends on this and on the token's position alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """The log-probability of one token at one position."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 for the most likely token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOutput:
+    """One finished sample."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: int | str | None = None
+    """The token id or the string that ended the sample, where one did."""
+    cumulative_logprob: float | None = None
+    """Sum of the log-probabilities of the drawn tokens, before penalties and temperature; None
+    unless the parameters ask for `logprobs` (0 suffices)."""
+    logprobs: tuple[Mapping[int, TokenLogprob], ...] | None = None
+    """For each drawn token, the token itself and the alternatives asked for."""
+    prompt_logprobs: tuple[Mapping[int, TokenLogprob] | None, ...] | None = None
+    """For each token of the prompt; None for the first, which nothing precedes."""
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that were not computed again because another request had them."""
+    error: str | None = None
+    """Why the sample failed, if `finish_reason` is `error`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendLimits:
+    """What a prompt and a reply may measure."""
+
+    max_context_tokens: int
+    """Prompt and reply together."""
+    max_num_requests: int
+    """Requests that the backend computes at once; a few times as many, submitted, keep it fed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultParams:
+    """Sampling parameters that the model's own folder recommends, by name."""
+
+    values: Mapping[str, object] = field(default_factory=dict)
+    source: str = "generation_config.json"
+
+
+class Backend(Protocol):
+    """One engine behind the contract. Not thread-safe: one thread calls it."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def limits(self) -> BackendLimits: ...
+
+    @property
+    def default_params(self) -> DefaultParams: ...
+
+    def render(self, prompt: Prompt) -> RenderedPrompt:
+        """Applies the chat template where there are messages, and tokenizes.
+
+        Raises:
+            TemplateError: If the model has no chat template, or it refuses the messages.
+            InputError: If the prompt is empty or a token id is not in the vocabulary.
+        """
+        ...
+
+    def submit(self, request: SampleRequest) -> None:
+        """Takes a request into the queue.
+
+        Raises:
+            PromptTooLongError: If the prompt leaves no room for one token of reply.
+            ParameterError: If the backend cannot honour a parameter; the message names it.
+        """
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """Gives a request up and frees what it holds; `poll` will not return it.
+
+        Unknown ids are ignored.
+        """
+        ...
+
+    def poll(self) -> list[SampleOutput]:
+        """Advances the work by one step and returns the samples that finished in it.
+
+        A request that fails comes back with `finish_reason` "error"; the others go on.
+        """
+        ...
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests submitted, not finished and not aborted."""
+        ...
+
+    def close(self) -> None:
+        """Frees memory and threads; the backend is not used afterwards."""
+        ...

@@ -1,0 +1,254 @@
+"""From a model's name to a backend that answers: the one place where everything is resolved."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from martlet.backends.base import Backend, BackendLimits, DefaultParams, ModelIdentity
+from martlet.backends.native import NativeBackend
+from martlet.backends.transformers import TransformersBackend
+from martlet.engine.config import EngineConfig
+from martlet.errors import NotFoundError, ParameterError, UnsupportedArchitectureError
+from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.linear.packed import can_pack
+from martlet.models.load import FALLBACK_CONTEXT_TOKENS, load_model, load_module
+from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
+from martlet.models.resolve import resolve
+from martlet.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["auto", "fp32", "bf16"]
+BackendName = Literal["auto", "native", "transformers"]
+RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Parameters that a folder's generation_config.json may recommend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """How to run a model. Every default is right for a beginner."""
+
+    backend: BackendName = "auto"
+    """`native`, `transformers`, or `auto`: native unless the model's architecture forbids it."""
+    dtype: DType = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`."""
+    max_num_requests: int = 128
+    """Requests computed at once."""
+    max_num_batched_tokens: int = 1024
+    """Tokens that one step of the engine may compute."""
+    max_context_tokens: int | None = None
+    """Prompt and reply together; None means what the model allows."""
+    kv_memory_gib: float | None = None
+    """The most that keys and values may take; None means half of the memory that is free."""
+    prefix_sharing: bool = True
+    """Whether requests share what their prompts have in common."""
+    block_size: int = 16
+    """Tokens in a block of the key-value pool."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's folder may run."""
+    tokenizer: str | None = None
+    """Another folder to take the tokenizer from."""
+    chat_template: Path | None = None
+    """A Jinja file that takes the place of the model's chat template."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("backend", BackendName), ("dtype", DType)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ParameterError(
+                    f"{name} must be one of {', '.join(get_args(allowed))}, "
+                    f"not {getattr(self, name)!r}"
+                )
+        if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
+            raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A model that was looked at and not loaded: everything that can be refused has been."""
+
+    name: str
+    """As the user named it."""
+    folder: ModelFolder
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    device: torch.device
+    memory: MemoryPlan
+    options: BackendOptions
+
+    def identity(self, backend: str) -> ModelIdentity:
+        """What answers, once this model is loaded on a backend."""
+        return ModelIdentity(
+            model=self.name,
+            model_hash=self.folder.model_hash,
+            template_hash=self.tokenizer.template_hash,
+            tokenizer_hash=self.tokenizer.tokenizer_hash,
+            backend=backend,
+            dtype=str(self.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def default_params(self) -> DefaultParams:
+        """What the folder recommends for sampling."""
+        config = self.folder.generation_config
+        if config.get("do_sample") is False:
+            return DefaultParams(values={"temperature": 0.0})
+        named = {name: config[name] for name in RECOMMENDED if config.get(name) is not None}
+        return DefaultParams(values=named)
+
+
+def load_backend(model: str, *, options: BackendOptions | None = None) -> Backend:
+    """Loads a model and returns what answers for it.
+
+    Args:
+        model: A folder, a Hugging Face id, `ms:` and a ModelScope id, or `demo`.
+
+    Raises:
+        NotFoundError: If there is no such model.
+        ModelError: If it cannot be loaded as it is.
+        ResourceError: If it does not fit in memory.
+        ParameterError: If an option contradicts the model or the machine.
+    """
+    return load_opened(open_model(model, options or BackendOptions()))
+
+
+def open_model(model: str, options: BackendOptions) -> OpenedModel:
+    """Resolves and checks everything about a model that can be checked without loading it.
+
+    Raises:
+        The same as `load_backend`.
+    """
+    folder = open_folder(resolve(model))
+    tokenizer = Tokenizer.load(
+        folder.path if options.tokenizer is None else resolve(options.tokenizer),
+        trust_remote_code=options.trust_remote_code,
+        chat_template=None if options.chat_template is None else _read(options.chat_template),
+    )
+    if folder.num_embeddings is not None:
+        tokenizer.check_against_embedding(folder.num_embeddings)
+    device = _device(options.device)
+    dtype = _dtype(options.dtype, folder, device)
+    return OpenedModel(
+        name=model,
+        folder=folder,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=device,
+        memory=_memory(folder, dtype, device, options),
+        options=options,
+    )
+
+
+def load_opened(opened: OpenedModel) -> Backend:
+    """Loads a model that was opened.
+
+    Raises:
+        ModelError: If transformers cannot load it, or the engine was asked for and refuses it.
+    """
+    if opened.options.backend == "transformers":
+        return _load_transformers(opened)
+    try:
+        return _load_native(opened)
+    except UnsupportedArchitectureError as error:
+        if opened.options.backend == "native":
+            raise
+        logger.warning("%s; it runs on plain transformers instead, slower", error)
+        return _load_transformers(opened)
+
+
+def _load_native(opened: OpenedModel) -> NativeBackend:
+    options = opened.options
+    model = load_model(
+        opened.folder,
+        dtype=opened.dtype,
+        device=opened.device,
+        trust_remote_code=options.trust_remote_code,
+    )
+    config = EngineConfig(
+        num_blocks=opened.memory.num_blocks,
+        block_size=options.block_size,
+        max_num_requests=options.max_num_requests,
+        max_num_batched_tokens=max(options.max_num_batched_tokens, options.max_num_requests),
+        max_context_tokens=min(opened.memory.max_context_tokens, model.max_context_tokens),
+        prefix_sharing=options.prefix_sharing,
+    )
+    return NativeBackend(
+        model,
+        opened.tokenizer,
+        config,
+        identity=opened.identity("native"),
+        default_params=opened.default_params,
+    )
+
+
+def _load_transformers(opened: OpenedModel) -> TransformersBackend:
+    module = load_module(
+        opened.folder,
+        dtype=opened.dtype,
+        device=opened.device,
+        trust_remote_code=opened.options.trust_remote_code,
+    )
+    return TransformersBackend(
+        module,
+        opened.tokenizer,
+        identity=opened.identity("transformers"),
+        limits=BackendLimits(
+            max_context_tokens=opened.memory.max_context_tokens,
+            max_num_requests=min(opened.options.max_num_requests, 16),
+        ),
+        default_params=opened.default_params,
+    )
+
+
+def _memory(
+    folder: ModelFolder, dtype: torch.dtype, device: torch.device, options: BackendOptions
+) -> MemoryPlan:
+    longest = folder.shape.max_context_tokens or FALLBACK_CONTEXT_TOKENS
+    asked = options.max_context_tokens or longest
+    if asked > longest:
+        raise ParameterError(
+            f"a context of {asked} tokens was asked for, and {folder.path} allows {longest}"
+        )
+    cap = options.kv_memory_gib
+    return plan_memory(
+        weights_bytes=folder.num_parameters * dtype.itemsize,
+        kv_bytes_per_token=kv_bytes_per_token(folder.shape, bytes_per_value=dtype.itemsize),
+        block_size=options.block_size,
+        max_context_tokens=asked,
+        max_num_requests=options.max_num_requests,
+        available_bytes=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
+        cap_bytes=None if cap is None else int(cap * GIB),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ParameterError(f"device must be auto, cpu or cuda, not {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ParameterError(
+            "device is cuda, and PyTorch sees no CUDA device here; try --device cpu"
+        )
+    return torch.device(name)
+
+
+def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:
+    if name == "fp32":
+        return torch.float32
+    is_fast = device.type == "cuda" or can_pack()
+    if name == "bf16":
+        return torch.bfloat16
+    stored = folder.config.get("dtype", folder.config.get("torch_dtype"))
+    return torch.bfloat16 if is_fast and stored in ("bfloat16", "float16") else torch.float32
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"no chat template at {path}: {error.strerror}") from error

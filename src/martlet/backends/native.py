@@ -1,0 +1,125 @@
+"""The engine behind the backends' contract: words around it, token ids inside."""
+
+from dataclasses import dataclass
+
+from martlet.backends.base import (
+    BackendLimits,
+    DefaultParams,
+    ModelIdentity,
+    Prompt,
+    RenderedPrompt,
+    SampleOutput,
+    SampleRequest,
+)
+from martlet.backends.outputs import to_output
+from martlet.backends.render import render
+from martlet.engine.config import EngineConfig
+from martlet.engine.engine import Engine, StepOutput
+from martlet.engine.request import Request
+from martlet.engine.stats import EngineStats
+from martlet.models.load import LoadedModel
+from martlet.text.stream import StreamDecoder
+from martlet.text.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True, slots=True)
+class _Reply:
+    """A request of the engine and the text that it has become so far."""
+
+    request: Request
+    decoder: StreamDecoder
+
+
+class NativeBackend:
+    """Draws samples with Martlet's own engine.
+
+    Args:
+        model: A model that passed the load-time guard.
+        tokenizer: The model's tokenizer.
+        config: Sizes of the engine.
+        identity: What answers.
+        default_params: What the model's folder recommends.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        *,
+        identity: ModelIdentity,
+        default_params: DefaultParams,
+    ) -> None:
+        self.identity = identity
+        self.default_params = default_params
+        self.limits = BackendLimits(
+            max_context_tokens=config.max_context_tokens,
+            max_num_requests=config.max_num_requests,
+        )
+        self.engine = Engine(model, config)
+        self._vocab_size = model.vocab_size
+        self._tokenizer = tokenizer
+        self._replies: dict[str, _Reply] = {}
+
+    @property
+    def stats(self) -> EngineStats:
+        """What the engine has done since it was built."""
+        return self.engine.stats
+
+    @property
+    def num_unfinished(self) -> int:
+        return self.engine.num_unfinished
+
+    def render(self, prompt: Prompt) -> RenderedPrompt:
+        """See `Backend.render`."""
+        return render(prompt, self._tokenizer, vocab_size=self._vocab_size)
+
+    def submit(self, request: SampleRequest) -> None:
+        """See `Backend.submit`."""
+        params = request.params
+        queued = self.engine.add(
+            request.request_id,
+            request.prompt_ids,
+            params,
+            seed=request.seed,
+            stop_ids=self._tokenizer.stop_ids,
+        )
+        decoder = StreamDecoder(
+            self._tokenizer,
+            stop=params.stop,
+            skip_special_tokens=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+        )
+        self._replies[request.request_id] = _Reply(request=queued, decoder=decoder)
+
+    def abort(self, request_id: str) -> None:
+        """See `Backend.abort`."""
+        self.engine.abort(request_id)
+        self._replies.pop(request_id, None)
+
+    def poll(self) -> list[SampleOutput]:
+        """Runs one step of the engine and returns the samples that finished in it."""
+        finished = [self._read(output) for output in self.engine.step()]
+        return [output for output in finished if output is not None]
+
+    def close(self) -> None:
+        """Gives up what is unfinished and lets go of the model."""
+        for request_id in list(self._replies):
+            self.abort(request_id)
+        del self.engine
+
+    def _read(self, output: StepOutput) -> SampleOutput | None:
+        """Adds a drawn token to its reply's text; the sample, if that ended it."""
+        request = output.request
+        decoder = self._replies[request.request_id].decoder
+        is_text = output.token_id is not None and output.finish_reason != "stop"
+        if output.token_id is not None and is_text:
+            decoder.push(output.token_id)
+            if decoder.stop_string is not None:
+                self.engine.finish(request.request_id, "stop", stop_reason=decoder.stop_string)
+                # A reply that had also reached its length has ended already; the string counts.
+                request.finish_reason, request.stop_reason = "stop", decoder.stop_string
+        if not request.is_finished:
+            return None
+        del self._replies[request.request_id]
+        return to_output(request, decoder)

@@ -1,0 +1,91 @@
+"""What a puzzle is: the values that every kind of puzzle makes.
+
+A puzzle knows its text, its questions and the reasoning that answers them. It does not know how
+a prompt is built from it, nor who reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+Language = Literal["en", "zh"]
+
+LETTERS = "ABCD"
+
+FULL_SIZE = 4
+"""Puzzles come in sizes 1 to 4; only the largest are asked outside of training."""
+
+_LAST_LINE: dict[Language, str] = {"en": "The answer is {letter}", "zh": "答案是：{letter}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One multiple-choice question about a problem."""
+
+    question: str
+    """The question's own sentence."""
+    options: tuple[str, ...]
+    """Four different texts, in the order A to D."""
+    answer: str
+    """The letter of the right option."""
+    reply: str
+    """A model reply: short reasoning, then a last line that names the letter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Puzzle:
+    """One problem with the questions that share its text."""
+
+    problem: str
+    """The facts and rules."""
+    questions: tuple[Question, ...]
+    """Two to four questions, no two alike."""
+    kind: str
+    """Which generator made it."""
+    language: Language
+    """The language of all its texts."""
+
+
+def ask(
+    random: Random,
+    language: Language,
+    *,
+    question: str,
+    answer: str,
+    others: Sequence[str],
+    pool: Sequence[str],
+    reasoning: str,
+) -> Question:
+    """Turn an answer in words into a question with four shuffled options.
+
+    Args:
+        random: Draws the wrong options and their order; advanced.
+        language: The language of the reply's last line.
+        question: The question's sentence.
+        answer: The right option's text.
+        others: The puzzle's own candidates for wrong options; may hold `answer`.
+        pool: Where more candidates come from if `others` are too few.
+        reasoning: The reasoning that leads to `answer`, without the last line.
+
+    Returns:
+        The question, whose letter is drawn uniformly.
+    """
+    wrong = [text for text in others if text != answer]
+    spare = [text for text in pool if text != answer and text not in wrong]
+    wrong += random.sample(spare, max(0, 3 - len(wrong)))
+    options = [answer, *random.sample(wrong, 3)]
+    random.shuffle(options)
+    letter = LETTERS[options.index(answer)]
+    last_line = _LAST_LINE[language].format(letter=letter)
+    return Question(
+        question=question,
+        options=tuple(options),
+        answer=letter,
+        reply=f"{reasoning}\n{last_line}",
+    )
+
+
+def write_problem(language: Language, sentences: Sequence[str]) -> str:
+    """Join sentences as the language does: with spaces in English, without in Chinese."""
+    return (" " if language == "en" else "").join(sentences)

@@ -1,0 +1,153 @@
+"""A plan turned into tensors: the packed tokens of one step and where each of them belongs.
+
+tokens     | a | b | c | d d d d d | e e |      one row, [1, T]
+             decoding, by length     prompts and catching up
+positions  | 7 | 9 | 30| 0 1 2 3 4 | 8 9 |
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from martlet.engine.attention import DecodeGroup, PrefillChunk, StepAttention
+from martlet.engine.kv_cache import KVCache
+from martlet.engine.plan import Chunk, StepPlan
+
+GROUP_LENGTH_RATIO = 1.25
+"""Decoding requests are attended to together while the longest has at most this many times the
+blocks of the shortest: padding is read for nothing, and every group costs calls in each layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """What the model is called with, and which of its rows mean what."""
+
+    input_ids: Tensor
+    """`[1, T]`."""
+    position_ids: Tensor
+    """`[1, T]`."""
+    logit_rows: Tensor
+    """`[N]`, the rows whose logits are wanted: first those of prompts to score, chunk by chunk,
+    then one for each chunk that draws a token."""
+    attention: StepAttention
+    scored: tuple[Chunk, ...]
+    """Chunks whose prompt tokens are scored, in the order of the rows."""
+    sampled: tuple[Chunk, ...]
+    """Chunks that draw a token, in the order of the rows."""
+
+    @property
+    def num_scored_rows(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.scored)
+
+
+class BatchBuilder:
+    """Builds the tensors of a step.
+
+    Args:
+        cache: The pool that the attention reads and writes.
+        device: Where the tensors go.
+        chunked_layers: Layers that attend within stretches of `chunk_size` positions.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        device: torch.device,
+        *,
+        chunked_layers: frozenset[int] = frozenset(),
+        chunk_size: int | None = None,
+    ) -> None:
+        self._cache = cache
+        self._device = device
+        self._chunked_layers = chunked_layers
+        self._chunk_size = chunk_size
+
+    def build(self, plan: StepPlan) -> StepBatch:
+        """Packs the chunks of a plan: decoding requests first, by length, then longer chunks."""
+        decoding = sorted((c for c in plan.chunks if c.num_tokens == 1), key=lambda c: c.end)
+        longer = [chunk for chunk in plan.chunks if chunk.num_tokens > 1]
+        chunks = decoding + longer
+        first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
+        positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
+        scored = tuple(chunk for chunk in chunks if chunk.scores_prompt)
+        sampled = tuple(chunk for chunk in chunks if chunk.samples)
+        return StepBatch(
+            input_ids=self._tensor([t for chunk in chunks for t in chunk.token_ids])[None],
+            position_ids=self._tensor(positions)[None],
+            logit_rows=self._tensor(_logit_rows(chunks, first_rows)),
+            attention=StepAttention(
+                cache=self._cache,
+                slots=self._tensor(_slots(chunks, positions, self._cache.block_size)),
+                decode_groups=self._decode_groups(decoding),
+                prefill_chunks=self._prefill_chunks(longer, first_rows[len(decoding) :]),
+                chunked_layers=self._chunked_layers,
+                chunk_size=self._chunk_size,
+            ),
+            scored=scored,
+            sampled=sampled,
+        )
+
+    def _decode_groups(self, decoding: Sequence[Chunk]) -> list[DecodeGroup]:
+        groups = []
+        first = 0
+        while first < len(decoding):
+            limit = max(len(decoding[first].block_ids) * GROUP_LENGTH_RATIO, 4)
+            last = first
+            while last < len(decoding) and len(decoding[last].block_ids) <= limit:
+                last += 1
+            groups.append(self._decode_group(decoding[first:last], first))
+            first = last
+        return groups
+
+    def _decode_group(self, chunks: Sequence[Chunk], first_row: int) -> DecodeGroup:
+        block_ids = np.zeros((len(chunks), len(chunks[-1].block_ids)), dtype=np.int64)
+        for row, chunk in enumerate(chunks):
+            block_ids[row, : len(chunk.block_ids)] = chunk.block_ids
+        return DecodeGroup(
+            rows=slice(first_row, first_row + len(chunks)),
+            block_ids=self._tensor(block_ids),
+            positions=self._tensor([chunk.start for chunk in chunks]),
+        )
+
+    def _prefill_chunks(
+        self, chunks: Sequence[Chunk], first_rows: Sequence[int]
+    ) -> list[PrefillChunk]:
+        return [
+            PrefillChunk(
+                rows=slice(first_row, first_row + chunk.num_tokens),
+                start=chunk.start,
+                block_ids=self._tensor([chunk.block_ids]),
+            )
+            for chunk, first_row in zip(chunks, first_rows, strict=False)
+        ]
+
+    def _tensor(self, values: object) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self._device)
+
+
+def _slots(
+    chunks: Sequence[Chunk], positions: npt.NDArray[np.int64], block_size: int
+) -> npt.NDArray[np.int64]:
+    """Where each token's keys and values go, as block id times block size plus offset."""
+    block_ids = [
+        np.asarray(chunk.block_ids, dtype=np.int64)[np.arange(chunk.start, chunk.end) // block_size]
+        for chunk in chunks
+    ]
+    slots: npt.NDArray[np.int64] = np.concatenate(block_ids) * block_size + positions % block_size
+    return slots
+
+
+def _logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
+    rows: list[int] = []
+    for chunk, first_row in zip(chunks, first_rows, strict=False):
+        if chunk.scores_prompt:
+            rows.extend(range(first_row, first_row + chunk.num_tokens))
+    for chunk, first_row in zip(chunks, first_rows, strict=False):
+        if chunk.samples:
+            rows.append(first_row + chunk.num_tokens - 1)
+    return rows

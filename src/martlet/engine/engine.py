@@ -1,0 +1,226 @@
+"""The engine: token ids in, token ids out. Reading `step` tells how it works.
+
+It owns the requests, the pool and the model. It knows nothing of text: words, templates and stop
+strings belong to its callers. One thread calls it.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from martlet.engine.attention import ATTENTION_NAME, paged_attention
+from martlet.engine.batch import BatchBuilder, StepBatch
+from martlet.engine.config import EngineConfig
+from martlet.engine.kv_cache import KVCache
+from martlet.engine.params import SamplingParams
+from martlet.engine.plan import StepPlan
+from martlet.engine.request import FinishReason, Request, TokenLogprobs
+from martlet.engine.sampler import StepDraws, sample
+from martlet.engine.scheduler import Scheduler
+from martlet.engine.stats import EngineStats, StepStats
+from martlet.errors import ParameterError, PromptTooLongError
+from martlet.models.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutput:
+    """What one step did for one request."""
+
+    request: Request
+    token_id: int | None
+    """The token that was drawn; None if the request failed."""
+    finish_reason: FinishReason | None
+    """Set if the request ended with this token."""
+
+
+class Engine:
+    """Draws the replies of many requests together.
+
+    Args:
+        model: A model that passed the load-time guard.
+        config: Sizes; see `EngineConfig`.
+    """
+
+    def __init__(self, model: LoadedModel, config: EngineConfig) -> None:
+        self.config = config
+        self.stats = EngineStats()
+        self.last_step: StepStats | None = None
+        self._model = model
+        self._scheduler = Scheduler(config)
+        self._requests: dict[str, Request] = {}
+        cache = KVCache(
+            model.layers,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self._batches = BatchBuilder(
+            cache,
+            model.device,
+            chunked_layers=model.chunked_layers,
+            chunk_size=model.attention_chunk_size,
+        )
+        model.use_attention(ATTENTION_NAME, paged_attention)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that wait or run."""
+        return len(self._requests)
+
+    def add(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        seed: int,
+        stop_ids: Sequence[int] = (),
+    ) -> Request:
+        """Queues one sample to draw.
+
+        Args:
+            request_id: Unique among the unfinished requests.
+            prompt_ids: At least one token.
+            params: `n` and `seed` are not looked at; one call draws one sample.
+            seed: The draw of a token depends on this and on its position alone.
+            stop_ids: The model's own end tokens; `params.ignore_eos` switches them off.
+
+        Raises:
+            PromptTooLongError: If no room is left for a single token of reply.
+            ParameterError: If the prompt is empty, an id is not in the vocabulary or in use.
+        """
+        self._check(request_id, prompt_ids, params)
+        num_left = self.config.max_context_tokens - len(prompt_ids)
+        own_stops = () if params.ignore_eos else stop_ids
+        request = Request(
+            request_id=request_id,
+            prompt_ids=tuple(prompt_ids),
+            params=params,
+            seed=seed,
+            stop_ids=frozenset((*own_stops, *params.stop_token_ids)),
+            max_num_tokens=len(prompt_ids) + min(num_left, params.max_tokens or num_left),
+        )
+        self._requests[request_id] = request
+        self._scheduler.add(request)
+        return request
+
+    def abort(self, request_id: str) -> None:
+        """Gives a request up and frees its blocks; unknown ids are ignored."""
+        self.finish(request_id, "abort")
+
+    def finish(
+        self, request_id: str, reason: FinishReason, *, stop_reason: str | None = None
+    ) -> None:
+        """Ends a request from outside, as a stop string does; unknown ids are ignored."""
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._scheduler.finish(request, reason, stop_reason=stop_reason)
+
+    def step(self) -> list[StepOutput]:
+        """Advances every request that has a share in this step.
+
+        Returns:
+            One output for each request that got a token, or failed. A step that raises fails the
+            requests that were in it, frees their blocks, and leaves the engine usable.
+        """
+        start = time.perf_counter()
+        plan = self._scheduler.plan()
+        if not plan:
+            return []
+        try:
+            batch = self._batches.build(plan)
+            logits = self._forward(batch)
+            draws = sample(logits, batch)
+        except Exception as error:
+            return self._fail(plan, error)
+        outputs = self._commit(plan, batch, draws)
+        self._record(plan, len(outputs), time.perf_counter() - start)
+        return outputs
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if requests, blocks and prefix index contradict each other."""
+        self._scheduler.check_integrity()
+        assert self._scheduler.num_unfinished == len(self._requests)
+
+    def _check(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+        limit = self.config.max_context_tokens
+        if request_id in self._requests:
+            raise ParameterError(f"request id {request_id!r} is in use")
+        if not prompt_ids:
+            raise ParameterError("the prompt is empty; give at least one token")
+        if len(prompt_ids) >= limit:
+            raise PromptTooLongError(
+                f"the prompt has {len(prompt_ids)} tokens and the context holds {limit}, "
+                "the reply included; shorten the prompt or raise --max-context"
+            )
+        vocab_size = self._model.vocab_size
+        named = [*prompt_ids, *(params.logit_bias or ())]
+        if not 0 <= min(named) <= max(named) < vocab_size:
+            bad = next(i for i in named if not 0 <= i < vocab_size)
+            raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
+
+    def _forward(self, batch: StepBatch) -> Tensor:
+        """The logits of the wanted rows, `[N, V]`."""
+        return self._model.forward(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            logit_rows=batch.logit_rows,
+            martlet_step=batch.attention,
+        )
+
+    def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
+        """Writes what was computed and drawn into the requests, and ends those that are done."""
+        for chunk in plan.chunks:
+            chunk.request.num_computed_tokens = chunk.end
+        for chunk, scores in zip(batch.scored, draws.prompt_logprobs, strict=True):
+            chunk.request.prompt_logprobs.extend(scores)
+        outputs = []
+        for chunk, token_id, score in zip(
+            batch.sampled, draws.token_ids, draws.logprobs, strict=True
+        ):
+            outputs.append(self._append(chunk.request, token_id, score))
+        return outputs
+
+    def _append(self, request: Request, token_id: int, score: TokenLogprobs | None) -> StepOutput:
+        request.token_ids.append(token_id)
+        if score is not None:
+            request.logprobs.append(score)
+        reason: FinishReason | None = None
+        if token_id in request.stop_ids:
+            reason = "stop"
+        elif request.num_tokens >= request.max_num_tokens:
+            reason = "length"
+        if reason is not None:
+            del self._requests[request.request_id]
+            stop_reason = token_id if reason == "stop" else None
+            self._scheduler.finish(request, reason, stop_reason=stop_reason)
+        return StepOutput(request=request, token_id=token_id, finish_reason=reason)
+
+    def _fail(self, plan: StepPlan, error: Exception) -> list[StepOutput]:
+        logger.error("a step of %d requests failed", len(plan.chunks), exc_info=error)
+        self.stats.num_failed_steps += 1
+        failed = self._scheduler.fail(plan, f"{type(error).__name__}: {error}")
+        for request in failed:
+            del self._requests[request.request_id]
+        return [
+            StepOutput(request=request, token_id=None, finish_reason="error") for request in failed
+        ]
+
+    def _record(self, plan: StepPlan, num_drawn: int, seconds: float) -> None:
+        self.last_step = StepStats(
+            num_tokens=plan.num_tokens,
+            num_drawn=num_drawn,
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            num_preempted=plan.num_preempted,
+            num_free_blocks=self._scheduler.pool.num_free,
+            seconds=seconds,
+        )
+        self.stats.add(self.last_step)
+        self.stats.num_cached_tokens += plan.num_cached_tokens

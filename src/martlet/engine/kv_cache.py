@@ -1,0 +1,104 @@
+"""The tensors behind the block pool: keys and values of every layer, written and gathered.
+
+A layer's pool is laid out head first, `[Hkv, blocks, block_size, D]`, so that gathering the blocks
+of many requests gives each head's keys as one contiguous matrix, ready for a batched product. The
+gathered copy goes to a scratch buffer that all layers share: it stays in the CPU's last-level
+cache, so memory itself is read once.
+
+Shapes: T tokens of a step, R requests, N blocks of a request, L = N * block_size keys,
+Hkv key-value heads, D width of a head.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from martlet.models.guard import LayerShape
+
+
+class KVCache:
+    """Keys and values of `num_blocks` blocks, for every layer.
+
+    The memory is only reserved here; on a CPU a page is paid for when it is first written.
+
+    Args:
+        layers: What each layer stores, by layer index.
+        num_blocks: Blocks in the pool.
+        block_size: Tokens in a block.
+        dtype: Of keys and values.
+        device: Where they live.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.layers = tuple(layers)
+        shape = (num_blocks, block_size)
+        self._keys = [
+            _zeros((layer.num_kv_heads, *shape, layer.key_dim), dtype, device) for layer in layers
+        ]  # each [Hkv, blocks, block_size, Dk]
+        self._values = [
+            _zeros((layer.num_kv_heads, *shape, layer.value_dim), dtype, device) for layer in layers
+        ]  # each [Hkv, blocks, block_size, Dv]
+        self._scratch = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
+
+    def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
+        """Stores the keys and values of a step's tokens.
+
+        Args:
+            key: `[Hkv, T, Dk]`.
+            value: `[Hkv, T, Dv]`.
+            slots: `[T]`, block id times block size plus offset.
+        """
+        self._keys[layer].flatten(1, 2).index_copy_(1, slots, key)
+        self._values[layer].flatten(1, 2).index_copy_(1, slots, value)
+
+    def gather(self, layer: int, block_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies blocks out, one contiguous matrix a head and request.
+
+        The result is overwritten by the next call.
+
+        Args:
+            block_ids: `[R, N]`.
+
+        Returns:
+            Keys `[Hkv, R, L, Dk]` and values `[Hkv, R, L, Dv]`.
+        """
+        return (
+            self._gather(self._keys[layer], block_ids, self._scratch, 0),
+            self._gather(self._values[layer], block_ids, self._scratch, 1),
+        )
+
+    def _gather(self, pool: Tensor, block_ids: Tensor, scratch: list[Tensor], index: int) -> Tensor:
+        num_heads, num_blocks, block_size, dim = pool.shape
+        num_requests, num_gathered = block_ids.shape
+        rows = num_heads * num_requests * num_gathered
+        if scratch[index].numel() < rows * block_size * dim:
+            scratch[index] = pool.new_empty(rows * block_size * dim)
+        out = scratch[index][: rows * block_size * dim].view(rows, block_size * dim)
+        heads = torch.arange(num_heads, device=pool.device) * num_blocks
+        flat_ids = (heads[:, None] + block_ids.reshape(1, -1)).reshape(-1)  # [Hkv * R * N]
+        torch.index_select(pool.view(-1, block_size * dim), 0, flat_ids, out=out)
+        return out.view(num_heads, num_requests, num_gathered * block_size, dim)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeroed memory; on a CPU the operating system zeroes a page when it is first touched.
+
+    It must be zeroed: masked keys have the weight 0, and 0 times whatever was there may be NaN.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)

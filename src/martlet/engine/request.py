@@ -1,0 +1,105 @@
+"""One sample being drawn: the only object of the engine that changes as it travels."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Literal
+
+from martlet.engine.block_pool import BlockKey
+from martlet.engine.params import SamplingParams
+from martlet.engine.token_counts import TokenCounts
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class RequestStatus(Enum):
+    """Where a request stands; only the scheduler moves it."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprobs:
+    """The log-probability of one token, and the most likely tokens at its position."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 for the most likely token."""
+    top_ids: tuple[int, ...]
+    """Most likely first."""
+    top_logprobs: tuple[float, ...]
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Request:
+    """A prompt, how to continue it, and what has been drawn so far.
+
+    A request is caught up when `num_computed_tokens` equals `num_tokens`: then the next token can
+    be drawn. Prompt, reply and what preemption undid are all tokens to catch up with.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    stop_ids: frozenset[int]
+    """Every token id that ends this request: the model's own and the request's."""
+    max_num_tokens: int
+    """Prompt and reply may reach this length."""
+    namespace: str = ""
+    """Adapter and revision: blocks are shared only within one namespace."""
+
+    token_ids: list[int] = field(default_factory=list)
+    """Prompt and reply."""
+    num_computed_tokens: int = 0
+    """Tokens whose keys and values are in the pool."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that were found in the pool when the request first started."""
+    num_preemptions: int = 0
+    block_table: list[int] = field(default_factory=list)
+    block_keys: list[BlockKey] = field(default_factory=list)
+    """The prefix keys of the full blocks, in order; computed once and kept over preemptions."""
+    status: RequestStatus = RequestStatus.WAITING
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """For the prompt's tokens from the second on."""
+    error: str | None = None
+    token_counts: TokenCounts = field(default_factory=TokenCounts)
+    """Which tokens the penalties apply to; kept up by the sampler."""
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        """The reply so far, the token that ended it included."""
+        return self.token_ids[len(self.prompt_ids) :]
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether prompt positions still have to be scored."""
+        return (
+            self.params.prompt_logprobs is not None
+            and len(self.prompt_logprobs) < self.num_prompt_tokens - 1
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is RequestStatus.FINISHED

@@ -1,0 +1,127 @@
+"""From the logits of a step to its tokens and their scores.
+
+A row is treated alike whoever its neighbours are. Rows that want the plain most likely token take
+it from what the model gave; the others are shaped and drawn in fp32, a cache-sized part at a time.
+
+Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from martlet.engine.batch import StepBatch
+from martlet.engine.choice import (
+    SEGMENT,
+    argmax,
+    choose_filtered,
+    choose_unfiltered,
+    is_filtered,
+)
+from martlet.engine.logprobs import score_tokens
+from martlet.engine.request import Request, TokenLogprobs
+from martlet.engine.shaping import is_shaped, shape
+from martlet.engine.uniforms import uniforms
+
+MAX_NUM_SHAPED = 2**22
+"""Logits shaped at once: 16 MiB in fp32 stay in the cache between the passes over them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDraws:
+    """What a step drew."""
+
+    token_ids: list[int]
+    """One for each sampled chunk of the batch."""
+    logprobs: list[TokenLogprobs | None]
+    """The score of each drawn token, where its request asks for it."""
+    prompt_logprobs: list[list[TokenLogprobs]]
+    """For each scored chunk of the batch, the prompt tokens that follow its own."""
+
+
+def sample(logits: Tensor, batch: StepBatch) -> StepDraws:
+    """Draws one token for each sampled chunk and scores the prompts that ask for it.
+
+    Args:
+        logits: `[N, V]`, in the order of `batch.logit_rows`.
+    """
+    scored, sampled = logits.split([batch.num_scored_rows, len(batch.sampled)])
+    requests = [chunk.request for chunk in batch.sampled]
+    token_ids = _draw(sampled, requests)
+    return StepDraws(
+        token_ids=token_ids,
+        logprobs=_score_drawn(sampled, requests, token_ids),
+        prompt_logprobs=_score_prompts(scored, batch),
+    )
+
+
+def _draw(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+    shaped = [row for row, request in enumerate(requests) if is_shaped(request)]
+    token_ids = [0] * len(requests)
+    if len(shaped) < len(requests):
+        token_ids = argmax(logits).tolist()
+    num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
+    for first in range(0, len(shaped), num_rows):
+        rows = shaped[first : first + num_rows]
+        drawn = _draw_shaped(logits[rows], [requests[row] for row in rows])
+        for row, token_id in zip(rows, drawn, strict=True):
+            token_ids[row] = token_id
+    return token_ids
+
+
+def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+    """Draws for rows that want more than the argmax of what the model gave, `[M, V] -> M ids`."""
+    vocab_size = logits.shape[1]
+    num_columns = -(-vocab_size // SEGMENT) * SEGMENT
+    shaped = logits.new_full((len(requests), num_columns), float("-inf"), dtype=torch.float32)
+    shaped[:, :vocab_size] = logits
+    shape(shaped, requests)
+    # The draw for the token at a position depends on the seed and that position alone.
+    numbers = uniforms([r.seed for r in requests], [r.num_tokens for r in requests])
+    draws = torch.from_numpy(numbers).to(logits.device)
+    token_ids = torch.empty(len(requests), dtype=torch.long, device=logits.device)
+    greedy = [row for row, r in enumerate(requests) if r.params.is_greedy]
+    filtered = [
+        row for row, r in enumerate(requests) if not r.params.is_greedy and is_filtered(r.params)
+    ]
+    free = [
+        row
+        for row, r in enumerate(requests)
+        if not r.params.is_greedy and not is_filtered(r.params)
+    ]
+    if greedy:
+        token_ids[greedy] = argmax(shaped[greedy])
+    if filtered:
+        params = [requests[row].params for row in filtered]
+        token_ids[filtered] = choose_filtered(shaped[filtered], params, draws[filtered])
+    if free:
+        token_ids[free] = choose_unfiltered(shaped[free], draws[free])
+    return token_ids.tolist()
+
+
+def _score_drawn(
+    logits: Tensor, requests: Sequence[Request], token_ids: Sequence[int]
+) -> list[TokenLogprobs | None]:
+    scores: list[TokenLogprobs | None] = [None] * len(requests)
+    rows = [row for row, request in enumerate(requests) if request.params.logprobs is not None]
+    if rows:
+        num_top = max(requests[row].params.logprobs or 0 for row in rows)
+        records = score_tokens(logits[rows], [token_ids[row] for row in rows], num_top=num_top)
+        for row, record in zip(rows, records, strict=True):
+            scores[row] = record
+    return scores
+
+
+def _score_prompts(logits: Tensor, batch: StepBatch) -> list[list[TokenLogprobs]]:
+    scores = []
+    first_row = 0
+    for chunk in batch.scored:
+        request = chunk.request
+        following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
+        rows = logits[first_row : first_row + len(following)]
+        num_top = request.params.prompt_logprobs or 0
+        scores.append(score_tokens(rows, following, num_top=num_top))
+        first_row += chunk.num_tokens
+    return scores

@@ -1,0 +1,215 @@
+"""Who computes what in the next step. Knows requests and blocks; knows no tensor.
+
+There are no phases. Every request has tokens that are known and tokens that are computed; each
+step gives it a share of the token budget to catch up. A prompt in chunks, one token of a reply and
+a preempted request starting over are the same thing.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from martlet.engine.block_pool import BlockPool, block_key, root_key
+from martlet.engine.config import EngineConfig
+from martlet.engine.plan import Chunk, StepPlan
+from martlet.engine.request import FinishReason, Request, RequestStatus
+
+
+class Scheduler:
+    """Admits requests in order of arrival and shares the token budget of each step among them."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self.pool = BlockPool(config.num_blocks)
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def requests(self) -> Iterator[Request]:
+        """Every unfinished request."""
+        yield from self.running
+        yield from self.waiting
+
+    def add(self, request: Request) -> None:
+        """Puts a request at the end of the queue."""
+        self.waiting.append(request)
+
+    def plan(self) -> StepPlan:
+        """Shares the token budget: running requests first, then those that wait.
+
+        Blocks are taken and full ones registered here already: within a step, keys and values are
+        written before they are read, so two requests that start together share their beginning.
+        """
+        budget = self._config.max_num_batched_tokens
+        chunks: list[Chunk] = []
+        num_preempted = self._plan_running(chunks, budget)
+        num_cached_tokens = 0
+        if num_preempted == 0:
+            budget -= sum(chunk.num_tokens for chunk in chunks)
+            num_cached_tokens = self._plan_waiting(chunks, budget)
+        return StepPlan(
+            chunks=tuple(chunks), num_preempted=num_preempted, num_cached_tokens=num_cached_tokens
+        )
+
+    def finish(
+        self, request: Request, reason: FinishReason, *, stop_reason: int | str | None = None
+    ) -> None:
+        """Ends a request, wherever it stands, and frees its blocks."""
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+        elif request.status is RequestStatus.WAITING:
+            self.waiting.remove(request)
+        self._free_blocks(request)
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+        request.stop_reason = stop_reason
+
+    def fail(self, plan: StepPlan, error: str) -> list[Request]:
+        """Ends every request of a step that raised, and forgets what the step did not write."""
+        failed = [chunk.request for chunk in plan.chunks if not chunk.request.is_finished]
+        for chunk in plan.chunks:
+            first_unwritten = chunk.start // self._config.block_size
+            self.pool.forget(chunk.block_ids[first_unwritten:])
+        for request in failed:
+            request.error = error
+            self.finish(request, "error")
+        return failed
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if the books of requests and blocks contradict each other."""
+        self.pool.check_integrity(request.block_table for request in self.requests())
+        for request in self.waiting:
+            assert request.status is RequestStatus.WAITING
+            assert not request.block_table, f"{request.request_id} waits and holds blocks"
+        for request in self.running:
+            assert request.status is RequestStatus.RUNNING
+            assert request.num_computed_tokens <= request.num_tokens
+            num_slots = len(request.block_table) * self._config.block_size
+            assert request.num_computed_tokens <= num_slots, f"{request.request_id} lacks blocks"
+
+    def _plan_running(self, chunks: list[Chunk], budget: int) -> int:
+        """Gives each running request its share, preempting the youngest if blocks run out."""
+        num_preempted = 0
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            num_tokens = min(request.num_tokens - request.num_computed_tokens, budget)
+            while not self._extend(request, num_tokens):
+                num_preempted += 1
+                if self._preempt_youngest() is request:
+                    return num_preempted
+            chunks.append(self._chunk(request, num_tokens))
+            budget -= num_tokens
+            index += 1
+        return num_preempted
+
+    def _plan_waiting(self, chunks: list[Chunk], budget: int) -> int:
+        """Admits requests in order while tokens, blocks and places last."""
+        num_cached_tokens = 0
+        while self.waiting and budget > 0 and len(self.running) < self._config.max_num_requests:
+            request = self.waiting[0]
+            shared = self._find_shared(request)
+            if not self._has_room(request, shared):
+                break
+            for block in shared:
+                self.pool.hold(block)
+            request.block_table = shared
+            request.num_computed_tokens = len(shared) * self._config.block_size
+            num_cached_tokens += request.num_computed_tokens
+            if request.num_preemptions == 0:
+                request.num_cached_tokens = request.num_computed_tokens
+            num_tokens = min(request.num_tokens - request.num_computed_tokens, budget)
+            self._extend(request, num_tokens)
+            self.waiting.popleft()
+            self.running.append(request)
+            request.status = RequestStatus.RUNNING
+            chunks.append(self._chunk(request, num_tokens))
+            budget -= num_tokens
+        return num_cached_tokens
+
+    def _find_shared(self, request: Request) -> list[int]:
+        """Blocks in the pool that hold the beginning of a request.
+
+        At least the last token is left to compute: its logits are what the request waits for. A
+        request that wants the prompt scored needs the logits of every position and shares nothing.
+        """
+        if not self._config.prefix_sharing or request.wants_prompt_logprobs:
+            return []
+        size = self._config.block_size
+        shared: list[int] = []
+        for index in range((request.num_tokens - 1) // size):
+            self._compute_keys(request, index + 1)
+            parent = request.block_keys[index - 1] if index else root_key(request.namespace)
+            token_ids = request.token_ids[index * size : (index + 1) * size]
+            block = self.pool.find(request.block_keys[index], parent, token_ids)
+            if block is None:
+                break
+            shared.append(block)
+        return shared
+
+    def _has_room(self, request: Request, shared: list[int]) -> bool:
+        """Whether all tokens known now would fit, so that admission does not lead to preemption."""
+        num_needed = self._num_blocks(request.num_tokens) - len(shared)
+        num_shared_free = sum(self.pool.is_free(block) for block in shared)
+        return self.pool.num_free - num_shared_free >= num_needed
+
+    def _extend(self, request: Request, num_tokens: int) -> bool:
+        """Gets the blocks for the next tokens of a request; False if the pool is exhausted."""
+        end = request.num_computed_tokens + num_tokens
+        taken = self.pool.take(max(0, self._num_blocks(end) - len(request.block_table)))
+        if taken is None:
+            return False
+        request.block_table.extend(taken)
+        if self._config.prefix_sharing:
+            self._register_full_blocks(request, end)
+        return True
+
+    def _register_full_blocks(self, request: Request, end: int) -> None:
+        size = self._config.block_size
+        num_full = end // size
+        self._compute_keys(request, num_full)
+        for index in range(request.num_computed_tokens // size, num_full):
+            parent = request.block_keys[index - 1] if index else root_key(request.namespace)
+            token_ids = request.token_ids[index * size : (index + 1) * size]
+            self.pool.register(
+                request.block_table[index], request.block_keys[index], parent, token_ids
+            )
+
+    def _compute_keys(self, request: Request, count: int) -> None:
+        size = self._config.block_size
+        keys = request.block_keys
+        while len(keys) < count:
+            parent = keys[-1] if keys else root_key(request.namespace)
+            start = len(keys) * size
+            keys.append(block_key(parent, request.token_ids[start : start + size]))
+
+    def _preempt_youngest(self) -> Request:
+        """Sends the request that was admitted last back to the head of the queue."""
+        request = self.running.pop()
+        self._free_blocks(request)
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        request.prompt_logprobs.clear()
+        request.status = RequestStatus.WAITING
+        self.waiting.appendleft(request)
+        return request
+
+    def _free_blocks(self, request: Request) -> None:
+        self.pool.release(request.block_table)
+        request.block_table = []
+
+    def _chunk(self, request: Request, num_tokens: int) -> Chunk:
+        end = request.num_computed_tokens + num_tokens
+        return Chunk(
+            request=request,
+            start=request.num_computed_tokens,
+            num_tokens=num_tokens,
+            block_ids=tuple(request.block_table[: self._num_blocks(end)]),
+            samples=end == request.num_tokens,
+            scores_prompt=request.wants_prompt_logprobs,
+        )
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._config.block_size)

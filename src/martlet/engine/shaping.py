@@ -1,0 +1,84 @@
+"""What a request does to its logits before anything is drawn: penalties, bias, bars, temperature.
+
+Order: penalties on what the model said, then the bias, then the bars, then the temperature.
+Shapes: M rows, V tokens of the vocabulary (padded columns are minus infinity).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from martlet.engine.request import Request
+
+
+def is_shaped(request: Request) -> bool:
+    """Whether the request's next token may differ from the most likely one of the model."""
+    return (
+        not request.params.is_greedy
+        or is_penalised(request)
+        or bool(request.params.logit_bias)
+        or bool(barred(request))
+    )
+
+
+def is_penalised(request: Request) -> bool:
+    """Whether tokens seen before are made less likely."""
+    params = request.params
+    return (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (
+        1,
+        0,
+        0,
+    )
+
+
+def barred(request: Request) -> frozenset[int]:
+    """Tokens that must not be drawn now: those that would end a reply that is still too short."""
+    is_too_short = request.num_output_tokens < request.params.min_tokens
+    return request.stop_ids if is_too_short else frozenset()
+
+
+def shape(logits: Tensor, requests: Sequence[Request]) -> None:
+    """Changes `[M, V]` fp32 logits in place, row i as request i wants it."""
+    _penalise(logits, requests)
+    _bias_and_bar(logits, requests)
+    temperatures = [request.params.temperature or 1.0 for request in requests]
+    if any(temperature != 1 for temperature in temperatures):
+        logits /= torch.tensor(temperatures, device=logits.device)[:, None]
+
+
+def _penalise(logits: Tensor, requests: Sequence[Request]) -> None:
+    """Repetition penalty (Keskar et al., arXiv:1909.05858) and OpenAI's two subtractive ones."""
+    penalised = [row for row, request in enumerate(requests) if is_penalised(request)]
+    if not penalised:
+        return
+    counts = []
+    for row in penalised:
+        request = requests[row]
+        request.token_counts.catch_up(request.token_ids, request.num_prompt_tokens)
+        counts.append(request.token_counts)
+    lengths = [len(count.token_ids) for count in counts]
+
+    def spread(values: Sequence[float]) -> Tensor:
+        each = np.repeat(np.asarray(values, dtype=np.float32), lengths)
+        return torch.from_numpy(each).to(logits.device)
+
+    params = [requests[row].params for row in penalised]
+    rows = torch.from_numpy(np.repeat(penalised, lengths)).to(logits.device)
+    ids = torch.from_numpy(np.concatenate([c.token_ids for c in counts])).to(logits.device)
+    times = torch.from_numpy(np.concatenate([c.reply_counts for c in counts])).to(logits.device)
+    values = logits[rows, ids]
+    repetition = spread([p.repetition_penalty for p in params])
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values -= spread([p.presence_penalty for p in params]) * (times > 0)
+    values -= spread([p.frequency_penalty for p in params]) * times
+    logits[rows, ids] = values
+
+
+def _bias_and_bar(logits: Tensor, requests: Sequence[Request]) -> None:
+    for row, request in enumerate(requests):
+        for token_id, bias in (request.params.logit_bias or {}).items():
+            logits[row, token_id] += bias
+        for token_id in barred(request):
+            logits[row, token_id] = float("-inf")

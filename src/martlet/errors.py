@@ -1,0 +1,118 @@
+"""Every error that Martlet raises on purpose, in one tree.
+
+A leaf names its HTTP status and its exit code once, here; the server and the command line only
+read them. The message of an error says what was given, what is allowed and what to do next.
+
+    MartletError                      500  exit 1   something failed
+    ├── InputError                    400  exit 2   what the user gave cannot be used
+    │   ├── ParameterError            400  exit 2   a parameter: unknown, or out of range
+    │   ├── RowError                  400  exit 2   a row of a file, with its line number
+    │   ├── PromptTooLongError        400  exit 2   no room is left for a reply
+    │   └── TemplateError             400  exit 2   the chat template is missing or refuses
+    ├── NotFoundError                 404  exit 3   no such file, folder, model or request
+    ├── ModelError                    422  exit 4   a model folder cannot be loaded as it is
+    │   └── UnsupportedArchitectureError  422  exit 4  the engine cannot run it; another backend may
+    ├── MissingExtraError             501  exit 5   an optional dependency is not installed
+    ├── ResourceError                 507  exit 6   memory or disk space does not suffice
+    ├── EngineError                   500  exit 7   a step failed, and its requests with it
+    └── Interrupted                   499  exit 130 a run was stopped; all computed is kept
+"""
+
+from typing import ClassVar
+
+
+class MartletError(Exception):
+    """The root: catching it catches all that Martlet raises on purpose."""
+
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(MartletError):
+    """What the user gave cannot be used."""
+
+    http_status = 400
+    exit_code = 2
+
+
+class ParameterError(InputError):
+    """A parameter is unknown, out of its range, or contradicts another."""
+
+
+class RowError(InputError):
+    """A row of a data file is not usable.
+
+    Args:
+        reason: What is wrong with the row, and what would be right.
+        path: The file, as the user named it.
+        line: The row's number in the file, counted from 1.
+    """
+
+    def __init__(self, reason: str, *, path: str, line: int) -> None:
+        super().__init__(f"{path}, line {line}: {reason}")
+        self.reason = reason
+        self.path = path
+        self.line = line
+
+
+class PromptTooLongError(InputError):
+    """A prompt leaves no room for a reply in the model's context."""
+
+
+class TemplateError(InputError):
+    """The chat template is missing, broken, or refuses the messages."""
+
+
+class NotFoundError(MartletError):
+    """No such file, folder, model or request."""
+
+    http_status = 404
+    exit_code = 3
+
+
+class ModelError(MartletError):
+    """A model folder cannot be loaded as it is."""
+
+    http_status = 422
+    exit_code = 4
+
+
+class UnsupportedArchitectureError(ModelError):
+    """The engine cannot run a model's architecture; the `transformers` backend may."""
+
+
+class MissingExtraError(MartletError):
+    """An optional dependency is not installed.
+
+    Args:
+        feature: What the user asked for, as a noun phrase.
+        extra: The extra of the package that brings it.
+    """
+
+    http_status = 501
+    exit_code = 5
+
+    def __init__(self, feature: str, *, extra: str) -> None:
+        super().__init__(f"{feature} needs an extra: pip install 'martlet[{extra}]'")
+        self.feature = feature
+        self.extra = extra
+
+
+class ResourceError(MartletError):
+    """Memory or disk space does not suffice."""
+
+    http_status = 507
+    exit_code = 6
+
+
+class EngineError(MartletError):
+    """A step of the engine failed; the requests that were in it failed with it."""
+
+    exit_code = 7
+
+
+class Interrupted(MartletError):
+    """The user stopped a run; everything computed so far is kept."""
+
+    http_status = 499
+    exit_code = 130

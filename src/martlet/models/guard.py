@@ -1,0 +1,182 @@
+"""What a model must do for the engine to run it: tried on a few tokens, at load.
+
+Some architectures never call the attention function that they are given, keep a state besides keys
+and values, or mix the tokens of a row in other ways. On packed tokens they give wrong logits in
+silence. The guard runs two short sequences packed in one row and compares them with what the model
+computes by itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from martlet.errors import UnsupportedArchitectureError
+
+KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+PROBE_NAME = "martlet_probe"
+"""The name under which transformers knows the guard's attention."""
+LENGTHS = (5, 3)
+"""Tokens of the two sequences of the probe."""
+MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""How far packed logits may be from the model's own; a mix-up of tokens is an error of about 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerShape:
+    """What the attention of one layer stores for a token."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def values_per_token(self) -> int:
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _How:
+    """What an architecture's attention does besides the softmax of products."""
+
+    scaling: float | None
+    softcap: float | None
+    sinks: Tensor | None
+
+
+class _Probe:
+    """Plain attention within each sequence of the packed row, counting the calls of each layer."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, list[LayerShape]] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        shape = LayerShape(
+            num_kv_heads=key.shape[1], key_dim=key.shape[3], value_dim=value.shape[3]
+        )
+        self.layers.setdefault(layer, []).append(shape)
+        parts = zip(*(t.split(LENGTHS, dim=2) for t in (query, key, value)), strict=True)
+        return torch.cat([_attend(q, k, v, how) for q, k, v in parts], dim=1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    """Causal attention of one sequence, `[1, H, T, D] -> [1, T, H, D]`, written out in fp32."""
+    num_groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(num_groups, dim=1).float() for t in (key, value))
+    scale = query.shape[-1] ** -0.5 if how.scaling is None else how.scaling
+    scores = query.float() @ key.transpose(2, 3) * scale  # [1, H, T, T]
+    if how.softcap is not None:
+        scores = torch.tanh(scores / how.softcap) * how.softcap
+    scores += torch.full_like(scores[0, 0], float("-inf")).triu(1)
+    if how.sinks is not None:
+        column = how.sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, column), dim=-1)
+    weights = scores.softmax(dim=-1)[..., : key.shape[2]]
+    mixed: Tensor = (weights @ value).to(query.dtype)
+    return mixed.transpose(1, 2)
+
+
+def _probe_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001 -- part of transformers' signature
+    *,
+    martlet_probe: _Probe,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    how = _How(scaling=scaling, softcap=softcap, sinks=s_aux)
+    return martlet_probe.attend(layer, query, key, value, how), None
+
+
+@torch.inference_mode()
+def check(model: PreTrainedModel) -> tuple[LayerShape, ...]:
+    """Proves on a few tokens that the engine can run a model.
+
+    Leaves the model with the guard's attention; the engine sets its own.
+
+    Returns:
+        What each layer stores, in order.
+
+    Raises:
+        UnsupportedArchitectureError: If it cannot; the message says what was seen.
+    """
+    name = type(model).__name__
+    _check_layer_types(model, name)
+    own = [_own_logits(model, tokens) for tokens in _sequences(model)]
+    probe = _Probe()
+    packed = _packed_logits(model, probe, name)
+    layers = _check_calls(probe, model, name)
+    for expected, got in zip(own, packed.split(LENGTHS, dim=0), strict=True):
+        _check_same(expected, got, MAX_RELATIVE_ERROR[model.dtype], name)
+    return layers
+
+
+def _check_layer_types(model: PreTrainedModel, name: str) -> None:
+    config = model.config.get_text_config()
+    unknown = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES
+    if unknown:
+        raise UnsupportedArchitectureError(
+            f"{name} has layers that the engine does not know: {', '.join(sorted(unknown))}"
+        )
+    if not model._supports_attention_backend:
+        raise UnsupportedArchitectureError(f"{name} does not let its attention be replaced")
+
+
+def _sequences(model: PreTrainedModel) -> list[Tensor]:
+    """Two sequences `[1, T]` of different tokens."""
+    vocab_size = model.config.get_text_config().vocab_size
+    ids = torch.arange(7, 7 + 13 * sum(LENGTHS), 13, device=model.device) % vocab_size
+    return [part[None] for part in ids.split(LENGTHS)]
+
+
+def _own_logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """`[T, V]`, by the model's own attention, one sequence alone."""
+    model.set_attn_implementation("eager")
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits[0]
+    return logits.float()
+
+
+def _packed_logits(model: PreTrainedModel, probe: _Probe, name: str) -> Tensor:
+    """`[sum of T, V]`, both sequences in one row, by the probe's attention."""
+    AttentionInterface.register(PROBE_NAME, _probe_attention)
+    model.set_attn_implementation(PROBE_NAME)
+    positions = [torch.arange(length, device=model.device) for length in LENGTHS]
+    try:
+        logits: Tensor = model(
+            input_ids=torch.cat(_sequences(model), dim=1),
+            position_ids=torch.cat(positions)[None],
+            use_cache=False,
+            martlet_probe=probe,
+        ).logits[0]
+    except TypeError as error:
+        # Keywords that a model drops, or does not take, never reach the attention function.
+        raise UnsupportedArchitectureError(f"{name} takes no packed tokens: {error}") from error
+    return logits.float()
+
+
+def _check_calls(probe: _Probe, model: PreTrainedModel, name: str) -> tuple[LayerShape, ...]:
+    num_layers = model.config.get_text_config().num_hidden_layers
+    calls = {layer: len(shapes) for layer, shapes in probe.layers.items()}
+    if calls != dict.fromkeys(range(num_layers), 1):
+        raise UnsupportedArchitectureError(
+            f"{name} calls its attention function {sum(calls.values())} times for "
+            f"{num_layers} layers; the engine needs exactly one call a layer"
+        )
+    return tuple(probe.layers[layer][0] for layer in range(num_layers))
+
+
+def _check_same(expected: Tensor, got: Tensor, limit: float, name: str) -> None:
+    expected, got = (t - t.mean(dim=-1, keepdim=True) for t in (expected, got))
+    error = ((got - expected).norm() / expected.norm()).item()
+    if not error <= limit:
+        raise UnsupportedArchitectureError(
+            f"{name} computes something else on packed tokens: its logits are off by {error:.2g} "
+            f"of their size, and {limit:g} is allowed"
+        )

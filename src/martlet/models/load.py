@@ -1,0 +1,168 @@
+"""A model's folder made ready to run: loaded by transformers, guarded, its slow leaves replaced."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+
+from martlet.errors import ModelError
+from martlet.models.folder import ModelFolder
+from martlet.models.guard import LayerShape, check
+from martlet.models.swap import swap_leaves
+
+FALLBACK_CONTEXT_TOKENS = 2048
+"""Assumed where a config does not say how long a sequence may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that the engine can run, and what the engine needs to know of it."""
+
+    module: PreTrainedModel
+    layers: tuple[LayerShape, ...]
+    vocab_size: int
+    """Width of the logits; some ids at the end may have no text."""
+    max_context_tokens: int
+    """The longest sequence, prompt and reply, that the positions allow."""
+    chunked_layers: frozenset[int]
+    """Layers that attend within stretches of `attention_chunk_size` positions."""
+    attention_chunk_size: int | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of keys and values that all layers store for a token."""
+        return sum(layer.values_per_token for layer in self.layers) * self.dtype.itemsize
+
+    def use_attention(self, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
+        """Makes the model call `function` in place of its own attention."""
+        AttentionInterface.register(name, function)
+        self.module.set_attn_implementation(name)
+
+    @torch.inference_mode()
+    def forward(
+        self, *, input_ids: Tensor, position_ids: Tensor, logit_rows: Tensor, martlet_step: object
+    ) -> Tensor:
+        """One packed forward pass.
+
+        Args:
+            input_ids: `[1, T]`.
+            position_ids: `[1, T]`.
+            logit_rows: `[N]`; the other rows do not meet the LM head.
+            martlet_step: Handed on to the attention function.
+
+        Returns:
+            Logits, `[N, V]`.
+        """
+        logits: Tensor = self.module(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=logit_rows,
+            martlet_step=martlet_step,
+        ).logits
+        return logits[0]
+
+
+def load_module(
+    folder: ModelFolder, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Loads a folder with transformers, for inference.
+
+    Raises:
+        ModelError: If the folder asks for code of its own, the architecture is unknown, or a weight
+            is missing or has the wrong shape. (transformers would draw it at random and go on.)
+    """
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ModelError(_cannot_load(folder, error)) from error
+    module, report = cast(tuple[PreTrainedModel, dict[str, set[object]]], loaded)
+    lacking = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
+    if lacking:
+        raise ModelError(
+            f"{folder.path}: {len(lacking)} weights are missing or of the wrong shape, "
+            f"the first is {lacking[0]}; the folder is incomplete or its config is of another model"
+        )
+    module.requires_grad_(False)
+    module.to(device)  # type: ignore[arg-type]  # the stubs lack the overload for a device
+    module.eval()
+    return module
+
+
+def load_model(
+    folder: ModelFolder,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a folder for the engine.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+        UnsupportedArchitectureError: If it loads and the guard refuses it.
+    """
+    module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    layers = check(module)
+    swap_leaves(module)
+    config = module.config.get_text_config()
+    layer_types = getattr(config, "layer_types", None) or ()
+    return LoadedModel(
+        module=module,
+        layers=layers,
+        vocab_size=config.vocab_size,
+        max_context_tokens=_max_context_tokens(folder, config),
+        chunked_layers=frozenset(
+            layer for layer, kind in enumerate(layer_types) if kind == "chunked_attention"
+        ),
+        attention_chunk_size=getattr(config, "attention_chunk_size", None),
+    )
+
+
+def _max_context_tokens(folder: ModelFolder, config: transformers.PretrainedConfig) -> int:
+    """The context of a model, kept short of where one long request would change its neighbours.
+
+    With `longrope` and `dynamic`, transformers stretches the rotary embedding of a whole batch by
+    the largest position in it; below the length that the model was first trained on, nothing
+    stretches. Llama 4 scales queries by their place in the batch, not in their sequence, from
+    `floor_scale` on.
+    """
+    limit = folder.shape.max_context_tokens or FALLBACK_CONTEXT_TOKENS
+    if getattr(config, "attn_temperature_tuning", False):
+        limit = min(limit, config.floor_scale - 1)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        original = rope.get("original_max_position_embeddings", limit)
+        return min(
+            limit, int(getattr(config, "original_max_position_embeddings", None) or original)
+        )
+    return limit
+
+
+def _cannot_load(folder: ModelFolder, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return (
+            f"{folder.path} asks to run Python code of its own; if you trust whoever made it, "
+            "say --trust-remote-code"
+        )
+    return f"{folder.path} cannot be loaded by transformers {transformers.__version__}: {reason}"

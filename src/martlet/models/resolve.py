@@ -1,0 +1,132 @@
+"""From what the user calls a model to a folder on this machine."""
+
+import errno
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from martlet.errors import MartletError, MissingExtraError, NotFoundError, ResourceError
+
+DEMO = "demo"
+"""The name of the model that comes with the package."""
+MODELSCOPE_PREFIX = "ms:"
+
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+# Folders hold other formats (onnx/, original/), and `consolidated` repeats the weights: gigabytes
+# that nothing here reads. Pickles and Python files are not asked for.
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve(model: str, *, cache_dir: Path | None = None, is_offline: bool = False) -> Path:
+    """Finds a model's folder, downloading the model where that is needed.
+
+    Args:
+        model: `demo`; a folder; a Hugging Face id `org/name`, or `org/name@revision`; a ModelScope
+            id, `ms:org/name`. What starts with `.`, `/` or `~`, or exists, is a folder and is never
+            looked up on a hub; `./demo` is a folder of that name.
+        cache_dir: Where downloads go; None means where the hub's own library keeps them.
+        is_offline: Uses what was downloaded before, and no network. `HF_HUB_OFFLINE=1` does the
+            same for Hugging Face.
+
+    Raises:
+        NotFoundError: If there is no such folder or model, or it cannot be reached.
+        MissingExtraError: If it is a ModelScope id and `modelscope` is not installed.
+        ResourceError: If the disk is full.
+    """
+    if model == DEMO:
+        return _demo_folder()
+    if model.startswith(MODELSCOPE_PREFIX):
+        return _download_from_modelscope(model, cache_dir=cache_dir, is_offline=is_offline)
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if not _is_hub_id(model):
+        raise NotFoundError(
+            f"no such model folder: {model!r} (a model of a hub is called org/name or ms:org/name)"
+        )
+    return _download_from_hugging_face(model, cache_dir=cache_dir, is_offline=is_offline)
+
+
+def _demo_folder() -> Path:
+    from martlet.demo import model_path
+
+    return model_path()
+
+
+def _is_hub_id(model: str) -> bool:
+    repository, _, _ = model.partition("@")
+    organisation, _, name = repository.partition("/")
+    return not model.startswith((".", "/", "~")) and bool(organisation and name) and "/" not in name
+
+
+def _download_from_hugging_face(model: str, *, cache_dir: Path | None, is_offline: bool) -> Path:
+    repository, _, revision = model.partition("@")
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision or None,
+            cache_dir=cache_dir,
+            local_files_only=is_offline,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+        )
+    except Exception as error:  # its errors share no base: HTTP, cache, validation, disk
+        raise _explain_hugging_face(error, repository, revision) from error
+    return Path(folder)
+
+
+def _explain_hugging_face(error: Exception, repository: str, revision: str) -> MartletError:
+    page = f"https://huggingface.co/{repository}"
+    if isinstance(error, GatedRepoError):
+        reason = f"{repository} is gated: accept its licence at {page}, then run: hf auth login"
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = f"no model {repository!r} on Hugging Face (if it is private, run: hf auth login)"
+    elif isinstance(error, RevisionNotFoundError):
+        reason = f"{repository} has no revision {revision!r}; see {page}/tree/main"
+    elif isinstance(error, HFValidationError):
+        reason = f"{repository!r} is neither a folder nor a possible Hugging Face id (org/name)"
+    elif isinstance(error, LocalEntryNotFoundError):
+        reason = (
+            f"{repository!r} is no folder here, is not (all) in the local cache, and Hugging Face "
+            "cannot be reached: go online, or give the path of a folder with the model"
+        )
+    else:
+        return _explain_failed_download(error, repository)
+    return NotFoundError(reason)
+
+
+def _download_from_modelscope(model: str, *, cache_dir: Path | None, is_offline: bool) -> Path:
+    try:
+        from modelscope import snapshot_download as download
+    except ImportError as error:
+        raise MissingExtraError("a ModelScope model", extra="modelscope") from error
+    repository, _, revision = model.removeprefix(MODELSCOPE_PREFIX).partition("@")
+    try:
+        folder = download(
+            repository,
+            revision=revision or None,
+            cache_dir=cache_dir,
+            local_files_only=is_offline,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+        )
+    except Exception as error:  # as above
+        raise _explain_failed_download(error, model) from error
+    return Path(folder)
+
+
+def _explain_failed_download(error: Exception, model: str) -> MartletError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ResourceError(f"the disk is full: {model} could not be downloaded; free some space")
+    first_line = str(error).partition("\n")[0]
+    return NotFoundError(
+        f"{model} could not be downloaded ({type(error).__name__}: {first_line}); "
+        "check the name and the network, or give the path of a folder with the model"
+    )

@@ -1,0 +1,35 @@
+"""Replaces the leaves of a loaded model that PyTorch is slow at; they compute the same."""
+
+import torch
+from torch import nn
+
+from martlet.models.linear.packed import PackedLinear, can_pack
+from martlet.models.norm import fuse
+
+
+def swap_leaves(model: nn.Module) -> int:
+    """Packs the bf16 linears of a model on the CPU and fuses its RMS norms, in place.
+
+    In fp32 nothing is replaced: that is the model as transformers computes it.
+
+    Returns:
+        The number of modules that were replaced.
+    """
+    num_swapped = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            faster = _faster(child)
+            if faster is not None:
+                # One at a time: the old weight is freed before the next one is packed.
+                setattr(parent, name, faster)
+                num_swapped += 1
+    return num_swapped
+
+
+def _faster(module: nn.Module) -> nn.Module | None:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dtype != torch.bfloat16:
+        return None
+    if type(module) is nn.Linear:
+        return PackedLinear(module) if weight.device.type == "cpu" and can_pack() else None
+    return fuse(module) if type(module).__name__.endswith("RMSNorm") else None
