@@ -43,7 +43,6 @@ def test_the_pool_never_exceeds_what_all_requests_can_use() -> None:
 
 
 def test_loaded_weights_are_not_taken_off_twice() -> None:
-    sizes = {"loaded": True, "to load": False}
     to_load, loaded = (
         plan_memory(
             weights_bytes=GIB,
@@ -52,9 +51,9 @@ def test_loaded_weights_are_not_taken_off_twice() -> None:
             max_context_tokens=1 << 20,
             max_num_requests=64,
             available_bytes=4 * GIB,
-            weights_loaded=sizes[state],
+            weights_loaded=is_loaded,
         )
-        for state in ("to load", "loaded")
+        for is_loaded in (False, True)
     )
     assert to_load.pool_bytes == GIB
     assert loaded.pool_bytes == 3 * GIB // 2

@@ -11,7 +11,12 @@ from martlet.backends.base import Backend, BackendLimits, DefaultParams, ModelId
 from martlet.backends.native import NativeBackend
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.config import EngineConfig
-from martlet.errors import NotFoundError, ParameterError, UnsupportedArchitectureError
+from martlet.errors import (
+    ModelError,
+    NotFoundError,
+    ParameterError,
+    UnsupportedArchitectureError,
+)
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
 from martlet.models.load import FALLBACK_CONTEXT_TOKENS, load_model, load_module
@@ -168,11 +173,14 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         device=opened.device,
         trust_remote_code=options.trust_remote_code,
     )
+    num_batched_tokens = max(options.max_num_batched_tokens, options.max_num_requests)
     config = EngineConfig(
         num_blocks=opened.memory.num_blocks,
         block_size=options.block_size,
         max_num_requests=options.max_num_requests,
-        max_num_batched_tokens=max(options.max_num_batched_tokens, options.max_num_requests),
+        max_num_batched_tokens=min(
+            num_batched_tokens, model.max_packed_tokens or num_batched_tokens
+        ),
         max_context_tokens=min(opened.memory.max_context_tokens, model.max_context_tokens),
         prefix_sharing=options.prefix_sharing,
     )
@@ -216,13 +224,22 @@ def _memory(
     cap = options.kv_memory_gib
     return plan_memory(
         weights_bytes=folder.num_parameters * dtype.itemsize,
-        kv_bytes_per_token=kv_bytes_per_token(folder.shape, bytes_per_value=dtype.itemsize),
+        kv_bytes_per_token=_cache_bytes_per_token(folder, dtype),
         block_size=options.block_size,
         max_context_tokens=asked,
         max_num_requests=options.max_num_requests,
         available_bytes=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
         cap_bytes=None if cap is None else int(cap * GIB),
     )
+
+
+def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype) -> int:
+    try:
+        return max(1, kv_bytes_per_token(folder.shape, bytes_per_value=dtype.itemsize))
+    except ModelError:
+        # A model that keeps a state instead of keys: the guard will send it to transformers, which
+        # needs no pool.
+        return 1
 
 
 def _device(name: str) -> torch.device:

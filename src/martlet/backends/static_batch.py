@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 from martlet.engine.request import Request
-from martlet.engine.sampler import _draw, _score_drawn
+from martlet.engine.sampler import draw, score_drawn
 from martlet.text.stream import StreamDecoder
 
 
@@ -58,8 +58,8 @@ class StaticBatch:
         rows = [row for row, request in enumerate(self.requests) if request.finish_reason is None]
         requests = [self.requests[row] for row in rows]
         active = logits[rows]  # [M, V]
-        token_ids = _draw(active, requests)
-        scores = _score_drawn(active, requests, token_ids)
+        token_ids = draw(active, requests)
+        scores = score_drawn(active, requests, token_ids)
         for row, token_id, score in zip(rows, token_ids, scores, strict=True):
             if score is not None:
                 self.requests[row].logprobs.append(score)

@@ -82,7 +82,7 @@ class PrefillChunk:
 
     @property
     def end(self) -> int:
-        return self.start + self.rows.stop - self.rows.start
+        return self.start + int(self.rows.stop - self.rows.start)
 
     def mask(self, reach: Reach) -> Tensor:
         """`[T, L]`: True where a token sees a key."""

@@ -44,9 +44,18 @@ class Engine:
     Args:
         model: A model that passed the load-time guard.
         config: Sizes; see `EngineConfig`.
+
+    Raises:
+        ParameterError: If a step may hold more tokens than the model computes rightly at once.
     """
 
     def __init__(self, model: LoadedModel, config: EngineConfig) -> None:
+        limit = model.max_packed_tokens
+        if limit is not None and config.max_num_batched_tokens > limit:
+            raise ParameterError(
+                f"max_num_batched_tokens={config.max_num_batched_tokens} must be at most {limit} "
+                "for this model"
+            )
         self.config = config
         self.stats = EngineStats()
         self.last_step: StepStats | None = None

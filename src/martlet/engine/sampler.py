@@ -49,15 +49,15 @@ def sample(logits: Tensor, batch: StepBatch) -> StepDraws:
     """
     scored, sampled = logits.split([batch.num_scored_rows, len(batch.sampled)])
     requests = [chunk.request for chunk in batch.sampled]
-    token_ids = _draw(sampled, requests)
+    token_ids = draw(sampled, requests)
     return StepDraws(
         token_ids=token_ids,
-        logprobs=_score_drawn(sampled, requests, token_ids),
+        logprobs=score_drawn(sampled, requests, token_ids),
         prompt_logprobs=_score_prompts(scored, batch),
     )
 
 
-def _draw(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+def draw(logits: Tensor, requests: Sequence[Request]) -> list[int]:
     shaped = [row for row, request in enumerate(requests) if is_shaped(request)]
     token_ids = [0] * len(requests)
     if len(shaped) < len(requests):
@@ -101,7 +101,7 @@ def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int]:
     return token_ids.tolist()
 
 
-def _score_drawn(
+def score_drawn(
     logits: Tensor, requests: Sequence[Request], token_ids: Sequence[int]
 ) -> list[TokenLogprobs | None]:
     scores: list[TokenLogprobs | None] = [None] * len(requests)

@@ -169,7 +169,7 @@ def _open_indexed_shards(folder: Path) -> tuple[Shard, ...]:
     present = {(shard.path.name, tensor.name) for shard in shards for tensor in shard.tensors}
     if absent := [name for name, file in weight_map.items() if (file, name) not in present]:
         raise ModelError(
-            f"{index_path} promises {len(absent)} tensors that no weight file has: "
+            f"no weight file has what {index_path} promises, {len(absent)} in all: "
             f"{_some(absent)}; download the model again"
         )
     return shards

@@ -28,6 +28,8 @@ class LoadedModel:
     """Width of the logits; some ids at the end may have no text."""
     max_context_tokens: int
     """The longest sequence, prompt and reply, that the positions allow."""
+    max_packed_tokens: int | None
+    """The most tokens that one forward pass may hold; None if there is no limit."""
     chunked_layers: frozenset[int]
     """Layers that attend within stretches of `attention_chunk_size` positions."""
     attention_chunk_size: int | None
@@ -131,6 +133,7 @@ def load_model(
         layers=layers,
         vocab_size=config.vocab_size,
         max_context_tokens=_max_context_tokens(folder, config),
+        max_packed_tokens=_first_scaled_position(config),
         chunked_layers=frozenset(
             layer for layer, kind in enumerate(layer_types) if kind == "chunked_attention"
         ),
@@ -143,12 +146,10 @@ def _max_context_tokens(folder: ModelFolder, config: transformers.PretrainedConf
 
     With `longrope` and `dynamic`, transformers stretches the rotary embedding of a whole batch by
     the largest position in it; below the length that the model was first trained on, nothing
-    stretches. Llama 4 scales queries by their place in the batch, not in their sequence, from
-    `floor_scale` on.
+    stretches.
     """
     limit = folder.shape.max_context_tokens or FALLBACK_CONTEXT_TOKENS
-    if getattr(config, "attn_temperature_tuning", False):
-        limit = min(limit, config.floor_scale - 1)
+    limit = min(limit, _first_scaled_position(config) or limit)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("longrope", "dynamic"):
         original = rope.get("original_max_position_embeddings", limit)
@@ -156,6 +157,16 @@ def _max_context_tokens(folder: ModelFolder, config: transformers.PretrainedConf
             limit, int(getattr(config, "original_max_position_embeddings", None) or original)
         )
     return limit
+
+
+def _first_scaled_position(config: transformers.PretrainedConfig) -> int | None:
+    """Where Llama 4 begins to scale queries, by their place in the row instead of their sequence.
+
+    Below it the scale is 1 in both.
+    """
+    if not getattr(config, "attn_temperature_tuning", False):
+        return None
+    return int(config.floor_scale) - 1
 
 
 def _cannot_load(folder: ModelFolder, error: Exception) -> str:

@@ -1,0 +1,19 @@
+"""Fixtures that every folder of tests shares."""
+
+import pytest
+import torch
+
+from martlet.models.folder import ModelFolder, open_folder
+from support.tiny_models import tiny_model_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> None:
+    """Tiny models run fastest on one thread, and two test runs may share a machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """A tiny random Llama as a user's folder."""
+    return open_folder(tiny_model_folder("llama", tmp_path_factory.mktemp("tiny") / "llama"))
