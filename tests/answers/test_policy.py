@@ -105,8 +105,8 @@ def test_the_outcome_does_not_depend_on_the_order(
     assert shuffled == in_turn
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 6), st.lists(texts, max_size=6))
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 5), st.lists(texts, max_size=5))
 def test_exact_stops_at_the_first_length_that_no_completion_can_change(
     num_samples: int, drawn: list[str]
 ) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from martlet.answers.cues import ANSWER_CUE, find_cues
-from martlet.answers.plain import fold_width, plain_reply, strip_markup
+from martlet.answers.plain import plain_reply
 from martlet.errors import ParameterError
 
 _SCALES = {
@@ -61,7 +61,7 @@ class NumberExtractor:
         Raises:
             ParameterError: If there is no number in it.
         """
-        number = _only_number(strip_markup(fold_width(answer)).strip()) or self.extract(answer)
+        number = self.extract(answer)
         if number is None:
             raise ParameterError(f"the answer {answer!r} is not a number")
         return number
