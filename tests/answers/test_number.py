@@ -51,6 +51,7 @@ STATED = [
     ("答案是3亿", "300000000"),
     ("答案是18%。", "18"),
     ("Answer:\n\n18", "18"),
+    ("Answer:" + "\n" * 5000 + "18", "18"),
     ("The answer is 5. Wait, no. The answer is 6.", "6"),
     ("The answer is not 5. It is below.\n#### 6", "6"),
     ("<think>The answer is 5.</think>The answer is 6.", "6"),

@@ -69,14 +69,14 @@ class Balance(HTMLParser):
         self.open: list[str] = []
         self.names: set[str] = set()
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.add(tag)
-        assert not any(name in ("src", "href") for name, _ in attrs), "the page stands alone"
-        if tag not in _VOID:
-            self.open.append(tag)
-
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
+        assert not any(name in ("src", "href") for name, _ in attrs), "the page stands alone"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in _VOID:
+            self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

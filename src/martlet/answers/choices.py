@@ -45,6 +45,9 @@ _LETTER_LINE = re.compile(
 _OPTION_LINE = re.compile(
     r"[\s#>*-]*(?:(?i:option|选项)\s*)?\(?(?P<letters>[A-Z])(?:\)|\s*[.:、,])\s*(?P<text>\S.*)"
 )
+_MARKUP_ROOM = 100
+"""Characters that markup and blanks may add to an option's text where a reply repeats it."""
+
 _JUDGEMENT = re.compile(
     r"\W*(?:is|was|isn't|are|not|错|不|对|正确|wrong|in?correct|true|false)", re.IGNORECASE
 )
@@ -110,7 +113,8 @@ class ChoiceReader:
 
     def _option_text_at(self, text: str, position: int) -> str | None:
         """The letter of the longest option whose text a statement begins with."""
-        line = _first_line(text[position:].lstrip())
+        window = 2 * max(map(len, self.options), default=0) + _MARKUP_ROOM
+        line = _first_line(text[position : position + window].lstrip())
         beginning = [letter for letter in self._known if self._begins_with(line, letter)]
         return max(beginning, key=lambda letter: len(self._text_of(letter)), default=None)
 

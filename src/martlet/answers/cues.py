@@ -13,11 +13,11 @@ _ADVERB = (
 )
 _LINK = (
     rf"(?:\s+(?:is|was|are|(?:should|would|must|will|has to) be)(?:\s+{_ADVERB},?)?\s*[:=]?"
-    r"|\s*[\"'\])]?\s*(?:[:=]|-+>|=>)|\s+[-–—]\s)"
+    r"|\s*[\"'\])]?\s*(?:[:=→]|-+>|=>)|\s+[-–—]\s)"
 )
 _ABOUT = r"(?:\s+(?:to|for|of|in|here|among)\b[^.:;,\n]{0,60}?)?"
 _ENGLISH = (
-    rf"\banswers?(?:\s+(?:choice|option|letter))?{_ABOUT}{_LINK}",
+    rf"\b(?:answers?(?:\s+(?:choice|option|letter))?|ans\b\.?|the\s+(?:choice|letter)){_ABOUT}{_LINK}",
     r"\b(?:correct|right|best|final|appropriate)\s+(?:(?:multiple|single)[- ]choice\s+)?"
     r"(?:options?|choices?|letters?|responses?|statements?|solution|translation|conclusion|one)"
     rf"{_ABOUT}{_LINK}",
@@ -27,9 +27,10 @@ _CHINESE_ADVERB = (
     r"(?:应该|应当|应|就|只能|必须|必然|显然|最终|最有可能|大约|约|仍然|仍|还|也|都|分别|便|即)"
 )
 _CHINESE_VERB = rf"{_CHINESE_ADVERB}?(?:是|为|选择|选)\s*:?"
-_CHINESE_LINK = rf"(?:{_CHINESE_VERB}|\s*[\"\])]*\s*[:=]|\s*\])"
+_CHINESE_LINK = rf"(?:{_CHINESE_VERB}|\s*[\"\])]*\s*[:=→]|\s*\])"
 _CHINESE = (
     rf"答案(?:选项)?(?:{_CHINESE_LINK}{_CHINESE_ADVERB}?|\s+|(?=[\"(]?[A-Z]))",
+    r"(?m:^)\s*答\s*:",
     r"(?:正确|最佳|最终|合适|恰当|合理)的?(?:选项|选择|说法|结论|一项)" + _CHINESE_LINK,
     r"(?:正确|符合(?:题意|条件|要求|题目要求|题干要求))的" + _CHINESE_VERB,
 )
@@ -39,6 +40,7 @@ _MARKUP = (r"\\f?boxed\s*\{", r"<answer>")
 _CHOOSING = (
     r"\b(?:I|we)(?:\s*'(?:d|ll)|\s+(?:would|will|must|should|can|have to))?(?:\s+therefore)?"
     r"\s+(?:choose|pick|select|go with|opt for|answer(?:\s+with)?)\b\s*:?",
+    r"\bI(?:'m|\s+am)\s+going\s+with\b",
     r"\bI\s+(?:think|believe)(?:\s+that)?\s+(?:it|this)(?:\s+is|'s)\b",
     r"(?:应该|应当|应|故|因此|所以|只能|必须|[本此]题|综上|最终|我们?[会将]?|(?m:^)|[,。;:!、\s])"
     r"选(?:择|取)?(?:是|为)?\s*:?",

@@ -33,7 +33,8 @@ _APPROACH = re.compile(
     r"(?:[A-Za-z](?:_\w)?\s*)?[≈=\s(\[{]*",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[^\n;。]*?(?=\n|;|。|\.(?!\d)|\Z)")
+_MAX_CLAUSE_LENGTH = 400
+_CLAUSE = re.compile(rf"[^\n;。]{{0,{_MAX_CLAUSE_LENGTH}}}?(?=\n|;|。|\.(?!\d)|\Z)")
 
 
 class NumberExtractor:
@@ -69,10 +70,9 @@ class NumberExtractor:
 
 def _stated_at(text: str, position: int) -> str | None:
     """The number right after a cue, or the one its equation ends with."""
+    position += len(text[position:]) - len(text[position:].lstrip())
     clause = _CLAUSE.match(text, position)
-    end = clause.end() if clause else len(text)
-    if not text[position:end].strip():
-        return _stated_at(text, end + 1) if end + 1 < len(text) else None
+    end = clause.end() if clause else position + _MAX_CLAUSE_LENGTH
     equals = max(text.rfind("=", position, end), text.rfind("≈", position, end))
     start = equals + 1 if equals >= 0 else position
     approach = _APPROACH.match(text, start, end)
@@ -82,11 +82,11 @@ def _stated_at(text: str, position: int) -> str | None:
 
 def _only_number(line: str) -> str | None:
     """The number of a line that ends with `= 18` or holds one number only."""
-    numbers = list(_numbers(line))
-    _, equals, result = line.rpartition("=")
-    if equals and len(list(_numbers(result))) == 1:
-        return numbers[-1] if numbers else None
-    return numbers[0] if len(numbers) == 1 else None
+    for part in (line.rpartition("=")[2], line):
+        numbers = list(_numbers(part))
+        if len(numbers) == 1:
+            return numbers[0]
+    return None
 
 
 def _numbers(line: str) -> Iterator[str]:

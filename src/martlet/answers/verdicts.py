@@ -13,25 +13,40 @@ _LETTER = r"(?<![A-Za-z0-9'.])(?P<{name}>[A-Z])(?![A-Za-z0-9'])[)\"']*\s*(?:选�
 _VERDICT = re.compile(
     _LETTER.format(name="letter") + r"(?:"
     r"(?:就|才)?是(?:(?:最终|最佳|正确|唯一|合理|合适)的?)*(?:答案|选项|选择)"
-    r"|is\s+(?:(?:therefore|thus|clearly)\s+)?(?:the|my)\s+"
+    r"|(?:is|as)\s+(?:(?:therefore|thus|clearly)\s+)?(?:the|my)\s+"
     r"(?:(?:single|only|correct|right|best|final|most\s+\w+)\s+)*(?:answer|choice|option)\b)"
 )
 # "A or B is the correct answer" names no option.
 _SHARED = re.compile(r"(?:\b(?:or|and|nor)\s+|[和或与及、/,&]\s*)(?:option\s*)?[\"'(]*\Z")
 _CONTEXT_SIZE = 24
 
+_CORRECT = (
+    r"(?:(?:is|must be)\s+(?:the\s+)?(?:correct|right|best|true)\b"
+    r"|是?(?:正确|对的|最佳|最合适|符合))"
+)
 _HENCE = r"(?:\b(?i:therefore|thus|hence|so|consequently|overall)\b|因此|所以|综上所?述?|故|可见)"
 _FOUND = (
     r"\b(?i:(?:it|this|that)(?:'s|\s+is|\s+must\s+be)|corresponds?\s+to|matches|which\s+is)"
     r"(?:\s+(?i:option|choice|answer))?"
 )
-_CONCLUSION = re.compile(
-    rf"{_HENCE}[^.。\n]{{0,60}}?" + _LETTER.format(name="judged") + r"(?:"
-    r"(?:is|must be)\s+(?:the\s+)?(?:correct|right|best|true)\b"
-    r"|是?(?:正确|对的|最佳|最合适|符合))"
-    rf"|(?:{_HENCE}[,:]?\s*(?:{_FOUND}|[是为]?\s*(?:选项)?|(?i:option|choice))|{_FOUND})\s*[(\"']*"
-    + _LETTER.format(name="found")
-    + r"[.。!]?\s*(?:\n|\Z)"
+_FIRST_OR_LAST_LINE = r"(?:\A|\n(?=[^\n]*\Z))\W*(?:(?i:option)\s*|选项\s*)?"
+_CONCLUSIONS = (
+    re.compile(
+        rf"(?:{_HENCE}[^.。\n]{{0,60}}?|只有\s*(?:选项)?\s*)"
+        + _LETTER.format(name="letter")
+        + _CORRECT
+    ),
+    re.compile(
+        _FIRST_OR_LAST_LINE
+        + _LETTER.format(name="letter")
+        + _CORRECT
+        + r"(?=\s*(?:[.。!\n]|\Z|,?\s*(?:because|since|as|因为)))"
+    ),
+    re.compile(
+        rf"(?:{_HENCE}[,:]?\s*(?:{_FOUND}|[是为]?\s*(?:选项)?|(?i:option|choice))|{_FOUND})\s*[(\"']*"
+        + _LETTER.format(name="letter")
+        + r"[.。!]?\s*(?:\n|\Z)"
+    ),
 )
 
 
@@ -56,7 +71,8 @@ def find_conclusions(text: str) -> set[str]:
         text: A plain reply.
     """
     return {
-        match["judged"] or match["found"]
-        for match in _CONCLUSION.finditer(text)
-        if not is_denied(text, match.start(match.lastgroup or 0))
+        match["letter"]
+        for conclusion in _CONCLUSIONS
+        for match in conclusion.finditer(text)
+        if not is_denied(text, match.start("letter"))
     }

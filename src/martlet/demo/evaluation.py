@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from martlet.demo import model_path
 from martlet.demo.kinds.puzzle import Puzzle, Question
@@ -64,8 +64,8 @@ def sample_outcomes(folder: Path, puzzles: Sequence[Puzzle], *, seed: int) -> li
         seed: Of the sampling.
     """
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = Qwen3ForCausalLM.from_pretrained(folder)
     asked = [(puzzle, question) for puzzle in puzzles for question in puzzle.questions]
     outcomes = []
     for start in range(0, len(asked), NUM_QUESTIONS_A_BATCH):
@@ -81,7 +81,7 @@ def sample_outcomes(folder: Path, puzzles: Sequence[Puzzle], *, seed: int) -> li
 
 
 def _sample_replies(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str]
 ) -> list[str]:
     encoded = tokenizer(prompts, return_tensors="pt", padding=True)
     num_prompt_tokens = encoded["input_ids"].shape[1]

@@ -1,4 +1,4 @@
-"""Puzzles as training batches: each problem is read once, and its questions branch off it.
+"""Puzzles as tensors to train on: each problem is read once, and its questions branch off it.
 
     tokens     p p p p  q q r r  q q r r        p problem, q question, r reply
     branch     0 0 0 0  1 1 1 1  2 2 2 2
@@ -8,10 +8,8 @@ A token sees the earlier tokens of its own branch and of the problem, so every b
 as if it stood alone, for about two thirds of the compute.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
-from random import Random
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -19,12 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from martlet.batch.prompts import multiple_choice_prompt
-from martlet.demo.kinds.puzzle import FULL_SIZE, Puzzle, Question
-from martlet.demo.puzzles import stream_puzzles, unseen_puzzles
-from martlet.demo.tokenizer import END_TOKEN, PAD_TOKEN
-
-NUM_BATCHES_SORTED = 16
-"""How many batches are drawn at a time and sorted by length, to pad little."""
+from martlet.demo.kinds.puzzle import Puzzle, Question
+from martlet.demo.tokenizer import END_TOKEN
 
 _SHARED_BRANCH = 0
 _PAD_BRANCH = -1
@@ -55,19 +49,20 @@ class Batch(NamedTuple):
 def render_prompt(tokenizer: PreTrainedTokenizerFast, puzzle: Puzzle, question: Question) -> str:
     """The conversation up to the reply, exactly as `martlet vote` builds it."""
     content = multiple_choice_prompt(puzzle.problem, question.question, question.options)
+    return _render(tokenizer, content)
+
+
+def _render(tokenizer: PreTrainedTokenizerFast, content: str) -> str:
     messages = [{"role": "user", "content": content}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def training_puzzles(*, seed: int) -> Iterator[Puzzle]:
-    """The training family in all sizes without end, less every problem of the unseen split.
-
-    The small puzzles teach to look a fact up, which the large ones need at every step.
-    """
-    unseen = {puzzle.problem for puzzle in unseen_puzzles()}
-    for puzzle in stream_puzzles("deduction", seed=seed, sizes=range(1, FULL_SIZE + 1)):
-        if puzzle.problem not in unseen:
-            yield puzzle
+def make_drill_lesson(tokenizer: PreTrainedTokenizerFast, drill: tuple[str, str]) -> Lesson:
+    """Encode a drill, which shares nothing."""
+    text, reply = drill
+    prompt_ids = tokenizer.encode(_render(tokenizer, text))
+    reply_ids = tokenizer.encode(reply + END_TOKEN)
+    return _join_branches([prompt_ids], [reply_ids])
 
 
 def make_lesson(tokenizer: PreTrainedTokenizerFast, puzzle: Puzzle) -> Lesson:
@@ -75,6 +70,10 @@ def make_lesson(tokenizer: PreTrainedTokenizerFast, puzzle: Puzzle) -> Lesson:
     prompts = [render_prompt(tokenizer, puzzle, question) for question in puzzle.questions]
     prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
     reply_ids = [tokenizer.encode(question.reply + END_TOKEN) for question in puzzle.questions]
+    return _join_branches(prompt_ids, reply_ids)
+
+
+def _join_branches(prompt_ids: list[list[int]], reply_ids: list[list[int]]) -> Lesson:
     shared = _common_prefix(prompt_ids)
     token_ids, positions = shared.copy(), list(range(len(shared)))
     branches, is_reply = [_SHARED_BRANCH] * len(shared), [False] * len(shared)
@@ -95,29 +94,6 @@ def make_lesson(tokenizer: PreTrainedTokenizerFast, puzzle: Puzzle) -> Lesson:
 def _common_prefix(rows: list[list[int]]) -> list[int]:
     columns = zip(*rows, strict=False)
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
-
-
-def stream_batches(
-    tokenizer: PreTrainedTokenizerFast, puzzles: Iterable[Puzzle], *, batch_size: int, seed: int
-) -> Iterator[Batch]:
-    """Yield batches of puzzles of about the same length, in shuffled order.
-
-    Args:
-        tokenizer: Encodes them.
-        puzzles: Read in order, without end.
-        batch_size: Puzzles in a batch.
-        seed: Decides the order of the batches.
-    """
-    random = Random(seed)
-    lessons = (make_lesson(tokenizer, puzzle) for puzzle in puzzles)
-    pad_id = tokenizer.convert_tokens_to_ids(PAD_TOKEN)
-    while True:
-        drawn = list(islice(lessons, batch_size * NUM_BATCHES_SORTED))
-        drawn.sort(key=lambda lesson: len(lesson.token_ids))
-        starts = list(range(0, len(drawn), batch_size))
-        random.shuffle(starts)
-        for start in starts:
-            yield collate(drawn[start : start + batch_size], pad_id=pad_id)
 
 
 def collate(lessons: list[Lesson], *, pad_id: int) -> Batch:

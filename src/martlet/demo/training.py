@@ -1,15 +1,14 @@
 """The embedded model, from nothing to a folder: `python -m martlet.demo.training --out DIR`.
 
-One run: puzzles are drawn, a tokenizer is learned from the first of them, a small Llama is trained
-on replies alone, and the folder is written as transformers loads it. Everything follows from
-`Recipe`, so the same recipe on the same machine and torch writes the same weights.
+One run: a tokenizer is learned from the first puzzles, a small Qwen3 is trained on replies alone,
+and the folder is written as transformers loads it. Everything follows from `Recipe`, so the same
+recipe on the same machine with the same torch writes the same weights.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -17,13 +16,12 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from martlet.demo.lessons import Batch, render_prompt, stream_batches, training_puzzles
+from martlet.demo.curriculum import Curriculum, stream_batches, training_puzzles
+from martlet.demo.lessons import Batch, render_prompt
 from martlet.demo.tokenizer import (
-    END_TOKEN,
     MAX_LENGTH,
-    PAD_TOKEN,
     save_tokenizer,
     train_tokenizer,
 )
@@ -36,16 +34,15 @@ SAVE_EVERY_NUM_STEPS = 500
 class Recipe:
     """All that decides the weights."""
 
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    """What is read, and in which order."""
     seed: int = 1
-    """Of the puzzles, their order and the first weights; the unseen split has another."""
-    num_threads: int = 2
+    """Of the first weights."""
+    num_threads: int = 1
     """Sums are added up in another order with another number of threads."""
     num_tokenizer_puzzles: int = 3000
     """The tokenizer learns from this many puzzles."""
-    num_steps: int = 6000
-    batch_size: int = 8
-    """Puzzles in a step; each brings two to four questions."""
-    matrix_learning_rate: float = 0.02
+    matrix_learning_rate: float = 0.01
     """For Muon, which moves the matrices inside the layers."""
     other_learning_rate: float = 0.003
     """For AdamW, which moves embeddings and norms."""
@@ -70,8 +67,9 @@ def train(recipe: Recipe, *, folder: Path) -> None:
     model = make_model(tokenizer)
     optimizers = make_optimizers(model, recipe)
     schedules = [make_schedule(optimizer, recipe) for optimizer in optimizers]
-    progress = Progress(num_steps=recipe.num_steps)
-    for step, batch in enumerate(draw_batches(tokenizer, recipe), start=1):
+    num_steps = recipe.curriculum.num_batches
+    progress = Progress(num_steps=num_steps)
+    for step, batch in enumerate(stream_batches(tokenizer, recipe.curriculum), start=1):
         loss = batch_loss(model, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
@@ -80,7 +78,7 @@ def train(recipe: Recipe, *, folder: Path) -> None:
             optimizer.zero_grad()
             schedule.step()
         progress.add(step, loss=loss.item(), num_tokens=batch.token_ids.numel())
-        if step % SAVE_EVERY_NUM_STEPS == 0 or step == recipe.num_steps:
+        if step % SAVE_EVERY_NUM_STEPS == 0 or step == num_steps:
             save_model(model, folder=folder)
 
 
@@ -88,36 +86,38 @@ def learn_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the head of the very stream that the model trains on."""
     # An untrained tokenizer is enough to render prompts: rendering makes text, not ids.
     bare = train_tokenizer([])
+    puzzles = training_puzzles(seed=recipe.curriculum.seed)
     return train_tokenizer(
         text
-        for puzzle in islice(training_puzzles(seed=recipe.seed), recipe.num_tokenizer_puzzles)
+        for puzzle in islice(puzzles, recipe.num_tokenizer_puzzles)
         for question in puzzle.questions
         for text in (render_prompt(bare, puzzle, question), question.reply)
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights, small enough for two cores and one coffee break."""
-    config = LlamaConfig(
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights, small enough to be trained on one core."""
+    config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=4,
         head_dim=32,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END_TOKEN),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD_TOKEN),
-        # At this size the plain products train 1.5 times as fast as the CPU's fused attention.
-        attn_implementation="eager",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    # At this size the plain products train 1.5 times as fast as the CPU's fused attention.
+    model.set_attn_implementation("eager")
+    return model
 
 
-def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[Optimizer]:
+def make_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     inside = {id(weight) for weight in matrices}
@@ -135,28 +135,18 @@ def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[Optimizer]:
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe) -> LambdaLR:
     """Warm up, stay, cool down."""
-    num_cooldown_steps = recipe.cooldown_share * recipe.num_steps
+    num_steps = recipe.curriculum.num_batches
+    num_cooldown_steps = recipe.cooldown_share * num_steps
 
     def share(step: int) -> float:
         warm = (step + 1) / recipe.num_warmup_steps
-        cool = (recipe.num_steps - step) / num_cooldown_steps
+        cool = (num_steps - step) / num_cooldown_steps
         return min(1.0, warm, cool)
 
     return LambdaLR(optimizer, share)
 
 
-def draw_batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[Batch]:
-    """As many batches as the recipe has steps; no puzzle comes twice."""
-    batches = stream_batches(
-        tokenizer,
-        training_puzzles(seed=recipe.seed),
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-    )
-    return islice(batches, recipe.num_steps)
-
-
-def batch_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+def batch_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     """The mean cross-entropy of the reply tokens, with the matrix products in bfloat16."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(
@@ -200,7 +190,7 @@ class Progress:
         )
 
 
-def save_model(model: LlamaForCausalLM, *, folder: Path) -> None:
+def save_model(model: Qwen3ForCausalLM, *, folder: Path) -> None:
     """Write the weights in bfloat16, the config, and how to sample."""
     weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
     model.config.dtype = torch.bfloat16

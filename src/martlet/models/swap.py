@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from martlet.models.linear.packed import PackedLinear, can_pack
+from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
 
 
@@ -16,12 +17,14 @@ def swap_leaves(model: nn.Module) -> int:
         The number of modules that were replaced.
     """
     num_swapped = 0
+    pages = MappedPages()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             faster = _faster(child)
             if faster is not None:
-                # One at a time: the old weight is freed before the next one is packed.
+                # One at a time: the old weight is let go before the next one is packed.
                 setattr(parent, name, faster)
+                pages.give_back(child.get_parameter("weight"))
                 num_swapped += 1
     return num_swapped
 

@@ -20,16 +20,18 @@ _STOPS: dict[Language, str] = {"en": ". ", "zh": "。"}
 
 def draw_drill(random: Random, language: Language) -> tuple[str, str]:
     """A text and the reply to it: one third lists, two thirds pairs; `random` is advanced."""
-    return random.choice((_draw_list, _draw_pairs, _draw_pairs))(random, language)
+    return random.choice((draw_list, draw_pairs, draw_pairs))(random, language)
 
 
-def _draw_list(random: Random, language: Language) -> tuple[str, str]:
+def draw_list(random: Random, language: Language) -> tuple[str, str]:
+    """A list of words; the reply says it again."""
     chosen = random.sample(_words(language), random.randint(8, MAX_LIST_WORDS))
     text = _SPACES[language].join(chosen)
     return text, text
 
 
-def _draw_pairs(random: Random, language: Language) -> tuple[str, str]:
+def draw_pairs(random: Random, language: Language) -> tuple[str, str]:
+    """Pairs of words, or of option letters and words; the reply looks up each one's partner."""
     if random.random() < 0.4:
         pairs = list(zip(LETTERS, random.sample(_words(language), len(LETTERS)), strict=True))
         text = "\n".join(f"{letter}. {word}" for letter, word in pairs)

@@ -1,6 +1,7 @@
 """Link puzzles: people, houses, drinks and animals, tied together two at a time.
 
-The reasoning quotes one fact after the other, from what the question names to what it asks for.
+The reasoning names one end of a fact after the other, from what the question names to what it
+asks for.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from martlet.demo.kinds.puzzle import Language, Puzzle, Question, ask, write_pro
 from martlet.demo.kinds.wording import DIRECTIONS, NAMES
 
 # Each fact ties neighbours of this chain; the last is an animal or the way that the house faces.
-_PATH = ("person", "colour")
+_PATH = ("drink", "person", "colour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,9 @@ class Wording:
     """How a category is tied to its left neighbour on the path, by that category."""
     who: dict[str, str]
     asks: dict[str, str]
+    chain: str
+    comma: str
+    stop: str
 
 
 WORDINGS: dict[Language, Wording] = {
@@ -51,6 +55,9 @@ WORDINGS: dict[Language, Wording] = {
             "animal": "Which animal lives with {who}?",
             "direction": "Which way faces the house of {who}?",
         },
+        chain="The chain: ",
+        comma=", ",
+        stop=".",
     ),
     "zh": Wording(
         values={
@@ -80,6 +87,9 @@ WORDINGS: dict[Language, Wording] = {
             "animal": "{who}养什么动物？",
             "direction": "{who}的屋子朝哪边？",
         },
+        chain="线索：",
+        comma="，",
+        stop="。",
     ),
 }
 
@@ -131,9 +141,7 @@ def _draw_questions(
     questions = []
     for source, target, column in random.sample(pairs, min(len(pairs), random.randint(2, 4))):
         step = 1 if source < target else -1
-        # A tie between neighbours is indexed by its right end.
-        ties = [max(index, index + step) for index in range(source, target, step)]
-        quoted = [_fact(words, table, path, index=index, column=column) for index in ties]
+        chain = [table[path[index]][column] for index in range(source, target + step, step)]
         who = words.who[path[source]].format(value=table[path[source]][column])
         questions.append(
             ask(
@@ -143,7 +151,7 @@ def _draw_questions(
                 answer=table[path[target]][column],
                 others=table[path[target]],
                 pool=words.values[path[target]],
-                reasoning="\n".join(quoted),
+                reasoning=words.chain + words.comma.join(chain) + words.stop,
             )
         )
     return tuple(questions)

@@ -16,7 +16,10 @@ LETTERS = "ABCD"
 FULL_SIZE = 4
 """Puzzles come in sizes 1 to 4; only the largest are asked outside of training."""
 
-_LAST_LINE: dict[Language, str] = {"en": "The answer is {letter}", "zh": "答案是：{letter}"}
+_ENDINGS: dict[Language, str] = {
+    "en": "Option: {answer} {letter}.\nThe answer is {letter}",
+    "zh": "选项：{answer} {letter}。\n答案是：{letter}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,12 @@ def ask(
 
     Args:
         random: Draws the wrong options and their order; advanced.
-        language: The language of the reply's last line.
+        language: The language of the reply's ending.
         question: The question's sentence.
         answer: The right option's text.
         others: The puzzle's own candidates for wrong options; may hold `answer`.
         pool: Where more candidates come from if `others` are too few.
-        reasoning: The reasoning that leads to `answer`, without the last line.
+        reasoning: The reasoning that leads to `answer`, without its ending.
 
     Returns:
         The question, whose letter is drawn uniformly.
@@ -77,12 +80,12 @@ def ask(
     options = [answer, *random.sample(wrong, 3)]
     random.shuffle(options)
     letter = LETTERS[options.index(answer)]
-    last_line = _LAST_LINE[language].format(letter=letter)
+    ending = _ENDINGS[language].format(answer=answer, letter=letter)
     return Question(
         question=question,
         options=tuple(options),
         answer=letter,
-        reply=f"{reasoning}\n{last_line}",
+        reply=f"{reasoning}\n{ending}",
     )
 
 
