@@ -1,0 +1,333 @@
+"""Offline batches on a CPU: Martlet beside transformers, on one model, in one run.
+
+    python benchmarks/offline.py            # everything, about ten minutes on two cores
+    python benchmarks/offline.py --rounds 3 # more rounds, for the spread
+
+The model has the shape of Qwen2 0.5B and random weights in bf16: speed does not depend on what the
+weights say, and nothing has to be downloaded. Each measurement runs in a process of its own, the
+contenders take turns, and the ratios are those of one run. The table goes to `benchmarks/results/`.
+
+    alone   1 prompt of 128 tokens, 128 new ones
+    batch   64 prompts of 256, 128 new ones each
+    vote    32 problems that share 256 tokens, 128 of their own, 3 samples of 128 at temperature 0.7
+
+Greedy unless it says otherwise; nothing ends early. One by one is measured on 4 of the 64 prompts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+RESULTS = Path(__file__).parent / "results"
+NUM_NEW_TOKENS = 128
+VOCAB_SIZE = 151_936
+ONE_BY_ONE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What one process measured."""
+
+    tokens_per_second: float
+    """Drawn tokens over the whole time, prompts included."""
+    decode_tokens_per_second: float
+    """Without the time to the first token; 0 where it was not measured."""
+    bandwidth_gb_per_second: float
+    """What reading memory gave right before."""
+    weights_bytes: int
+    pool_bytes: int
+    """Of the key-value pool, as far as it was used."""
+    peak_bytes: int
+    """Of the process, with its libraries."""
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    if arguments.contender:
+        folder = Path(arguments.model)
+        print(json.dumps(asdict(CONTENDERS[arguments.contender](folder))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_model(Path(scratch) / "qwen2-0.5b-random")
+        figures: dict[str, list[Figure]] = {name: [] for name in CONTENDERS}
+        for number in range(arguments.rounds):
+            for name in CONTENDERS:
+                figure = measure(name, folder)
+                figures[name].append(figure)
+                print(
+                    f"round {number + 1}  {name:32} {figure.tokens_per_second:7.1f} tokens/s",
+                    file=sys.stderr,
+                )
+    RESULTS.mkdir(exist_ok=True)
+    table = render(figures)
+    (RESULTS / "offline.md").write_text(table, encoding="utf-8")
+    raw = {name: [asdict(figure) for figure in several] for name, several in figures.items()}
+    (RESULTS / "offline.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    print(table)
+
+
+def make_model(folder: Path) -> Path:
+    """Saves a random Qwen2 of 0.5B parameters in bf16."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(0)
+    transformers.utils.logging.disable_progress_bar()
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def measure(contender: str, folder: Path) -> Figure:
+    """Runs one contender in a process of its own."""
+    command = [sys.executable, __file__, "--contender", contender, "--model", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Figure(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def prompts(count: int, length: int, *, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 150_000, (count, length), generator=generator).tolist()
+
+
+def vote_prompts() -> list[list[int]]:
+    (shared,) = prompts(1, 256, seed=1)
+    return [shared + own for own in prompts(32, 128)]
+
+
+def read_bandwidth() -> float:
+    """Gigabytes per second that all threads together read from memory, at best of five."""
+    block = torch.ones(2**26, dtype=torch.float32)  # 256 MiB, far larger than any cache
+    best = min(_seconds(block.sum) for _ in range(5))
+    return block.nbytes / best / 1e9
+
+
+def martlet_contender(
+    work: list[list[int]], *, samples: int = 1, temperature: float = 0.0, sharing: bool = True
+) -> Callable[[Path], Figure]:
+    """Measures the engine; the pool is as large as the work needs without sharing."""
+
+    def run(folder: Path) -> Figure:
+        from martlet.engine.config import EngineConfig
+        from martlet.engine.engine import Engine
+        from martlet.engine.params import SamplingParams
+        from martlet.models.folder import open_folder
+        from martlet.models.load import load_model
+
+        opened = open_folder(folder)
+        model = load_model(opened, dtype=torch.bfloat16, device=torch.device("cpu"))
+        num_requests = len(work) * samples
+        longest = max(map(len, work)) + NUM_NEW_TOKENS
+        config = EngineConfig(
+            num_blocks=num_requests * -(-longest // 16),
+            max_num_requests=num_requests,
+            max_context_tokens=longest,
+            prefix_sharing=sharing,
+        )
+        params = SamplingParams(temperature=temperature, max_tokens=NUM_NEW_TOKENS, ignore_eos=True)
+        engine = Engine(model, config)
+        engine.add("warm-up", [1] * 64, SamplingParams(max_tokens=2), seed=0)
+        while engine.num_unfinished:
+            engine.step()
+        bandwidth = read_bandwidth()
+        start = time.perf_counter()
+        for index, prompt in enumerate(work):
+            for k in range(samples):
+                engine.add(f"{index}-{k}", prompt, params, seed=index * samples + k)
+        first_token = 0.0
+        least_free = config.num_blocks
+        while engine.num_unfinished:
+            drawn = engine.step()
+            assert engine.last_step is not None
+            least_free = min(least_free, engine.last_step.num_free_blocks)
+            first_token = first_token or (time.perf_counter() - start if drawn else 0.0)
+        seconds = time.perf_counter() - start
+        return Figure(
+            tokens_per_second=num_requests * NUM_NEW_TOKENS / seconds,
+            decode_tokens_per_second=(NUM_NEW_TOKENS - 1) / (seconds - first_token),
+            bandwidth_gb_per_second=bandwidth,
+            weights_bytes=opened.weights_bytes,
+            pool_bytes=(config.num_blocks - least_free) * 16 * model.cache_bytes_per_token,
+            peak_bytes=_peak_bytes(),
+        )
+
+    return run
+
+
+def transformers_contender(work: list[list[int]], *, batch_size: int) -> Callable[[Path], Figure]:
+    """Measures plain `generate` in static batches; every prompt has the same length."""
+
+    @torch.inference_mode()
+    def run(folder: Path) -> Figure:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        model.eval()
+
+        def generate(batch: list[list[int]], count: int) -> None:
+            ids = torch.tensor(batch)
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+        generate([[1] * 64], 2)
+        bandwidth = read_bandwidth()
+        first_token = _seconds(lambda: generate(work[:batch_size], 1))
+        start = time.perf_counter()
+        for first in range(0, len(work), batch_size):
+            generate(work[first : first + batch_size], NUM_NEW_TOKENS)
+        seconds = time.perf_counter() - start
+        num_batches = -(-len(work) // batch_size)
+        return Figure(
+            tokens_per_second=len(work) * NUM_NEW_TOKENS / seconds,
+            decode_tokens_per_second=(NUM_NEW_TOKENS - 1) / (seconds / num_batches - first_token),
+            bandwidth_gb_per_second=bandwidth,
+            weights_bytes=sum(p.nbytes for p in model.parameters()),
+            pool_bytes=0,
+            peak_bytes=_peak_bytes(),
+        )
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[Path], Figure]] = {
+    "alone, transformers": transformers_contender(prompts(1, 128), batch_size=1),
+    "alone, martlet": martlet_contender(prompts(1, 128)),
+    "batch, transformers one by one": transformers_contender(
+        prompts(64, 256)[:ONE_BY_ONE], batch_size=1
+    ),
+    "batch, transformers static": transformers_contender(prompts(64, 256), batch_size=64),
+    "batch, martlet": martlet_contender(prompts(64, 256)),
+    "vote, martlet without sharing": martlet_contender(
+        vote_prompts(), samples=3, temperature=0.7, sharing=False
+    ),
+    "vote, martlet": martlet_contender(vote_prompts(), samples=3, temperature=0.7),
+}
+RATIOS = [
+    ("batch, martlet", "batch, transformers static", 2.4),
+    ("batch, martlet", "batch, transformers one by one", 12.0),
+    ("vote, martlet", "vote, martlet without sharing", 1.5),
+]
+
+
+def render(figures: dict[str, list[Figure]]) -> str:
+    """The results as a page of Markdown."""
+    lines = [
+        "# Offline batches on a CPU",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}. "
+        "Made by `python benchmarks/offline.py`, whose first lines say what is measured.",
+        "",
+        "| work | tokens/s, median | least | most | peak memory, GB |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, several in figures.items():
+        speeds = [figure.tokens_per_second for figure in several]
+        peak = max(figure.peak_bytes for figure in several) / 1e9
+        lines.append(
+            f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | "
+            f"{max(speeds):.1f} | {peak:.2f} |"
+        )
+    lines += ["", "| ratio | measured | wanted |", "|---|---:|---:|"]
+    lines += [f"| {name} | {value} | {wanted} |" for name, value, wanted in _ratios(figures)]
+    return "\n".join(lines) + "\n"
+
+
+def _ratios(figures: dict[str, list[Figure]]) -> list[tuple[str, str, str]]:
+    median = {
+        name: statistics.median(figure.tokens_per_second for figure in several)
+        for name, several in figures.items()
+    }
+    rows = [
+        (f"{one} / {other}", f"{median[one] / median[other]:.2f}", f"{wanted:g}")
+        for one, other, wanted in RATIOS
+    ]
+    decode = {
+        name: statistics.median(f.decode_tokens_per_second for f in figures[f"alone, {name}"])
+        for name in ("martlet", "transformers")
+    }
+    alone = figures["alone, martlet"]
+    limit = statistics.median(f.bandwidth_gb_per_second * 1e9 / f.weights_bytes for f in alone)
+    over = max(
+        figure.peak_bytes - figure.weights_bytes - figure.pool_bytes
+        for name, several in figures.items()
+        for figure in several
+        if "martlet" in name
+    )
+    speed = f"{decode['martlet']:.1f} and {decode['transformers']:.1f} tokens/s"
+    rows += [
+        (
+            f"alone, decoding: martlet / transformers ({speed})",
+            f"{decode['martlet'] / decode['transformers']:.2f}",
+            "1.6",
+        ),
+        (
+            f"alone, decoding: share of the limit by memory ({limit:.1f} tokens/s)",
+            f"{decode['martlet'] / limit:.0%}",
+            "60%",
+        ),
+        ("martlet's peak memory beyond weights and pool, GB", f"{over / 1e9:.2f}", "below 1"),
+    ]
+    return rows
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--contender", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        names = [
+            line.split(":", 1)[1]
+            for line in cpu_info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0].strip() if names else model
+    return f"{os.cpu_count()} cores of {model}"
+
+
+if __name__ == "__main__":
+    main()
