@@ -37,6 +37,7 @@ def report() -> Report:
             rows=60,
             failed=1,
             questions=240,
+            failed_questions=1,
             unparsed=3,
             unparsed_samples=83,
             samples_drawn=1312,

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-from support.shared import SHARED, needs_shared
-from support.tiny_models import REFUSED, tiny_model_folder
 
 from martlet import LLM, SamplingParams
 from martlet.backends.base import Prompt, SampleRequest
@@ -21,6 +19,8 @@ from martlet.errors import (
     UnsupportedArchitectureError,
 )
 from martlet.models.folder import ModelFolder
+from support.shared import SHARED, needs_shared
+from support.tiny_models import REFUSED, tiny_model_folder
 
 MESSAGES = [{"role": "user", "content": "Which option is right?"}]
 

@@ -26,6 +26,8 @@ class RunFigures:
     failed: int
     """Rows with an error."""
     questions: int
+    failed_questions: int
+    """Questions without a vote; no accuracy counts them."""
     unparsed: int
     """Questions none of whose samples states an answer."""
     unparsed_samples: int
@@ -34,7 +36,7 @@ class RunFigures:
     samples_saved: int
     """Samples that early stop made needless."""
     tokens_saved: int
-    """About what those would have measured, by the mean length of their question's others."""
+    """About what those would have measured, at the mean length of the counted ones."""
     prompt_tokens: int
     generated_tokens: int
     cut_by_length: int

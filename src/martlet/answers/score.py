@@ -28,12 +28,12 @@ class JudgedQuestion:
     @property
     def is_right(self) -> bool:
         """Whether the vote's winner is the right answer."""
-        return _is_same(self.vote.winner, self.right)
+        return is_same_answer(self.vote.winner, self.right)
 
     @property
     def share_right(self) -> float:
         """The share of the first wave that states the right answer."""
-        return fmean(_is_same(answer, self.right) for answer in self.sample_answers)
+        return fmean(is_same_answer(answer, self.right) for answer in self.sample_answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,5 +97,6 @@ def _score(questions: Sequence[JudgedQuestion]) -> Score:
     )
 
 
-def _is_same(answer: str | None, right: str) -> bool:
+def is_same_answer(answer: str | None, right: str) -> bool:
+    """Whether an answer is the right one; case does not matter, and no answer is never right."""
     return answer is not None and answer.casefold() == right.casefold()

@@ -28,7 +28,7 @@ class Curriculum:
     """The unseen split has another."""
     num_list_batches: int = 150
     num_drill_batches: int = 300
-    num_puzzle_batches: int = 4000
+    num_puzzle_batches: int = 2000
     drill_share: float = 0.15
     """How often a drill stands in for puzzles later on, so that nothing is unlearned."""
     drills_a_batch: int = 32

@@ -26,9 +26,6 @@ from martlet.demo.tokenizer import (
     train_tokenizer,
 )
 
-REPORT_EVERY_NUM_STEPS = 50
-SAVE_EVERY_NUM_STEPS = 500
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -51,6 +48,8 @@ class Recipe:
     cooldown_share: float = 0.4
     """The learning rate falls to zero, in a straight line, over this last share of the steps."""
     max_gradient_norm: float = 1.0
+    report_every_num_steps: int = 50
+    save_every_num_steps: int = 500
 
 
 def train(recipe: Recipe, *, folder: Path) -> None:
@@ -68,7 +67,7 @@ def train(recipe: Recipe, *, folder: Path) -> None:
     optimizers = make_optimizers(model, recipe)
     schedules = [make_schedule(optimizer, recipe) for optimizer in optimizers]
     num_steps = recipe.curriculum.num_batches
-    progress = Progress(num_steps=num_steps)
+    progress = Progress(num_steps=num_steps, every_num_steps=recipe.report_every_num_steps)
     for step, batch in enumerate(stream_batches(tokenizer, recipe.curriculum), start=1):
         loss = batch_loss(model, batch)
         loss.backward()
@@ -78,7 +77,7 @@ def train(recipe: Recipe, *, folder: Path) -> None:
             optimizer.zero_grad()
             schedule.step()
         progress.add(step, loss=loss.item(), num_tokens=batch.token_ids.numel())
-        if step % SAVE_EVERY_NUM_STEPS == 0 or step == num_steps:
+        if step % recipe.save_every_num_steps == 0 or step == num_steps:
             save_model(model, folder=folder)
 
 
@@ -103,7 +102,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
-        num_key_value_heads=4,
+        num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
@@ -165,7 +164,8 @@ def batch_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
 class Progress:
     """Tells on stderr how far the run is, how fast it goes and how long it still takes."""
 
-    def __init__(self, *, num_steps: int) -> None:
+    def __init__(self, *, num_steps: int, every_num_steps: int) -> None:
+        self._every_num_steps = every_num_steps
         self._num_steps = num_steps
         self._started_s = time.monotonic()
         self._num_tokens = 0
@@ -175,7 +175,7 @@ class Progress:
         """Count one step; every so often, write a line."""
         self._num_tokens += num_tokens
         self._losses.append(loss)
-        if step % REPORT_EVERY_NUM_STEPS:
+        if step % self._every_num_steps:
             return
         passed_s = time.monotonic() - self._started_s
         left_s = passed_s / step * (self._num_steps - step)

@@ -1,0 +1,40 @@
+"""`martlet generate`: one reply, or several, to every row of a file."""
+
+from martlet.cli.options import (
+    DataArgument,
+    JsonOption,
+    ModelOption,
+    RowOptions,
+    RuntimeOptions,
+    SamplingOptions,
+)
+from martlet.cli.verb import verb
+
+
+@verb
+def generate(
+    *,
+    data: DataArgument,
+    model: ModelOption,
+    rows: RowOptions,
+    as_json: JsonOption = False,
+    sampling: SamplingOptions,
+    runtime: RuntimeOptions,
+) -> None:
+    """Reply to each row of a file.
+
+    Rows hold a `prompt`, `messages`, an `instruction` with its
+    `input`, a `query`, or are lines of an OpenAI batch; the result is the same with
+    `reply` added. An interrupted run goes on where it stopped: give the same command again.
+    """
+    from martlet.batch.card import card_path
+    from martlet.batch.job import Job
+    from martlet.batch.task import GENERATE
+    from martlet.cli.ask import run_job
+    from martlet.cli.summary import json_of_run, lines_of_run, tell
+
+    job = Job.read(GENERATE, rows.job_options(data, sampling.given_params()))
+    summary = run_job(job, lambda: runtime.load(model))
+    tell([*lines_of_run(summary)], {"replies": rows.out, "card": card_path(rows.out)})
+    if as_json:
+        print(json_of_run(summary))

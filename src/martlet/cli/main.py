@@ -1,0 +1,97 @@
+"""The command line: `martlet VERB`. Results go to stdout or files, talk to stderr.
+
+Importing it loads Typer and nothing heavier; what a verb needs, it imports itself.
+"""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from martlet import __version__
+from martlet.cli.demo import demo
+from martlet.cli.generate import generate
+from martlet.cli.info import info
+from martlet.cli.vote import vote
+from martlet.errors import Interrupted, MartletError
+
+_DEBUG_VARIABLE = "MARTLET_DEBUG"
+_EPILOG = """
+Start with `martlet demo`; then, say, `martlet vote questions.jsonl --model ./model --out answers.jsonl`.
+
+Each option has an environment variable: `MARTLET_MODEL` for `--model`, `MARTLET_TOP_P` for `--top-p`.
+
+Exit codes: 0 done, 2 bad input, 3 not found, 4 unusable model, 5 extra missing, 6 no room, 7 engine failed, 130 stopped.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog=_EPILOG,
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"martlet {__version__}")
+        raise typer.Exit
+
+
+def _switch_debug(is_asked: bool) -> None:
+    if is_asked:
+        os.environ[_DEBUG_VARIABLE] = "1"
+
+
+@app.callback()
+def martlet(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            callback=_switch_debug,
+            is_eager=True,
+            envvar=_DEBUG_VARIABLE,
+            show_envvar=False,
+            help="Show the whole traceback of an error.",
+        ),
+    ] = False,
+) -> None:
+    """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
+
+
+for _verb in (vote, generate, info, demo):
+    app.command()(_verb)
+
+
+def run() -> None:
+    """Runs the command line and exits: an error is one red line and the exit code of its kind."""
+    try:
+        app()
+    except MartletError as error:
+        _end(f"{error}", exit_code=error.exit_code)
+    except KeyboardInterrupt:
+        _end("stopped", exit_code=Interrupted.exit_code)
+    except Exception as error:
+        _end(
+            f"internal error: {type(error).__name__}: {error} (--debug shows where)",
+            exit_code=MartletError.exit_code,
+        )
+
+
+def _end(message: str, *, exit_code: int) -> NoReturn:
+    """Called while an exception is handled; with `--debug` that one goes on instead."""
+    if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
+        raise
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,324 @@
+"""The options that verbs share, each with its environment variable.
+
+The variable of an option is `MARTLET_` and the option's name: `MARTLET_MODEL`, `MARTLET_TOP_P`.
+Nothing heavy is imported before a group of options becomes what the layers below take.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from martlet.backends.base import Backend
+    from martlet.backends.load import BackendOptions
+    from martlet.batch.options import JobOptions
+
+_MODEL = "Model"
+_SAMPLING = "Sampling"
+_ROWS = "Rows and prompts"
+_RESULT = "Result"
+
+
+def option(panel: str, explanation: str, *names: str, metavar: str | None = None) -> object:
+    """An option with its environment variable.
+
+    Args:
+        panel: The heading under which the help page shows it.
+        explanation: One sentence.
+        names: The flags, the long one first.
+        metavar: What the help page shows in place of the type.
+    """
+    variable = names[0].removeprefix("--").replace("-", "_").upper()
+    return typer.Option(
+        *names,
+        help=explanation,
+        metavar=metavar,
+        envvar=f"MARTLET_{variable}",
+        show_envvar=False,
+        rich_help_panel=panel,
+    )
+
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="The rows: .jsonl, .json, .csv, .parquet or .txt; - reads JSON lines from stdin.",
+    ),
+]
+ModelOption = Annotated[
+    str,
+    option(
+        _MODEL,
+        "A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
+        "--model",
+        "-m",
+        metavar="MODEL",
+    ),
+]
+JsonOption = Annotated[
+    bool, option(_RESULT, "Print the summary as one JSON object on stdout.", "--json")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How a model is run."""
+
+    backend: Annotated[
+        Literal["auto", "native", "transformers"],
+        option(_MODEL, "What computes; auto is native where the model allows it.", "--backend"),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        option(_MODEL, "Precision; auto is bf16 where the machine is fast at it.", "--dtype"),
+    ] = "auto"
+    device: Annotated[str, option(_MODEL, "auto, cpu, cuda or cuda:N.", "--device")] = "auto"
+    max_requests: Annotated[
+        int, option(_MODEL, "Samples computed at once.", "--max-requests", metavar="N")
+    ] = 128
+    max_batched_tokens: Annotated[
+        int,
+        option(_MODEL, "Tokens that one step may compute.", "--max-batched-tokens", metavar="N"),
+    ] = 1024
+    max_context: Annotated[
+        int | None,
+        option(
+            _MODEL,
+            "Prompt and reply together, in tokens; unless given, what the model allows.",
+            "--max-context",
+            metavar="N",
+        ),
+    ] = None
+    kv_memory: Annotated[
+        float | None,
+        option(
+            _MODEL,
+            "The most that keys and values may take; unless given, half of the free memory.",
+            "--kv-memory",
+            metavar="GIB",
+        ),
+    ] = None
+    no_prefix_sharing: Annotated[
+        bool,
+        option(_MODEL, "Compute what prompts have in common for each anew.", "--no-prefix-sharing"),
+    ] = False
+    tokenizer: Annotated[
+        str | None,
+        option(_MODEL, "Another folder to take the tokenizer from.", "--tokenizer", metavar="DIR"),
+    ] = None
+    chat_template: Annotated[
+        Path | None,
+        option(
+            _MODEL,
+            "A Jinja file in place of the model's chat template.",
+            "--chat-template",
+            metavar="FILE",
+        ),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        option(_MODEL, "Let Python code in the model's folder run.", "--trust-remote-code"),
+    ] = False
+
+    def backend_options(self) -> "BackendOptions":
+        """What `load_backend` takes. Imports torch.
+
+        Raises:
+            ParameterError: If a value is out of its range.
+        """
+        from martlet.backends.load import BackendOptions
+
+        return BackendOptions(
+            backend=self.backend,
+            dtype=self.dtype,
+            device=self.device,
+            max_num_requests=self.max_requests,
+            max_num_batched_tokens=self.max_batched_tokens,
+            max_context_tokens=self.max_context,
+            kv_memory_gib=self.kv_memory,
+            prefix_sharing=not self.no_prefix_sharing,
+            trust_remote_code=self.trust_remote_code,
+            tokenizer=self.tokenizer,
+            chat_template=self.chat_template,
+        )
+
+    def load(self, model: str) -> "Backend":
+        """Loads a model, which may take minutes.
+
+        Raises:
+            MartletError: As `load_backend` does.
+        """
+        from martlet.backends.load import load_backend
+
+        return load_backend(model, options=self.backend_options())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How a reply is drawn; what is not given comes from the model's folder or the verb."""
+
+    n: Annotated[
+        int | None,
+        option(
+            _SAMPLING,
+            "Samples of each question; unless given, 8 for vote and 1 for generate.",
+            "--samples",
+            "-n",
+            metavar="N",
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        option(_SAMPLING, "Divides the logits; 0 takes the most likely token.", "--temperature"),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        option(_SAMPLING, "Keep the most likely tokens that add up to this.", "--top-p"),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        option(_SAMPLING, "Keep this many most likely tokens; 0 keeps all.", "--top-k"),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        option(_SAMPLING, "Drop tokens less likely than this part of the most likely.", "--min-p"),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        option(
+            _SAMPLING,
+            "Above 1, makes tokens of prompt and reply less likely.",
+            "--repetition-penalty",
+        ),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        option(_SAMPLING, "Subtracted once for a token in the reply.", "--presence-penalty"),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        option(
+            _SAMPLING, "Subtracted each time that a token is in the reply.", "--frequency-penalty"
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None, option(_SAMPLING, "The longest reply, in tokens.", "--max-tokens")
+    ] = None
+    min_tokens: Annotated[
+        int | None, option(_SAMPLING, "Nothing ends a shorter reply.", "--min-tokens")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        option(_SAMPLING, "A text that ends the reply; may be repeated.", "--stop", metavar="TEXT"),
+    ] = None
+    stop_token_ids: Annotated[
+        list[int] | None,
+        option(
+            _SAMPLING,
+            "A token that ends the reply, besides the model's own; may be repeated.",
+            "--stop-token-id",
+            metavar="ID",
+        ),
+    ] = None
+    ignore_eos: Annotated[
+        bool | None,
+        option(_SAMPLING, "Go on after the model's own end tokens.", "--ignore-eos"),
+    ] = None
+    seed: Annotated[
+        int | None,
+        option(_SAMPLING, "Fixes every draw; unless given, it is 0.", "--seed"),
+    ] = None
+
+    def given_params(self) -> dict[str, object]:
+        """The parameters that the user gave, by their names in `SamplingParams`.
+
+        Raises:
+            ParameterError: If a value is out of its range.
+        """
+        from martlet.engine.params import SamplingParams
+
+        given = {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None and value != []
+        }
+        SamplingParams.from_mapping(given)
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """What becomes of a file's rows, and where the result goes."""
+
+    out: Annotated[
+        Path,
+        option(
+            _RESULT,
+            "The result, JSON lines in the order of the data; journal, card and report lie beside.",
+            "--out",
+            "-o",
+            metavar="FILE",
+        ),
+    ]
+    overwrite: Annotated[
+        bool,
+        option(_RESULT, "Replace a result that was made from something else.", "--overwrite"),
+    ] = False
+    system: Annotated[
+        str | None,
+        option(_ROWS, "The system message of rows that have none.", "--system", metavar="TEXT"),
+    ] = None
+    prompt_template: Annotated[
+        Path | None,
+        option(
+            _ROWS,
+            "A Jinja file that words each row as a user's message.",
+            "--prompt-template",
+            metavar="FILE",
+        ),
+    ] = None
+    raw: Annotated[
+        bool, option(_ROWS, "Give the model the text as it is, without chat template.", "--raw")
+    ] = False
+    too_long: Annotated[
+        Literal["error", "skip", "truncate-left"],
+        option(_ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
+    ] = "error"
+    skip_bad_rows: Annotated[
+        bool,
+        option(_ROWS, "Give a bad row an error of its own and go on.", "--skip-bad-rows"),
+    ] = False
+    allow_repeated_options: Annotated[
+        bool,
+        option(
+            _ROWS,
+            "Keep options that say the same, each under its letter.",
+            "--allow-repeated-options",
+        ),
+    ] = False
+
+    def job_options(self, data: str, given_params: dict[str, object]) -> "JobOptions":
+        """What a batch takes.
+
+        Args:
+            data: The file of rows.
+            given_params: The sampling parameters of the command line.
+        """
+        from martlet.batch.options import JobOptions
+
+        return JobOptions(
+            data=data,
+            out=self.out,
+            given_params=given_params,
+            prompt_template=self.prompt_template,
+            system=self.system,
+            is_raw=self.raw,
+            allow_repeated_options=self.allow_repeated_options,
+            on_bad_row="skip" if self.skip_bad_rows else "error",
+            too_long=self.too_long,
+            overwrite=self.overwrite,
+        )

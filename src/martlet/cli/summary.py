@@ -1,0 +1,103 @@
+"""The end of a run: a few lines on stderr for people, one JSON object on stdout for programs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from martlet.answers.report import RunFigures
+from martlet.answers.score import Accuracy, ScoreCard
+from martlet.batch.summary import JobSummary
+from martlet.cli.progress import clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the summary."""
+
+    text: str
+    is_bad: bool = False
+    """Whether it is told in red: something needs the user's hand."""
+
+
+def tell(lines: Sequence[Line], files: Mapping[str, Path]) -> None:
+    """Writes the summary to stderr.
+
+    Args:
+        lines: What happened.
+        files: What lies where, by name.
+    """
+    for line in lines:
+        typer.secho(line.text, err=True, fg=typer.colors.RED if line.is_bad else None)
+    width = max(map(len, files), default=0)
+    for name, path in files.items():
+        typer.secho(f"{name:<{width}}  {path}", err=True)
+
+
+def lines_of_run(summary: JobSummary) -> Iterator[Line]:
+    """What any run did: speed, errors, what was cut and what to do about it."""
+    reused = f", {summary.samples_reused:,} from an earlier run" if summary.samples_reused else ""
+    saved = f", {summary.samples_saved:,} saved by early stop" if summary.samples_saved else ""
+    yield Line(
+        text=f"{summary.rows:,} rows, {summary.samples_drawn:,} samples drawn{reused}{saved}, "
+        f"{summary.generated_tokens:,} tokens in {clock(summary.seconds)} "
+        f"({summary.tokens_per_second:,.0f} tokens/s)"
+    )
+    if summary.failed:
+        yield Line(text=f"{summary.failed:,} rows failed; the first errors:", is_bad=True)
+        yield from (Line(text=f"  {error}", is_bad=True) for error in summary.first_errors)
+    if summary.cut_by_length:
+        yield Line(
+            text=f"{summary.cut_by_length:,} samples were cut by length: raise --max-tokens",
+            is_bad=True,
+        )
+    if summary.truncated_prompts:
+        yield Line(
+            text=f"{summary.truncated_prompts:,} prompts lost their beginning to fit the context",
+            is_bad=True,
+        )
+
+
+def lines_of_vote(
+    figures: RunFigures, card: ScoreCard | None, *, num_samples: int
+) -> Iterator[Line]:
+    """What the votes came to."""
+    if card is not None:
+        vote, single = _described(card.total.vote), _described(card.total.single)
+        yield Line(text=f"accuracy: one sample {single} -> vote of {num_samples} {vote}")
+    if figures.unparsed:
+        yield Line(
+            text=f"{figures.unparsed:,} questions have no answer: no sample states one that "
+            "--extract reads",
+            is_bad=True,
+        )
+
+
+def json_of_run(summary: JobSummary) -> str:
+    """The summary of a run without votes; what only votes have is null."""
+    nothing = ("unparsed", "accuracy", "accuracy_interval")
+    return json.dumps({**asdict(summary), **dict.fromkeys(nothing)}, ensure_ascii=False)
+
+
+def json_of_vote(figures: RunFigures, card: ScoreCard | None) -> str:
+    """The summary of a run of votes; accuracies are null where no right answer is known."""
+    vote = card.total.vote if card else None
+    single = card.total.single if card else None
+    scores = {
+        "accuracy": vote and vote.value,
+        "accuracy_interval": vote and _bounds(vote),
+        "single_accuracy": single and single.value,
+        "single_accuracy_interval": single and _bounds(single),
+    }
+    return json.dumps({**asdict(figures), **scores}, ensure_ascii=False)
+
+
+def _described(accuracy: Accuracy) -> str:
+    low, high = _bounds(accuracy)
+    return f"{accuracy.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _bounds(accuracy: Accuracy) -> tuple[float, float]:
+    return accuracy.interval.low, accuracy.interval.high

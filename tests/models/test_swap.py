@@ -1,0 +1,96 @@
+"""The faster leaves compute what the slow ones did, and loading keeps no weight twice."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from martlet.models.folder import open_folder
+from martlet.models.linear.packed import PackedLinear, can_pack
+from martlet.models.load import load_model
+from martlet.models.mapped_pages import MappedPages
+from martlet.models.norm import FusedRMSNorm, fuse
+from martlet.models.swap import swap_leaves
+from support.tiny_models import tiny_model_folder
+
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not can_pack(), reason="this CPU packs no bf16 weights")
+
+
+def random_bf16(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+
+@needs_packing
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("num_rows", [0, 1, 3, 16, 100])
+def test_a_packed_linear_equals_the_plain_one(num_rows: int, has_bias: bool) -> None:
+    linear = nn.Linear(96, 40, bias=has_bias, dtype=torch.bfloat16)
+    x = random_bf16(1, num_rows, 96)
+    torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+def test_norms_are_fused_whether_or_not_the_weight_is_stored_less_one(kind) -> None:
+    norm = kind(64, eps=1e-5).to(torch.bfloat16)
+    norm.weight.data.add_(random_bf16(64) * 0.1)
+    fused = fuse(norm)
+    assert isinstance(fused, FusedRMSNorm)
+    x = random_bf16(3, 5, 64)
+    torch.testing.assert_close(fused(x), norm(x), rtol=2e-2, atol=2e-2)
+
+
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
+    class CenteredRMSNorm(LlamaRMSNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x - x.mean(dim=-1, keepdim=True))
+
+    assert fuse(CenteredRMSNorm(64).to(torch.bfloat16)) is None
+
+
+def test_nothing_is_replaced_in_fp32(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("llama", tmp_path))
+    assert swap_leaves(model) == 0
+
+
+@needs_packing
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "gpt2", "qwen3_moe"])
+def test_a_swapped_model_answers_like_the_plain_one(architecture: str, tmp_path: Path) -> None:
+    path = tiny_model_folder(architecture, tmp_path / architecture)
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    swapped = load_model(open_folder(path), dtype=torch.bfloat16, device=CPU).module
+    swapped.set_attn_implementation("eager")
+    ids = torch.arange(20, 60)[None]
+    with torch.inference_mode():
+        expected, got = plain(ids).logits.float(), swapped(ids).logits.float()
+    assert (got - expected).norm() / expected.norm() < 0.05
+
+
+def resident_file_kib() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the operating system does not tell")
+    return int(re.findall(r"RssFile:\s+(\d+)", status.read_text())[0])
+
+
+def test_pages_of_a_weight_file_are_given_back_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.arange(2**23, dtype=torch.float32)}, path)
+    weight = load_file(path)["weight"]
+    total = weight.double().sum()
+    before = resident_file_kib()
+    MappedPages().give_back(weight)
+    assert before - resident_file_kib() > 30_000, "32 MiB were mapped and touched"
+    assert weight.double().sum() == total
+
+
+def test_memory_that_is_no_file_is_left_alone() -> None:
+    weight = torch.ones(2**22)
+    MappedPages().give_back(weight)
+    assert weight.sum() == 2**22
