@@ -96,6 +96,7 @@ def test_the_markdown_says_all(report: Report) -> None:
         "| tokens saved, about | 41,234 |",
         "| time | 1 min 23 s |",
         "**37 samples were cut by length**",
+        "**1 questions failed**; no accuracy counts them.",
         f"- Ties: {TIE_RULE}.",
         "| 规则 | 80 |",
         "| temperature | 0.7 | command line |",

@@ -31,7 +31,7 @@ def llm(tiny_llama: ModelFolder) -> LLM:
 
 
 def test_the_articles_script_runs(tiny_llama: ModelFolder) -> None:
-    """`LLM(model, tokenizer)`, a template applied by hand, three passes, `outputs[i].outputs[0]`."""
+    """`LLM(model, tokenizer)`, the template applied by hand, three passes of `generate`."""
     from transformers import AutoTokenizer
 
     path = str(tiny_llama.path)
@@ -109,7 +109,7 @@ def test_a_failed_step_is_an_error_that_names_its_cause(tiny_llama: ModelFolder)
         raise RuntimeError("out of memory")
 
     hook = backend.engine._model.module.register_forward_pre_hook(out_of_memory)
-    with pytest.raises(EngineError, match="2 of 2 samples failed.*out of memory"):
+    with pytest.raises(EngineError, match=r"2 of 2 samples failed.*out of memory"):
         llm.generate("1 + 2 =", SamplingParams(n=2, max_tokens=4))
     hook.remove()
     assert llm.generate("1 + 2 =", SamplingParams(max_tokens=4))[0].finished
@@ -133,10 +133,10 @@ def test_nothing_stays_queued_after_a_refused_call(llm: LLM) -> None:
             "1 sampling parameters were given for 2",
         ),
         (lambda llm: llm.chat([{"content": "no role"}]), TemplateError, "role"),
-        (lambda llm: LLM("demo", dtyp="fp32"), ParameterError, "unknown option 'dtyp'"),
-        (lambda llm: LLM("./nowhere"), NotFoundError, "nowhere"),
-        (lambda llm: LLM("demo", dtype="fp8"), ParameterError, "auto, fp32, bf16"),
-        (lambda llm: SamplingParams(top_p=1.7), ParameterError, "top_p must be from 0 to 1"),
+        (lambda _: LLM("demo", dtyp="fp32"), ParameterError, "unknown option 'dtyp'"),
+        (lambda _: LLM("./nowhere"), NotFoundError, "nowhere"),
+        (lambda _: LLM("demo", dtype="fp8"), ParameterError, "auto, fp32, bf16"),
+        (lambda _: SamplingParams(top_p=1.7), ParameterError, "top_p must be from 0 to 1"),
     ],
 )
 def test_bad_calls_get_one_clear_error(llm: LLM, call, error, words) -> None:
@@ -147,7 +147,7 @@ def test_bad_calls_get_one_clear_error(llm: LLM, call, error, words) -> None:
 @needs_shared
 def test_a_model_without_template_says_what_to_do() -> None:
     llm = LLM(str(SHARED / "models" / "stories260K"), kv_memory_gib=0.05)
-    with pytest.raises(TemplateError, match="no chat template.*--chat-template"):
+    with pytest.raises(TemplateError, match=r"no chat template.*--chat-template"):
         llm.chat(MESSAGES)
     text = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=12))
     assert text[0].outputs[0].text.startswith(", there was a little")

@@ -6,9 +6,8 @@ from martlet.backends.base import DefaultParams
 from martlet.batch.parameters import ParamSources
 from martlet.errors import ParameterError
 
-FOLDER = DefaultParams(
-    values={"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": None, "max_length": 99}
-)
+FOLDER = DefaultParams(values={"temperature": 0.7, "top_p": 0.8, "top_k": 20})
+GREEDY = DefaultParams(values={"temperature": 0.0})
 
 
 def test_each_parameter_has_the_nearest_source() -> None:
@@ -26,19 +25,23 @@ def test_each_parameter_has_the_nearest_source() -> None:
     assert effective.params.top_p == 0.8
 
 
-def test_a_folder_that_does_not_sample_is_greedy() -> None:
-    folder = DefaultParams(values={"do_sample": False, "temperature": 0.7})
-    effective = ParamSources(verb="generate").resolve({}, folder)
+def test_a_folder_may_recommend_greedy_replies() -> None:
+    effective = ParamSources(verb="generate").resolve({}, GREEDY)
     assert effective.params.is_greedy
     assert effective.name_to_source["temperature"] == "generation_config.json"
 
 
+def test_several_samples_are_drawn_although_the_folder_recommends_greedy() -> None:
+    effective = ParamSources(verb="vote", given={"n": 3}).resolve({}, GREEDY)
+    assert effective.params.temperature == 0.7
+    source = "default of martlet vote for several samples"
+    assert effective.name_to_source["temperature"] == source
+
+
 def test_several_greedy_samples_are_refused_with_the_source() -> None:
-    folder = DefaultParams(values={"do_sample": False})
-    with pytest.raises(
-        ParameterError, match=r"temperature 0 \(generation_config\.json\) makes all"
-    ):
-        ParamSources(verb="vote", given={"n": 3}).resolve({}, folder)
+    given = {"n": 3, "temperature": 0}
+    with pytest.raises(ParameterError, match=r"temperature 0 \(command line\) makes all 3"):
+        ParamSources(verb="vote", given=given).resolve({}, FOLDER)
 
 
 def test_an_unknown_parameter_is_refused() -> None:

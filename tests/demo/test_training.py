@@ -85,7 +85,12 @@ def test_the_same_recipe_writes_the_same_weights(
 def test_a_fresh_batch_of_the_stream_is_easy_for_the_shipped_model(tokenizer: Tokenizer) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path(), dtype=torch.float32)
     curriculum = Curriculum(
-        seed=7, num_list_batches=0, num_drill_batches=0, num_puzzle_batches=3, drill_share=0
+        seed=7,
+        num_list_batches=0,
+        num_drill_batches=0,
+        num_puzzle_batches=3,
+        drill_share=0,
+        hasty_share=0,
     )
     with torch.inference_mode():
         losses = [

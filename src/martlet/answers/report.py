@@ -129,9 +129,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": lambda share: f"{100 * share:.1f}%",
         "number": lambda value: f"{value:,.0f}",
-        "count": lambda value: f"{value:,.2f}".rstrip("0").rstrip("."),
         "duration": _duration,
         "cell": _cell,
+        "code": _code,
         "shortened": _shortened,
         "votes": _votes,
     }
@@ -167,6 +167,11 @@ def _cell(text: str) -> str:
     """A text inside a cell of a Markdown table, where nothing may break the table or run."""
     escaped = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
     return escaped.replace("<", "&lt;").replace("`", "\\`")
+
+
+def _code(text: str) -> str:
+    """A text as Markdown code, where backslashes stand for themselves."""
+    return "`" + " ".join(str(text).split()).replace("`", "'") + "`"
 
 
 def _shortened(text: str) -> str:

@@ -43,6 +43,9 @@ class Accuracy:
     value: float
     interval: Interval
 
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({self.interval.low:.1%} to {self.interval.high:.1%})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:

@@ -1,13 +1,11 @@
 """The effective sampling parameters of a run or a row, and where each came from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from martlet.backends.base import DefaultParams
 from martlet.engine.params import SamplingParams
 from martlet.errors import ParameterError
-
-_FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,8 @@ class ParamSources:
     """The command, such as `vote`; names the source of its defaults."""
     given: Mapping[str, object] = field(default_factory=dict)
     verb_defaults: Mapping[str, object] = field(default_factory=dict)
+    several_temperature: float = 0.7
+    """Of several samples of a question, where the model's folder recommends greedy replies."""
 
     def resolve(self, row: Mapping[str, object], model: DefaultParams) -> EffectiveParams:
         """Merges all sources; a row wins over the command line, that over the model's folder,
@@ -41,7 +41,7 @@ class ParamSources:
 
         Args:
             row: What one row sets for itself; empty for the run.
-            model: What the model's folder recommends; `do_sample: false` there means greedy.
+            model: What the model's folder recommends.
 
         Raises:
             ParameterError: If a parameter is unknown or out of its range, or if several samples
@@ -49,7 +49,7 @@ class ParamSources:
         """
         sources: list[tuple[str, Mapping[str, object]]] = [
             (f"default of martlet {self.verb}", self.verb_defaults),
-            (model.source, _recommended(model)),
+            (model.source, model.values),
             ("command line", self.given),
             ("row", row),
         ]
@@ -59,6 +59,10 @@ class ParamSources:
             values.update(mapping)
             name_to_source.update(dict.fromkeys(mapping, source))
         params = SamplingParams.from_mapping(values)
+        if params.n > 1 and params.is_greedy and name_to_source["temperature"] == model.source:
+            # The folder's advice is for one reply; several are wanted because they differ.
+            params = replace(params, temperature=self.several_temperature)
+            name_to_source["temperature"] = f"default of martlet {self.verb} for several samples"
         _check_samples_differ(params, name_to_source["temperature"])
         return EffectiveParams(params=params, name_to_source=name_to_source)
 
@@ -69,11 +73,3 @@ def _check_samples_differ(params: SamplingParams, source: str) -> None:
             f"temperature 0 ({source}) makes all {params.n} samples of a question the same; "
             "give a temperature above 0, or ask for one sample"
         )
-
-
-def _recommended(model: DefaultParams) -> dict[str, object]:
-    values = {name: model.values.get(name) for name in _FROM_MODEL}
-    recommended = {name: value for name, value in values.items() if value is not None}
-    if model.values.get("do_sample") is False:
-        recommended["temperature"] = 0.0
-    return recommended

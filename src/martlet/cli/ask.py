@@ -1,18 +1,19 @@
 """Runs a batch under the user's eyes: loads the model, shows progress, stops when asked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import typer
 
 from martlet.answers.report import RunFigures
 from martlet.answers.score import ScoreCard
-from martlet.backends.base import Backend, DefaultParams
+from martlet.backends.base import Backend, BackendLimits, DefaultParams
 from martlet.batch.card import card_path
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
 from martlet.batch.parameters import ParamSources
 from martlet.batch.summary import JobSummary
+from martlet.batch.task import Task
 from martlet.cli.findings import figures_of, report_of, report_path, score_of, write_report
 from martlet.cli.progress import progress_shown
 from martlet.cli.stop import stop_on_signal
@@ -45,8 +46,9 @@ def run_job(job: Job, load: Callable[[], Backend]) -> JobSummary:
     typer.echo(f"{num_rows:,} rows read from {job.options.data}; loading the model", err=True)
     backend = load()
     try:
+        fitted = replace(job, task=_fitted(job.task, backend.limits))
         with stop_on_signal() as stop_requested, progress_shown() as show:
-            return job.run(backend, on_progress=show, stop_requested=stop_requested)
+            return fitted.run(backend, on_progress=show, stop_requested=stop_requested)
     finally:
         backend.close()
 
@@ -80,3 +82,12 @@ def run_votes(rules: VotingRules, options: JobOptions, load: Callable[[], Backen
     }
     tell([*lines_of_run(summary), *vote_lines], files)
     return Findings(figures=figures, score_card=score_card)
+
+
+def _fitted(task: Task, limits: BackendLimits) -> Task:
+    """A task whose own limit of reply tokens leaves half of a small model's context to prompts."""
+    max_tokens = task.defaults.get("max_tokens")
+    if not isinstance(max_tokens, int):
+        return task
+    fitting = min(max_tokens, max(1, limits.max_context_tokens // 2))
+    return replace(task, defaults={**task.defaults, "max_tokens": fitting})

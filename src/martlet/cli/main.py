@@ -17,12 +17,16 @@ from martlet.cli.vote import vote
 from martlet.errors import Interrupted, MartletError
 
 _DEBUG_VARIABLE = "MARTLET_DEBUG"
+# Markdown joins the lines of a paragraph.
 _EPILOG = """
-Start with `martlet demo`; then, say, `martlet vote questions.jsonl --model ./model --out answers.jsonl`.
+Start with `martlet demo`; then, say,
+`martlet vote questions.jsonl --model ./model --out answers.jsonl`.
 
-Each option has an environment variable: `MARTLET_MODEL` for `--model`, `MARTLET_TOP_P` for `--top-p`.
+Each option has an environment variable: `MARTLET_MODEL` for `--model`, `MARTLET_TOP_P` for
+`--top-p`.
 
-Exit codes: 0 done, 2 bad input, 3 not found, 4 unusable model, 5 extra missing, 6 no room, 7 engine failed, 130 stopped.
+Exit codes: 0 done, 2 bad input, 3 not found, 4 unusable model, 5 extra missing, 6 no room,
+7 engine failed, 130 stopped.
 """
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from martlet.batch.options import JobOptions
 
 _MODEL = "Model"
+_RUNTIME = "Running the model"
 _SAMPLING = "Sampling"
 _ROWS = "Rows and prompts"
 _RESULT = "Result"
@@ -62,6 +63,9 @@ ModelOption = Annotated[
 JsonOption = Annotated[
     bool, option(_RESULT, "Print the summary as one JSON object on stdout.", "--json")
 ]
+OverwriteOption = Annotated[
+    bool, option(_RESULT, "Replace a result that was made from something else.", "--overwrite")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,24 +74,24 @@ class RuntimeOptions:
 
     backend: Annotated[
         Literal["auto", "native", "transformers"],
-        option(_MODEL, "What computes; auto is native where the model allows it.", "--backend"),
+        option(_RUNTIME, "What computes; auto is native where the model allows it.", "--backend"),
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "fp32", "bf16"],
-        option(_MODEL, "Precision; auto is bf16 where the machine is fast at it.", "--dtype"),
+        option(_RUNTIME, "Precision; auto is bf16 where the machine is fast at it.", "--dtype"),
     ] = "auto"
-    device: Annotated[str, option(_MODEL, "auto, cpu, cuda or cuda:N.", "--device")] = "auto"
+    device: Annotated[str, option(_RUNTIME, "auto, cpu, cuda or cuda:N.", "--device")] = "auto"
     max_requests: Annotated[
-        int, option(_MODEL, "Samples computed at once.", "--max-requests", metavar="N")
+        int, option(_RUNTIME, "Samples computed at once.", "--max-requests", metavar="N")
     ] = 128
     max_batched_tokens: Annotated[
         int,
-        option(_MODEL, "Tokens that one step may compute.", "--max-batched-tokens", metavar="N"),
+        option(_RUNTIME, "Tokens that one step may compute.", "--max-batched-tokens", metavar="N"),
     ] = 1024
     max_context: Annotated[
         int | None,
         option(
-            _MODEL,
+            _RUNTIME,
             "Prompt and reply together, in tokens; unless given, what the model allows.",
             "--max-context",
             metavar="N",
@@ -96,7 +100,7 @@ class RuntimeOptions:
     kv_memory: Annotated[
         float | None,
         option(
-            _MODEL,
+            _RUNTIME,
             "The most that keys and values may take; unless given, half of the free memory.",
             "--kv-memory",
             metavar="GIB",
@@ -104,16 +108,20 @@ class RuntimeOptions:
     ] = None
     no_prefix_sharing: Annotated[
         bool,
-        option(_MODEL, "Compute what prompts have in common for each anew.", "--no-prefix-sharing"),
+        option(
+            _RUNTIME, "Compute what prompts have in common for each anew.", "--no-prefix-sharing"
+        ),
     ] = False
     tokenizer: Annotated[
         str | None,
-        option(_MODEL, "Another folder to take the tokenizer from.", "--tokenizer", metavar="DIR"),
+        option(
+            _RUNTIME, "Another folder to take the tokenizer from.", "--tokenizer", metavar="DIR"
+        ),
     ] = None
     chat_template: Annotated[
         Path | None,
         option(
-            _MODEL,
+            _RUNTIME,
             "A Jinja file in place of the model's chat template.",
             "--chat-template",
             metavar="FILE",
@@ -121,7 +129,7 @@ class RuntimeOptions:
     ] = None
     trust_remote_code: Annotated[
         bool,
-        option(_MODEL, "Let Python code in the model's folder run.", "--trust-remote-code"),
+        option(_RUNTIME, "Let Python code in the model's folder run.", "--trust-remote-code"),
     ] = False
 
     def backend_options(self) -> "BackendOptions":
@@ -206,7 +214,12 @@ class SamplingOptions:
         ),
     ] = None
     max_tokens: Annotated[
-        int | None, option(_SAMPLING, "The longest reply, in tokens.", "--max-tokens")
+        int | None,
+        option(
+            _SAMPLING,
+            "The longest reply, in tokens; unless given, 1024 for vote and what fits for generate.",
+            "--max-tokens",
+        ),
     ] = None
     min_tokens: Annotated[
         int | None, option(_SAMPLING, "Nothing ends a shorter reply.", "--min-tokens")
@@ -264,10 +277,7 @@ class RowOptions:
             metavar="FILE",
         ),
     ]
-    overwrite: Annotated[
-        bool,
-        option(_RESULT, "Replace a result that was made from something else.", "--overwrite"),
-    ] = False
+    overwrite: OverwriteOption = False
     system: Annotated[
         str | None,
         option(_ROWS, "The system message of rows that have none.", "--system", metavar="TEXT"),

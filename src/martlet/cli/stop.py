@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
+import typer
+
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
@@ -20,6 +22,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
+        typer.echo("stopping after this step; Ctrl-C again stops at once", err=True)
 
     previous = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

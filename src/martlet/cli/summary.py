@@ -65,7 +65,7 @@ def lines_of_vote(
 ) -> Iterator[Line]:
     """What the votes came to."""
     if card is not None:
-        vote, single = _described(card.total.vote), _described(card.total.single)
+        single, vote = card.total.single, card.total.vote
         yield Line(text=f"accuracy: one sample {single} -> vote of {num_samples} {vote}")
     if figures.unparsed:
         yield Line(
@@ -92,11 +92,6 @@ def json_of_vote(figures: RunFigures, card: ScoreCard | None) -> str:
         "single_accuracy_interval": single and _bounds(single),
     }
     return json.dumps({**asdict(figures), **scores}, ensure_ascii=False)
-
-
-def _described(accuracy: Accuracy) -> str:
-    low, high = _bounds(accuracy)
-    return f"{accuracy.value:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _bounds(accuracy: Accuracy) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**_grouped(given, groups))
         except KeyboardInterrupt:
-            raise Interrupted("stopped; nothing of this run was lost that was finished") from None
+            raise Interrupted("stopped; what was finished is kept") from None
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]  # how inspect is told
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}

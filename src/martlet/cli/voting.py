@@ -24,7 +24,8 @@ DEFAULTS: Mapping[str, object] = {
     "temperature": 0.7,
     "max_tokens": 1024,
 }
-"""The sampling parameters of a vote, unless the model's folder or the user says otherwise."""
+"""The sampling parameters of a vote, unless the model's folder or the user says otherwise; a reply
+takes at most half of the model's context."""
 
 DEFAULT_EXTRACTOR = "letter"
 

@@ -16,6 +16,8 @@ _PATH = ("drink", "person", "colour")
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
+    """The words and sentences of one language."""
+
     values: dict[str, tuple[str, ...]]
     facts: dict[str, str]
     """How a category is tied to its left neighbour on the path, by that category."""

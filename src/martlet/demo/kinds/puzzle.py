@@ -32,8 +32,15 @@ class Question:
     """Four different texts, in the order A to D."""
     answer: str
     """The letter of the right option."""
-    reply: str
-    """A model reply: short reasoning, then a last line that names the letter."""
+    reasoning: str
+    """A line or two that lead to the answer; empty in a hasty reply."""
+    ending: str
+    """The answer, then a last line that names the letter alone."""
+
+    @property
+    def reply(self) -> str:
+        """What a model should write."""
+        return f"{self.reasoning}\n{self.ending}" if self.reasoning else self.ending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class Puzzle:
     problem: str
     """The facts and rules."""
     questions: tuple[Question, ...]
-    """Two to four questions, no two alike."""
+    """No two alike: two to four at full size, at least one below."""
     kind: str
     """Which generator made it."""
     language: Language
@@ -69,7 +76,7 @@ def ask(
         answer: The right option's text.
         others: The puzzle's own candidates for wrong options; may hold `answer`.
         pool: Where more candidates come from if `others` are too few.
-        reasoning: The reasoning that leads to `answer`, without its ending.
+        reasoning: What leads to `answer`.
 
     Returns:
         The question, whose letter is drawn uniformly.
@@ -80,12 +87,12 @@ def ask(
     options = [answer, *random.sample(wrong, 3)]
     random.shuffle(options)
     letter = LETTERS[options.index(answer)]
-    ending = _ENDINGS[language].format(answer=answer, letter=letter)
     return Question(
         question=question,
         options=tuple(options),
         answer=letter,
-        reply=f"{reasoning}\n{ending}",
+        reasoning=reasoning,
+        ending=_ENDINGS[language].format(answer=answer, letter=letter),
     )
 
 

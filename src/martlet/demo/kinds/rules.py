@@ -16,6 +16,8 @@ _SIZE_TO_CHAIN_LENGTHS = {1: (3,), 2: (3, 3), 3: (3, 3, 3), 4: (4, 4, 3)}
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
+    """The words and sentences of one language."""
+
     things: tuple[str, ...]
     fact: str
     rule: str
