@@ -6,8 +6,9 @@ import pytest
 
 from martlet import LLM, SamplingParams
 from martlet.backends.base import Prompt, SampleRequest
-from martlet.backends.load import BackendOptions, load_backend
+from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions
 from martlet.backends.transformers import TransformersBackend
 from martlet.errors import (
     EngineError,

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from martlet.backends.base import Backend, Prompt, SampleOutput, SampleRequest
-from martlet.backends.load import BackendOptions, load_backend
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
 from martlet.errors import (

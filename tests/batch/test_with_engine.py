@@ -14,8 +14,9 @@ import pytest
 
 from batch.lines import write_lines
 from martlet.backends.base import SampleRequest
-from martlet.backends.load import BackendOptions, load_backend
+from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions
 from martlet.batch.job import Job
 from martlet.batch.journal import Journal
 from martlet.batch.options import JobOptions

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 from martlet.backends.base import Prompt, SampleOutput, SampleRequest, TokenLogprob
-from martlet.backends.load import BackendOptions, load_backend
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError

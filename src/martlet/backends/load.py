@@ -3,12 +3,12 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
 from martlet.backends.base import Backend, BackendLimits, DefaultParams, ModelIdentity
 from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions, DType
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.config import EngineConfig
 from martlet.errors import (
@@ -26,50 +26,8 @@ from martlet.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-DType = Literal["auto", "fp32", "bf16"]
-BackendName = Literal["auto", "native", "transformers"]
 RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Parameters that a folder's generation_config.json may recommend."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendOptions:
-    """How to run a model. Every default is right for a beginner."""
-
-    backend: BackendName = "auto"
-    """`native`, `transformers`, or `auto`: native unless the model's architecture forbids it."""
-    dtype: DType = "auto"
-    """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
-    device: str = "auto"
-    """`cpu`, `cuda`, or `auto`."""
-    max_num_requests: int = 128
-    """Requests computed at once."""
-    max_num_batched_tokens: int = 512
-    """Tokens that one step of the engine may compute."""
-    max_context_tokens: int | None = None
-    """Prompt and reply together; None means what the model allows."""
-    kv_memory_gib: float | None = None
-    """The most that keys and values may take; None means half of the memory that is free."""
-    prefix_sharing: bool = True
-    """Whether requests share what their prompts have in common."""
-    block_size: int = 16
-    """Tokens in a block of the key-value pool."""
-    trust_remote_code: bool = False
-    """Whether Python code in the model's folder may run."""
-    tokenizer: str | None = None
-    """Another folder to take the tokenizer from."""
-    chat_template: Path | None = None
-    """A Jinja file that takes the place of the model's chat template."""
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("backend", BackendName), ("dtype", DType)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ParameterError(
-                    f"{name} must be one of {', '.join(get_args(allowed))}, "
-                    f"not {getattr(self, name)!r}"
-                )
-        if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
-            raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

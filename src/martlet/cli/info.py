@@ -59,6 +59,10 @@ def _facts(opened: "OpenedModel") -> dict[str, object]:
         "device": str(opened.device),
         "context_tokens": memory.max_context_tokens,
         "chat_template": bool(opened.tokenizer.template_hash),
+        "stop_tokens": {
+            token_id: " and ".join(sources)
+            for token_id, sources in opened.tokenizer.stop_id_sources.items()
+        },
         "recommended": dict(opened.default_params.values),
         "weights_bytes": memory.weights_bytes,
         "pool_tokens": memory.num_tokens,
@@ -70,13 +74,13 @@ def _facts(opened: "OpenedModel") -> dict[str, object]:
 
 def _written(value: object) -> str:
     match value:
-        case None | {}:
+        case None:
             return "none"
         case bool():
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
         case dict():
-            return ", ".join(f"{name} {each}" for name, each in value.items())
+            return ", ".join(f"{name} {each}" for name, each in value.items()) or "none"
         case _:
             return str(value)

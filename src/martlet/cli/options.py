@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from martlet.backends.options import BackendName, BackendOptions, DType
+
 if TYPE_CHECKING:
     from martlet.backends.base import Backend
-    from martlet.backends.load import BackendOptions
     from martlet.batch.options import JobOptions
 
 _MODEL = "Model"
@@ -73,21 +74,21 @@ class RuntimeOptions:
     """How a model is run."""
 
     backend: Annotated[
-        Literal["auto", "native", "transformers"],
+        BackendName,
         option(_RUNTIME, "What computes; auto is native where the model allows it.", "--backend"),
     ] = "auto"
     dtype: Annotated[
-        Literal["auto", "fp32", "bf16"],
+        DType,
         option(_RUNTIME, "Precision; auto is bf16 where the machine is fast at it.", "--dtype"),
     ] = "auto"
     device: Annotated[str, option(_RUNTIME, "auto, cpu, cuda or cuda:N.", "--device")] = "auto"
     max_requests: Annotated[
         int, option(_RUNTIME, "Samples computed at once.", "--max-requests", metavar="N")
-    ] = 128
+    ] = BackendOptions.max_num_requests
     max_batched_tokens: Annotated[
         int,
         option(_RUNTIME, "Tokens that one step may compute.", "--max-batched-tokens", metavar="N"),
-    ] = 1024
+    ] = BackendOptions.max_num_batched_tokens
     max_context: Annotated[
         int | None,
         option(
@@ -132,14 +133,12 @@ class RuntimeOptions:
         option(_RUNTIME, "Let Python code in the model's folder run.", "--trust-remote-code"),
     ] = False
 
-    def backend_options(self) -> "BackendOptions":
-        """What `load_backend` takes. Imports torch.
+    def backend_options(self) -> BackendOptions:
+        """What `load_backend` takes.
 
         Raises:
             ParameterError: If a value is out of its range.
         """
-        from martlet.backends.load import BackendOptions
-
         return BackendOptions(
             backend=self.backend,
             dtype=self.dtype,

@@ -62,7 +62,6 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END_TOKEN,
         pad_token=PAD_TOKEN,
-        additional_special_tokens=[START_TOKEN],
         chat_template=CHAT_TEMPLATE,
         model_max_length=MAX_LENGTH,
         padding_side="left",

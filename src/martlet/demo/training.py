@@ -8,6 +8,7 @@ recipe on the same machine with the same torch writes the same weights.
 import argparse
 import sys
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -192,8 +193,7 @@ class Progress:
 
 def save_model(model: Qwen3ForCausalLM, *, folder: Path) -> None:
     """Write the weights in bfloat16, the config, and how to sample."""
-    weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
+    model = deepcopy(model).bfloat16()
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -201,7 +201,7 @@ def save_model(model: Qwen3ForCausalLM, *, folder: Path) -> None:
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
     )
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder)
 
 
 def main() -> None:

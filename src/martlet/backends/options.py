@@ -1,0 +1,53 @@
+"""How a model is to be run, as a user says it: `auto` is still possible here.
+
+`backends/load` resolves it. Importing this loads nothing heavy: `--help` shows the defaults.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from martlet.errors import ParameterError
+
+DType = Literal["auto", "fp32", "bf16"]
+BackendName = Literal["auto", "native", "transformers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """How to run a model. Every default is right for a beginner."""
+
+    backend: BackendName = "auto"
+    """`native`, `transformers`, or `auto`: native unless the model's architecture forbids it."""
+    dtype: DType = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`."""
+    max_num_requests: int = 128
+    """Requests computed at once."""
+    max_num_batched_tokens: int = 512
+    """Tokens that one step of the engine may compute."""
+    max_context_tokens: int | None = None
+    """Prompt and reply together; None means what the model allows."""
+    kv_memory_gib: float | None = None
+    """The most that keys and values may take; None means half of the memory that is free."""
+    prefix_sharing: bool = True
+    """Whether requests share what their prompts have in common."""
+    block_size: int = 16
+    """Tokens in a block of the key-value pool."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's folder may run."""
+    tokenizer: str | None = None
+    """Another folder to take the tokenizer from."""
+    chat_template: Path | None = None
+    """A Jinja file that takes the place of the model's chat template."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("backend", BackendName), ("dtype", DType)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ParameterError(
+                    f"{name} must be one of {', '.join(get_args(allowed))}, "
+                    f"not {getattr(self, name)!r}"
+                )
+        if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
+            raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")
