@@ -23,7 +23,7 @@ def test_every_question_of_a_real_file_is_answered_in_order(call: Call, tmp_path
         *("--max-context", 96, "--max-tokens", 4),
     )
     assert called.exit_code == 0, called.stderr
-    assert "prompts lost their beginning" in called.stderr
+    assert "cut at the beginning to fit the context" in called.stderr
     given = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     answered = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in answered] == [row["id"] for row in given]

@@ -109,7 +109,7 @@ def test_stderr_says_what_happened_and_where_things_lie(
         "12 rows, ",
         "accuracy: one sample ",
         "-> vote of 8 ",
-        "samples were cut by length: raise --max-tokens",
+        "samples; raise --max-tokens",
         f"answers  {out}\n",
         f"report   {out}.report.html\n",
         f"card     {out}.card.json\n",
@@ -172,7 +172,7 @@ def test_failed_rows_are_told_and_not_scored(
     called = call("vote", data, "-m", "echo", "-o", tmp_path / "out.jsonl", "--json")
     found = summary(called)
     assert (found["failed"], found["failed_questions"]) == (1, 1)
-    assert "1 rows failed" in called.stderr
+    assert "failed: 1 row;" in called.stderr
     assert "line 4, question 2: sample 0 failed: the echo broke" in called.stderr
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
+from tqdm import tqdm
+
 from martlet.backends.base import Prompt, SampleOutput, SampleRequest, TokenLogprob
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
@@ -164,12 +166,16 @@ class LLM:
             self._give_up(requests)
             raise
         samples: dict[str, SampleOutput] = {}
-        try:
-            while self._backend.num_unfinished:
-                samples.update((sample.request_id, sample) for sample in self._backend.poll())
-        except KeyboardInterrupt:
-            self._give_up(requests)
-            raise
+        # Shown on a terminal alone.
+        with tqdm(total=len(requests), unit="sample", disable=None) as progress:
+            try:
+                while self._backend.num_unfinished:
+                    finished = self._backend.poll()
+                    samples.update((sample.request_id, sample) for sample in finished)
+                    progress.update(len(finished))
+            except KeyboardInterrupt:
+                self._give_up(requests)
+                raise
         failed = [sample for sample in samples.values() if sample.finish_reason == "error"]
         if failed:
             raise EngineError(

@@ -17,7 +17,7 @@ from martlet.batch.task import Task
 from martlet.cli.findings import figures_of, report_of, report_path, score_of, write_report
 from martlet.cli.progress import progress_shown
 from martlet.cli.stop import stop_on_signal
-from martlet.cli.summary import lines_of_run, lines_of_vote, tell
+from martlet.cli.summary import counted, lines_of_run, lines_of_vote, tell
 from martlet.cli.voting import Voting, VotingRules
 
 
@@ -42,8 +42,8 @@ def run_job(job: Job, load: Callable[[], Backend]) -> JobSummary:
     ParamSources(
         verb=job.task.verb, given=job.options.given_params, verb_defaults=job.task.defaults
     ).resolve({}, DefaultParams())
-    num_rows = len(job.row_file.rows)
-    typer.echo(f"{num_rows:,} rows read from {job.options.data}; loading the model", err=True)
+    num_rows = counted(len(job.row_file.rows), "row")
+    typer.echo(f"{num_rows} read from {job.options.data}; loading the model", err=True)
     backend = load()
     try:
         fitted = replace(job, task=_fitted(job.task, backend.limits))

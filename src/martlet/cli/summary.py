@@ -22,6 +22,11 @@ class Line:
     """Whether it is told in red: something needs the user's hand."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 row`, `1,421 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def tell(lines: Sequence[Line], files: Mapping[str, Path]) -> None:
     """Writes the summary to stderr.
 
@@ -41,21 +46,22 @@ def lines_of_run(summary: JobSummary) -> Iterator[Line]:
     reused = f", {summary.samples_reused:,} from an earlier run" if summary.samples_reused else ""
     saved = f", {summary.samples_saved:,} saved by early stop" if summary.samples_saved else ""
     yield Line(
-        text=f"{summary.rows:,} rows, {summary.samples_drawn:,} samples drawn{reused}{saved}, "
-        f"{summary.generated_tokens:,} tokens in {clock(summary.seconds)} "
+        text=f"{counted(summary.rows, 'row')}, {counted(summary.samples_drawn, 'sample')} drawn"
+        f"{reused}{saved}, {counted(summary.generated_tokens, 'token')} in {clock(summary.seconds)} "
         f"({summary.tokens_per_second:,.0f} tokens/s)"
     )
     if summary.failed:
-        yield Line(text=f"{summary.failed:,} rows failed; the first errors:", is_bad=True)
+        yield Line(text=f"failed: {counted(summary.failed, 'row')}; the first errors:", is_bad=True)
         yield from (Line(text=f"  {error}", is_bad=True) for error in summary.first_errors)
     if summary.cut_by_length:
         yield Line(
-            text=f"{summary.cut_by_length:,} samples were cut by length: raise --max-tokens",
+            text=f"cut by length: {counted(summary.cut_by_length, 'sample')}; raise --max-tokens",
             is_bad=True,
         )
     if summary.truncated_prompts:
         yield Line(
-            text=f"{summary.truncated_prompts:,} prompts lost their beginning to fit the context",
+            text="cut at the beginning to fit the context: "
+            f"{counted(summary.truncated_prompts, 'prompt')}",
             is_bad=True,
         )
 
@@ -69,8 +75,8 @@ def lines_of_vote(
         yield Line(text=f"accuracy: one sample {single} -> vote of {num_samples} {vote}")
     if figures.unparsed:
         yield Line(
-            text=f"{figures.unparsed:,} questions have no answer: no sample states one that "
-            "--extract reads",
+            text=f"without an answer: {counted(figures.unparsed, 'question')}; no sample states one "
+            "that --extract reads",
             is_bad=True,
         )
 
