@@ -51,7 +51,8 @@ def lines_of_run(summary: JobSummary) -> Iterator[Line]:
         f"({summary.tokens_per_second:,.0f} tokens/s)"
     )
     if summary.failed:
-        yield Line(text=f"failed: {counted(summary.failed, 'row')}; the first errors:", is_bad=True)
+        failed = counted(summary.failed, "row")
+        yield Line(text=f"failed: {failed}; the first errors:", is_bad=True)
         yield from (Line(text=f"  {error}", is_bad=True) for error in summary.first_errors)
     if summary.cut_by_length:
         yield Line(
@@ -75,8 +76,8 @@ def lines_of_vote(
         yield Line(text=f"accuracy: one sample {single} -> vote of {num_samples} {vote}")
     if figures.unparsed:
         yield Line(
-            text=f"without an answer: {counted(figures.unparsed, 'question')}; no sample states one "
-            "that --extract reads",
+            text=f"without an answer: {counted(figures.unparsed, 'question')}; no sample states "
+            "one that --extract reads",
             is_bad=True,
         )
 
