@@ -45,9 +45,10 @@ def lines_of_run(summary: JobSummary) -> Iterator[Line]:
     """What any run did: speed, errors, what was cut and what to do about it."""
     reused = f", {summary.samples_reused:,} from an earlier run" if summary.samples_reused else ""
     saved = f", {summary.samples_saved:,} saved by early stop" if summary.samples_saved else ""
+    tokens = counted(summary.generated_tokens, "token")
     yield Line(
         text=f"{counted(summary.rows, 'row')}, {counted(summary.samples_drawn, 'sample')} drawn"
-        f"{reused}{saved}, {counted(summary.generated_tokens, 'token')} in {clock(summary.seconds)} "
+        f"{reused}{saved}, {tokens} in {clock(summary.seconds)} "
         f"({summary.tokens_per_second:,.0f} tokens/s)"
     )
     if summary.failed:
