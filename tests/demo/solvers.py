@@ -25,7 +25,9 @@ def solve(kind: str, problem: str, question: str) -> set[str]:
 def solve_order(problem: str, question: str) -> set[str]:
     """Try every row of people and keep those that fit."""
     left_pairs = re.findall(r"(\w+) is just left of (\w+)\.", problem)
+    left_pairs += [(a, b) for b, a in re.findall(r"(\w+) is just right of (\w+)\.", problem)]
     left_pairs += re.findall(r"(.)紧挨在(.)左边", problem)
+    left_pairs += [(a, b) for b, a in re.findall(r"(.)紧挨在(.)右边", problem)]
     places = re.findall(r"(\w+) is in place (\d)", problem) + re.findall(r"(.)在(\d)号位", problem)
     people = {name for pair in left_pairs for name in pair}
     answers = set()

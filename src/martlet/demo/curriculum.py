@@ -28,10 +28,10 @@ class Curriculum:
     """The unseen split has another."""
     num_list_batches: int = 150
     num_drill_batches: int = 300
-    num_puzzle_batches: int = 3500
+    num_puzzle_batches: int = 2500
     drill_share: float = 0.15
     """How often a drill stands in for puzzles later on, so that nothing is unlearned."""
-    hasty_share: float = 0.4
+    hasty_share: float = 0.35
     """How many replies come without their reasoning.
 
     The model learns to be hasty about as often, and then mostly guesses: one sample fails now and

@@ -16,6 +16,7 @@ class _Wording:
     opening: str
     place: str
     left: str
+    right: str
     ask_place: str
     ask_left: str
     ask_right: str
@@ -32,6 +33,7 @@ _WORDINGS: dict[Language, _Wording] = {
         opening="{count} people stand in a row, in places 1 to {count} from the left.",
         place="{a} is in place {place}.",
         left="{a} is just left of {b}.",
+        right="{b} is just right of {a}.",
         ask_place="Who is in place {place}?",
         ask_left="Who is two places left of {a}?",
         ask_right="Who is two places right of {a}?",
@@ -46,6 +48,7 @@ _WORDINGS: dict[Language, _Wording] = {
         opening="{count}人站成一排，从左到右是1到{count}号位。",
         place="{a}在{place}号位。",
         left="{a}紧挨在{b}左边。",
+        right="{b}紧挨在{a}右边。",
         ask_place="谁在{place}号位？",
         ask_left="{a}左边第二个是谁？",
         ask_right="{a}右边第二个是谁？",
@@ -65,7 +68,8 @@ def make_order(random: Random, language: Language, *, size: int) -> Puzzle:
     row = random.sample(NAMES[language], size + 1)
     anchor = random.choice((1, len(row)))
     facts = [words.place.format(a=row[anchor - 1], place=anchor)]
-    facts += [words.left.format(a=a, b=b) for a, b in pairwise(row)]
+    for a, b in pairwise(row):
+        facts.append(random.choice((words.left, words.right)).format(a=a, b=b))
     random.shuffle(facts)
     opening = words.opening.format(count=len(row))
     return Puzzle(
