@@ -115,6 +115,81 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_lives_on(model: Lo
     assert again.num_cached_tokens == 0, "blocks that were never written must not be shared"
 
 
+def test_an_interrupted_step_leaves_nothing_that_was_not_computed(model: LoadedModel) -> None:
+    """As the stop button of a notebook does."""
+    engine = make_engine(model)
+    expected = reply(engine, greedy(8)).output_ids
+    engine.add("interrupted", PROMPT * 10, greedy(8), seed=0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = model.module.model.layers[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    hook.remove()
+    engine.check_integrity()
+    assert engine.num_unfinished == 0
+    again = engine.add("again", PROMPT * 10, greedy(8), seed=0)
+    run_to_end(engine)
+    assert again.num_cached_tokens == 0
+    assert reply(engine, greedy(8)).output_ids == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_that_turns_the_model_to_nan_fails_alone_and_leaves_no_trace(
+    model: LoadedModel, temperature: float
+) -> None:
+    params = SamplingParams(temperature=temperature, max_tokens=8, ignore_eos=True)
+    engine = make_engine(model, num_blocks=8, prefix_sharing=False)
+    expected = reply(engine, params).output_ids
+    embedding = model.module.get_input_embeddings().weight
+    healthy = embedding[300].clone()
+    embedding[300] = float("nan")
+    poisoned = engine.add("poisoned", [300] * 40, params, seed=0)
+    neighbour = engine.add("neighbour", PROMPT, params, seed=0)
+    run_to_end(engine)
+    embedding[300] = healthy
+    assert poisoned.finish_reason == "error"
+    assert poisoned.error == "the model gave no finite logits"
+    assert neighbour.output_ids == expected
+    # The successors get every block that the poisoned request held.
+    for number in range(3):
+        prompt = PROMPT * (number + 3)
+        assert 300 not in prompt
+        successor = engine.add(f"successor {number}", prompt, params, seed=0)
+        run_to_end(engine)
+        assert successor.finish_reason == "length"
+
+
+def test_end_tokens_beyond_the_vocabulary(model: LoadedModel) -> None:
+    """A folder may name such a token, and it never ends anything; a user's is a mistake."""
+    engine = make_engine(model)
+    params = SamplingParams(temperature=0, max_tokens=4, min_tokens=2)
+    request = engine.add("folder's", PROMPT, params, seed=0, stop_ids=(10**6,))
+    run_to_end(engine)
+    assert request.finish_reason == "length"
+    params = SamplingParams(max_tokens=4, stop_token_ids=(10**6,))
+    with pytest.raises(ParameterError, match="token id 1000000 is not in the vocabulary"):
+        engine.add("user's", PROMPT, params, seed=0)
+
+
+def test_prompt_logprobs_survive_preemption(model: LoadedModel) -> None:
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, prompt_logprobs=0)
+    prompts = [list(range(5 + i, 45 + i)) for i in range(3)]
+    alone = make_engine(model)
+    crowded = make_engine(model, num_blocks=8)
+    scores = []
+    for engine in (alone, crowded):
+        requests = [engine.add(str(i), p, params, seed=0) for i, p in enumerate(prompts)]
+        run_to_end(engine)
+        scores.append([[s.logprob for s in request.prompt_logprobs] for request in requests])
+    assert crowded.stats.num_preempted > 0
+    assert [len(each) for each in scores[1]] == [39, 39, 39]
+    for expected, got in zip(*scores, strict=True):
+        assert got == pytest.approx(expected, abs=1e-4)
+
+
 def test_sharing_computes_each_prefix_once(model: LoadedModel) -> None:
     prompts = [[*range(5, 69), *range(100 + i, 110 + i)] for i in range(6)]
     num_computed = {}
@@ -158,6 +233,7 @@ def test_random_traces_of_a_real_engine(model: LoadedModel) -> None:
     """Adds, steps, aborts and preempts at random; every finished greedy reply is the right one."""
     oracle = make_engine(model, prefix_sharing=False)
     expected: dict[tuple[int, ...], list[int]] = {}
+    num_preempted = 0
     for seed in range(4):
         chance = random.Random(seed)
         engine = make_engine(model, num_blocks=10, max_num_requests=6, max_num_batched_tokens=20)
@@ -173,6 +249,7 @@ def test_random_traces_of_a_real_engine(model: LoadedModel) -> None:
                 engine.step()
             engine.check_integrity()
         run_to_end(engine)
+        num_preempted += engine.stats.num_preempted
         for request in requests:
             if request.finish_reason == "abort":
                 continue
@@ -181,3 +258,4 @@ def test_random_traces_of_a_real_engine(model: LoadedModel) -> None:
                 run_to_end(oracle)
                 expected[request.prompt_ids] = alone.output_ids
             assert request.output_ids == expected[request.prompt_ids]
+    assert num_preempted > 0

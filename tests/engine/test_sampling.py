@@ -198,6 +198,7 @@ def samples(model: LoadedModel, order: list[int], **sizes: int) -> dict[int, lis
         seed: engine.add(str(seed), [11, 22, 33 + seed % 3], ARTICLE, seed=seed) for seed in order
     }
     run_to_end(engine)
+    assert bool(engine.stats.num_preempted) == ("num_blocks" in sizes)
     return {seed: request.output_ids for seed, request in requests.items()}
 
 

@@ -11,7 +11,12 @@ from martlet.engine.scheduler import Scheduler
 
 
 def make_scheduler(
-    *, num_blocks: int = 8, max_num_requests: int = 4, budget: int = 16, sharing: bool = True
+    *,
+    num_blocks: int = 8,
+    max_num_requests: int = 4,
+    budget: int = 16,
+    headroom: int = 0,
+    sharing: bool = True,
 ) -> Scheduler:
     return Scheduler(
         EngineConfig(
@@ -20,6 +25,7 @@ def make_scheduler(
             max_num_requests=max_num_requests,
             max_num_batched_tokens=budget,
             max_context_tokens=min(32, num_blocks * 4),
+            headroom_blocks=headroom,
             prefix_sharing=sharing,
         )
     )
@@ -130,6 +136,14 @@ def test_the_youngest_is_preempted_and_comes_back_first() -> None:
     assert plan.chunks[0].num_tokens == 9
 
 
+def test_admission_leaves_room_for_the_replies_of_those_who_run() -> None:
+    scheduler = make_scheduler(num_blocks=5, headroom=2, sharing=False)
+    scheduler.add(make_request("first", range(8)))
+    scheduler.add(make_request("second", range(20, 28)))
+    assert [chunk.request.request_id for chunk in scheduler.plan().chunks] == ["first"]
+    scheduler.check_integrity()
+
+
 def test_a_failed_step_forgets_what_it_did_not_write() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_request("first", range(9)))
@@ -153,6 +167,7 @@ def _run_random_trace(chance: random.Random) -> None:
         num_blocks=chance.randint(8, 16),
         max_num_requests=chance.randint(1, 5),
         budget=chance.randint(5, 20),
+        headroom=chance.randint(0, 2),
         sharing=chance.random() < 0.8,
     )
     num_added = 0

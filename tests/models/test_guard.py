@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import UnsupportedArchitectureError
 from martlet.models.folder import ModelFolder, open_folder
-from martlet.models.guard import LayerShape, check
+from martlet.models.guard import LayerShape, check, own_logits
 from support.engines import load_fp32
 from support.tiny_models import REFUSED, tiny_model_folder
 
@@ -20,7 +20,7 @@ def llama(tiny_llama: ModelFolder) -> PreTrainedModel:
 
 def test_the_shape_of_every_layer_is_seen(llama: PreTrainedModel) -> None:
     shape = LayerShape(num_kv_heads=2, key_dim=16, value_dim=16)
-    assert check(llama) == (shape,) * llama.config.num_hidden_layers
+    assert check(llama, own_logits(llama)) == (shape,) * llama.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("architecture", REFUSED)
@@ -39,8 +39,9 @@ def test_a_model_that_mixes_the_tokens_of_a_row_is_refused(llama: PreTrainedMode
         return output + output.roll(1, dims=1)
 
     llama.model.layers[0].mlp.register_forward_hook(look_at_the_token_before)
+    expected = own_logits(llama)
     with pytest.raises(UnsupportedArchitectureError, match="something else on packed tokens"):
-        check(llama)
+        check(llama, expected)
 
 
 def test_a_layer_that_attends_by_itself_is_refused(llama: PreTrainedModel) -> None:
@@ -49,8 +50,9 @@ def test_a_layer_that_attends_by_itself_is_refused(llama: PreTrainedModel) -> No
             return hidden_states, None
 
     llama.model.layers[1].self_attn = Silent()
+    expected = own_logits(llama)
     with pytest.raises(UnsupportedArchitectureError, match="1 times for 2 layers"):
-        check(llama)
+        check(llama, expected)
 
 
 def test_the_context_stays_below_where_longrope_begins_to_stretch(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The faster leaves compute what the slow ones did, and loading keeps no weight twice."""
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,24 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
 def test_nothing_is_replaced_in_fp32(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("llama", tmp_path))
     assert swap_leaves(model) == 0
+
+
+@needs_packing
+def test_each_old_weight_is_let_go_before_the_next_is_packed(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("llama", tmp_path)).bfloat16()
+    model.requires_grad_(False)
+    linears = [weakref.ref(m) for m in model.modules() if type(m) is nn.Linear]
+    num_alive = []
+    original = PackedLinear.__init__
+
+    def counting(packed: PackedLinear, linear: nn.Linear) -> None:
+        original(packed, linear)
+        num_alive.append(sum(reference() is not None for reference in linears))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedLinear, "__init__", counting)
+        swap_leaves(model)
+    assert num_alive == list(range(len(linears), 0, -1))
 
 
 @needs_packing

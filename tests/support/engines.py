@@ -81,6 +81,8 @@ def make_engine(
                 max_num_batched_tokens, model.max_packed_tokens or max_num_batched_tokens
             ),
             max_context_tokens=min(limit, max_context_tokens or limit),
+            # None, so that small pools preempt.
+            headroom_blocks=0,
             prefix_sharing=prefix_sharing,
         ),
     )

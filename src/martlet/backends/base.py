@@ -8,12 +8,11 @@ engine shares by itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from martlet.engine.params import SamplingParams
+from martlet.engine.request import FinishReason
 from martlet.text.template import Message
-
-FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)

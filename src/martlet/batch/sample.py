@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from martlet.backends.base import FinishReason, SampleOutput
+from martlet.backends.base import SampleOutput
+from martlet.engine.request import FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ class DecodeGroup:
     rows: slice
     """Their rows among the packed tokens."""
     block_ids: Tensor
-    """`[R, N]`, padded with any block."""
+    """`[R, N]`, padded with a block of the same request."""
     positions: Tensor
     """`[R]`, of the tokens being computed."""
     masks: dict[Reach, Tensor] = field(default_factory=dict)

@@ -105,9 +105,11 @@ class BatchBuilder:
         return groups
 
     def _decode_group(self, chunks: Sequence[Chunk], first_row: int) -> DecodeGroup:
-        block_ids = np.zeros((len(chunks), len(chunks[-1].block_ids)), dtype=np.int64)
+        block_ids = np.empty((len(chunks), len(chunks[-1].block_ids)), dtype=np.int64)
         for row, chunk in enumerate(chunks):
             block_ids[row, : len(chunk.block_ids)] = chunk.block_ids
+            # Padding is masked, but NaN passes any mask: only a request's own may reach it.
+            block_ids[row, len(chunk.block_ids) :] = chunk.block_ids[-1]
         return DecodeGroup(
             rows=slice(first_row, first_row + len(chunks)),
             block_ids=self._tensor(block_ids),

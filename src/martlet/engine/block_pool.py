@@ -116,10 +116,6 @@ class BlockPool:
         for block in blocks:
             self._forget(block)
 
-    def forget_all(self) -> None:
-        """Empties the prefix index; who holds what does not change."""
-        self.forget(list(self._registrations))
-
     def check_integrity(self, block_tables: Iterable[Sequence[int]]) -> None:
         """Compares the pool's books with the block tables of all requests.
 

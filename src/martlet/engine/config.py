@@ -23,6 +23,9 @@ class EngineConfig:
     """Tokens of one step: the budget that decoding requests and prompts share."""
     max_context_tokens: int
     """Prompt and reply together, for one request."""
+    headroom_blocks: int = 2
+    """Blocks left free for each running request when another is admitted: without any, a full pool
+    preempts what it has just admitted, over and over."""
     prefix_sharing: bool = True
     """Whether requests share the blocks of a common beginning."""
 

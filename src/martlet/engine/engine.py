@@ -26,6 +26,8 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+NOT_FINITE = "the model gave no finite logits"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutput:
@@ -62,7 +64,7 @@ class Engine:
         self._model = model
         self._scheduler = Scheduler(config)
         self._requests: dict[str, Request] = {}
-        cache = KVCache(
+        self._cache = KVCache(
             model.layers,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
@@ -70,7 +72,7 @@ class Engine:
             device=model.device,
         )
         self._batches = BatchBuilder(
-            cache,
+            self._cache,
             model.device,
             chunked_layers=model.chunked_layers,
             chunk_size=model.attention_chunk_size,
@@ -106,7 +108,8 @@ class Engine:
         """
         self._check(request_id, prompt_ids, params)
         num_left = self.config.max_context_tokens - len(prompt_ids)
-        own_stops = () if params.ignore_eos else stop_ids
+        # A folder may name end tokens that its model has no logits for.
+        own_stops = () if params.ignore_eos else [i for i in stop_ids if i < self._model.vocab_size]
         request = Request(
             request_id=request_id,
             prompt_ids=tuple(prompt_ids),
@@ -136,7 +139,8 @@ class Engine:
 
         Returns:
             One output for each request that got a token, or failed. A step that raises fails the
-            requests that were in it, frees their blocks, and leaves the engine usable.
+            requests that were in it, frees their blocks, and leaves the engine usable. So does an
+            interrupt, which goes on to the caller.
         """
         start = time.perf_counter()
         plan = self._scheduler.plan()
@@ -146,8 +150,11 @@ class Engine:
             batch = self._batches.build(plan)
             logits = self._forward(batch)
             draws = sample(logits, batch)
-        except Exception as error:
-            return self._fail(plan, error)
+        except BaseException as error:
+            outputs = self._fail(plan, error)
+            if not isinstance(error, Exception):
+                raise
+            return outputs
         outputs = self._commit(plan, batch, draws)
         self._record(plan, len(outputs), time.perf_counter() - start)
         return outputs
@@ -169,7 +176,7 @@ class Engine:
                 "the reply included; shorten the prompt or raise --max-context"
             )
         vocab_size = self._model.vocab_size
-        named = [*prompt_ids, *(params.logit_bias or ())]
+        named = [*prompt_ids, *(params.logit_bias or ()), *params.stop_token_ids]
         if not 0 <= min(named) <= max(named) < vocab_size:
             bad = next(i for i in named if not 0 <= i < vocab_size)
             raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
@@ -193,8 +200,25 @@ class Engine:
         for chunk, token_id, score in zip(
             batch.sampled, draws.token_ids, draws.logprobs, strict=True
         ):
-            outputs.append(self._append(chunk.request, token_id, score))
+            if token_id is None:
+                outputs.append(self._poisoned(chunk.request))
+            else:
+                outputs.append(self._append(chunk.request, token_id, score))
         return outputs
+
+    def _poisoned(self, request: Request) -> StepOutput:
+        """Ends a request alone whose logits are not finite, and cleans the blocks that it held.
+
+        A masked key has the weight 0, and 0 times NaN is NaN: left as they are, the blocks would
+        spoil whoever holds them next.
+        """
+        blocks = list(request.block_table)
+        request.error = NOT_FINITE
+        del self._requests[request.request_id]
+        self._scheduler.pool.forget(blocks)
+        self._scheduler.finish(request, "error")
+        self._cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
+        return StepOutput(request=request, token_id=None, finish_reason="error")
 
     def _append(self, request: Request, token_id: int, score: TokenLogprobs | None) -> StepOutput:
         request.token_ids.append(token_id)
@@ -211,7 +235,7 @@ class Engine:
             self._scheduler.finish(request, reason, stop_reason=stop_reason)
         return StepOutput(request=request, token_id=token_id, finish_reason=reason)
 
-    def _fail(self, plan: StepPlan, error: Exception) -> list[StepOutput]:
+    def _fail(self, plan: StepPlan, error: BaseException) -> list[StepOutput]:
         logger.error("a step of %d requests failed", len(plan.chunks), exc_info=error)
         self.stats.num_failed_steps += 1
         failed = self._scheduler.fail(plan, f"{type(error).__name__}: {error}")

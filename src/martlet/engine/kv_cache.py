@@ -80,6 +80,12 @@ class KVCache:
             self._gather(self._values[layer], block_ids, self._scratch, 1),
         )
 
+    def clear(self, block_ids: Sequence[int]) -> None:
+        """Zeroes blocks that held what is not finite."""
+        ids = torch.tensor(block_ids, dtype=torch.long, device=self._keys[0].device)
+        for pool in (*self._keys, *self._values):
+            pool.index_fill_(1, ids, 0)
+
     def _gather(self, pool: Tensor, block_ids: Tensor, scratch: list[Tensor], index: int) -> Tensor:
         num_heads, num_blocks, block_size, dim = pool.shape
         num_requests, num_gathered = block_ids.shape

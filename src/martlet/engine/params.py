@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import TypeVar
 
 from martlet.errors import ParameterError
 
 MAX_LOGPROBS = 20
 """The largest number of alternatives a request may ask for at each position (OpenAI's limit)."""
+LEAST_TEMPERATURE = 1e-3
+"""Below it, logits divided by the temperature leave the range of fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class SamplingParams:
     n: int = 1
     """Number of samples to draw for a prompt."""
     temperature: float = 1.0
-    """Divides the logits before sampling; 0 takes the most likely token (greedy)."""
+    """Divides the logits before sampling, 0.001 to 1000; 0 takes the likeliest token (greedy)."""
     top_p: float = 1.0
     """Keeps the smallest set of most likely tokens whose probabilities add up to this."""
     top_k: int = 0
@@ -72,12 +73,14 @@ class SamplingParams:
         self._check_stops_and_bias()
 
     def _check_top_p_and_penalty(self) -> None:
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ParameterError(
+                f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature!r}"
+            )
         if self.top_p == 0:
             raise ParameterError(
                 "top_p must be above 0 and at most 1, not 0; use temperature=0 for greedy"
             )
-        if self.repetition_penalty == 0:
-            raise ParameterError("repetition_penalty must be above 0, not 0; 1 switches it off")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ParameterError(
                 f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}"
@@ -88,8 +91,12 @@ class SamplingParams:
             raise ParameterError("stop must not hold an empty string")
         if any(token_id < 0 for token_id in self.stop_token_ids):
             raise ParameterError("stop_token_ids must not be negative")
+        if not isinstance(self.logit_bias, Mapping | None):
+            raise ParameterError(
+                f"logit_bias must map token ids to numbers, not {self.logit_bias!r}"
+            )
         for token_id, bias in (self.logit_bias or {}).items():
-            _check_number("a token id of logit_bias", token_id, 0, None, is_integer=True)
+            _check_number("a token id of logit_bias", token_id, 0, _MAX_COUNT, is_integer=True)
             _check_number(f"logit_bias[{token_id}]", bias, -100, 100, is_integer=False)
 
     @property
@@ -111,20 +118,21 @@ class SamplingParams:
         return cls(**given)  # type: ignore[arg-type]  # every value is checked on construction
 
 
-_INTEGER_RANGES: tuple[tuple[str, int, int | None], ...] = (
-    ("n", 1, None),
-    ("top_k", 0, None),
-    ("min_tokens", 0, None),
-    ("max_tokens", 1, None),
+_MAX_COUNT = 2**31 - 1
+_INTEGER_RANGES: tuple[tuple[str, int, int], ...] = (
+    ("n", 1, _MAX_COUNT),
+    ("top_k", 0, _MAX_COUNT),
+    ("min_tokens", 0, _MAX_COUNT),
+    ("max_tokens", 1, _MAX_COUNT),
     ("seed", -(2**63), 2**64 - 1),
     ("logprobs", 0, MAX_LOGPROBS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),
 )
-_FLOAT_RANGES: tuple[tuple[str, float, float | None], ...] = (
-    ("temperature", 0, None),
+_FLOAT_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0, 1000),
     ("top_p", 0, 1),
     ("min_p", 0, 1),
-    ("repetition_penalty", 0, None),
+    ("repetition_penalty", 0.01, 100),
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
 )
@@ -142,15 +150,11 @@ def _as_tuple(value: object, kind: type[_Item]) -> tuple[_Item, ...]:
     raise ParameterError(f"expected {kind.__name__} or a list of {kind.__name__}, not {value!r}")
 
 
-def _check_number(
-    name: str, value: object, low: float, high: float | None, *, is_integer: bool
-) -> None:
+def _check_number(name: str, value: object, low: float, high: float, *, is_integer: bool) -> None:
     if value is None and name in _OPTIONAL:
         return
-    kinds = (int,) if is_integer else (int, float)
-    allowed = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-    kind_name = "an integer" if is_integer else "a number"
-    if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value):
-        raise ParameterError(f"{name} must be {kind_name} {allowed}, not {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ParameterError(f"{name} must be {allowed}, not {value!r}")
+    is_kind = isinstance(value, int if is_integer else (int, float)) and not isinstance(value, bool)
+    # NaN compares false with everything, so it is refused with what is out of range.
+    if not is_kind or not low <= value <= high:  # type: ignore[operator]  # a number by now
+        kind = "" if is_kind else "an integer " if is_integer else "a number "
+        raise ParameterError(f"{name} must be {kind}from {low} to {high}, not {value!r}")

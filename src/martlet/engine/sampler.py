@@ -33,8 +33,8 @@ MAX_NUM_SHAPED = 2**22
 class StepDraws:
     """What a step drew."""
 
-    token_ids: list[int]
-    """One for each sampled chunk of the batch."""
+    token_ids: list[int | None]
+    """One for each sampled chunk of the batch; None where the model gave no finite logits."""
     logprobs: list[TokenLogprobs | None]
     """The score of each drawn token, where its request asks for it."""
     prompt_logprobs: list[list[TokenLogprobs]]
@@ -57,11 +57,19 @@ def sample(logits: Tensor, batch: StepBatch) -> StepDraws:
     )
 
 
-def draw(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
+    """Draws one token a row, row i as request i wants it.
+
+    Args:
+        logits: `[M, V]`, as the model gave them.
+
+    Returns:
+        Token ids; None for a row that is not finite, which no neighbour notices.
+    """
     shaped = [row for row, request in enumerate(requests) if is_shaped(request)]
-    token_ids = [0] * len(requests)
+    token_ids: list[int | None] = [None] * len(requests)
     if len(shaped) < len(requests):
-        token_ids = argmax(logits).tolist()
+        token_ids = _finite(argmax(logits), logits)
     num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
@@ -71,13 +79,25 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int]:
     return token_ids
 
 
-def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int]:
+def _finite(token_ids: Tensor, logits: Tensor) -> list[int | None]:
+    """The drawn tokens, but None where the likeliest logit of a row is NaN or infinite."""
+    largest = logits.gather(1, token_ids[:, None])[:, 0]
+    return [
+        token_id if is_finite else None
+        for token_id, is_finite in zip(token_ids.tolist(), largest.isfinite().tolist(), strict=True)
+    ]
+
+
+def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
     """Draws for rows that want more than the argmax of what the model gave, `[M, V] -> M ids`."""
     vocab_size = logits.shape[1]
     num_columns = -(-vocab_size // SEGMENT) * SEGMENT
     shaped = logits.new_full((len(requests), num_columns), float("-inf"), dtype=torch.float32)
     shaped[:, :vocab_size] = logits
     shape(shaped, requests)
+    is_finite = shaped.amax(dim=1).isfinite()
+    # A row of zeros has a draw like any other; what comes of it is thrown away.
+    shaped[~is_finite] = 0
     # The draw for the token at a position depends on the seed and that position alone.
     numbers = uniforms([r.seed for r in requests], [r.num_tokens for r in requests])
     draws = torch.from_numpy(numbers).to(logits.device)
@@ -98,18 +118,29 @@ def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int]:
         token_ids[filtered] = choose_filtered(shaped[filtered], params, draws[filtered])
     if free:
         token_ids[free] = choose_unfiltered(shaped[free], draws[free])
-    return token_ids.tolist()
+    drawn = zip(token_ids.tolist(), is_finite.tolist(), strict=True)
+    return [token_id if is_whole else None for token_id, is_whole in drawn]
 
 
 def score_drawn(
-    logits: Tensor, requests: Sequence[Request], token_ids: Sequence[int]
+    logits: Tensor, requests: Sequence[Request], token_ids: Sequence[int | None]
 ) -> list[TokenLogprobs | None]:
+    """Scores the drawn token of each row whose request asks for it.
+
+    Args:
+        logits: `[M, V]`, as the model gave them.
+        token_ids: One a row; None where nothing could be drawn.
+    """
     scores: list[TokenLogprobs | None] = [None] * len(requests)
-    rows = [row for row, request in enumerate(requests) if request.params.logprobs is not None]
-    if rows:
-        num_top = max(requests[row].params.logprobs or 0 for row in rows)
-        records = score_tokens(logits[rows], [token_ids[row] for row in rows], num_top=num_top)
-        for row, record in zip(rows, records, strict=True):
+    wanted = {
+        row: token_id
+        for row, token_id in enumerate(token_ids)
+        if token_id is not None and requests[row].params.logprobs is not None
+    }
+    if wanted:
+        num_top = max(requests[row].params.logprobs or 0 for row in wanted)
+        records = score_tokens(logits[list(wanted)], list(wanted.values()), num_top=num_top)
+        for row, record in zip(wanted, records, strict=True):
             scores[row] = record
     return scores
 

@@ -13,7 +13,6 @@ from martlet.engine.config import EngineConfig
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request, RequestStatus
 
-
 class Scheduler:
     """Admits requests in order of arrival and shares the token budget of each step among them."""
 
@@ -150,8 +149,9 @@ class Scheduler:
         return shared
 
     def _has_room(self, request: Request, shared: list[int]) -> bool:
-        """Whether all tokens known now would fit, so that admission does not lead to preemption."""
+        """Whether all tokens known now would fit, and room is left for the replies to grow."""
         num_needed = self._num_blocks(request.num_tokens) - len(shared)
+        num_needed += self._config.headroom_blocks * len(self.running)
         num_shared_free = sum(self.pool.is_free(block) for block in shared)
         return self.pool.num_free - num_shared_free >= num_needed
 
@@ -191,7 +191,8 @@ class Scheduler:
         self._free_blocks(request)
         request.num_computed_tokens = 0
         request.num_preemptions += 1
-        request.prompt_logprobs.clear()
+        if request.wants_prompt_logprobs:
+            request.prompt_logprobs.clear()
         request.status = RequestStatus.WAITING
         self.waiting.appendleft(request)
         return request

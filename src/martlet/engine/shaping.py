@@ -45,7 +45,8 @@ def shape(logits: Tensor, requests: Sequence[Request]) -> None:
     _bias_and_bar(logits, requests)
     temperatures = [request.params.temperature or 1.0 for request in requests]
     if any(temperature != 1 for temperature in temperatures):
-        logits /= torch.tensor(temperatures, device=logits.device)[:, None]
+        column = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
+        logits /= column[:, None]
 
 
 def _penalise(logits: Tensor, requests: Sequence[Request]) -> None:

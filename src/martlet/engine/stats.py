@@ -29,7 +29,7 @@ class EngineStats:
     num_preempted: int = 0
     num_failed_steps: int = 0
     num_cached_tokens: int = 0
-    """Prompt tokens that were found in the pool instead of being computed."""
+    """Tokens that were found in the pool instead of being computed, when a request was admitted."""
     seconds: float = 0.0
 
     def add(self, step: StepStats) -> None:

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 
 from martlet.errors import ModelError
 from martlet.models.folder import ModelFolder
-from martlet.models.guard import LayerShape, check
+from martlet.models.guard import LayerShape, check, own_logits
 from martlet.models.swap import swap_leaves
 
 FALLBACK_CONTEXT_TOKENS = 2048
@@ -95,7 +95,7 @@ def load_module(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         raise ModelError(_cannot_load(folder, error)) from error
     module, report = cast(tuple[PreTrainedModel, dict[str, set[object]]], loaded)
     lacking = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
@@ -124,8 +124,9 @@ def load_model(
         UnsupportedArchitectureError: If it loads and the guard refuses it.
     """
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    layers = check(module)
+    expected = own_logits(module)
     swap_leaves(module)
+    layers = check(module, expected)
     config = module.config.get_text_config()
     layer_types = getattr(config, "layer_types", None) or ()
     return LoadedModel(
@@ -170,7 +171,7 @@ def _first_scaled_position(config: transformers.PretrainedConfig) -> int | None:
 
 
 def _cannot_load(folder: ModelFolder, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if "trust_remote_code" in str(error):
         return (
             f"{folder.path} asks to run Python code of its own; if you trust whoever made it, "

@@ -11,22 +11,29 @@ from martlet.models.norm import fuse
 def swap_leaves(model: nn.Module) -> int:
     """Packs the bf16 linears of a model on the CPU and fuses its RMS norms, in place.
 
-    In fp32 nothing is replaced: that is the model as transformers computes it.
+    In fp32 nothing is replaced: that is the model as transformers computes it. One leaf at a time:
+    the old weight is let go before the next one is packed.
 
     Returns:
         The number of modules that were replaced.
     """
-    num_swapped = 0
     pages = MappedPages()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            faster = _faster(child)
-            if faster is not None:
-                # One at a time: the old weight is let go before the next one is packed.
-                setattr(parent, name, faster)
-                pages.give_back(child.get_parameter("weight"))
-                num_swapped += 1
-    return num_swapped
+    parents = [module for module in model.modules() if any(module.children())]
+    return sum(
+        _swap_leaf(parent, name, pages)
+        for parent in parents
+        for name in [name for name, _ in parent.named_children()]
+    )
+
+
+def _swap_leaf(parent: nn.Module, name: str, pages: MappedPages) -> bool:
+    leaf = parent.get_submodule(name)
+    faster = _faster(leaf)
+    if faster is None:
+        return False
+    setattr(parent, name, faster)
+    pages.give_back(leaf.get_parameter("weight"))
+    return True
 
 
 def _faster(module: nn.Module) -> nn.Module | None:
