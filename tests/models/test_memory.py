@@ -42,23 +42,6 @@ def test_the_pool_never_exceeds_what_all_requests_can_use() -> None:
     assert plan.num_blocks == 3 * 63
 
 
-def test_loaded_weights_are_not_taken_off_twice() -> None:
-    to_load, loaded = (
-        plan_memory(
-            weights_bytes=GIB,
-            kv_bytes_per_token=1024,
-            block_size=16,
-            max_context_tokens=1 << 20,
-            max_num_requests=64,
-            available_bytes=4 * GIB,
-            weights_loaded=is_loaded,
-        )
-        for is_loaded in (False, True)
-    )
-    assert to_load.pool_bytes == GIB
-    assert loaded.pool_bytes == 3 * GIB // 2
-
-
 def test_a_context_that_does_not_fit_is_shortened_and_said() -> None:
     plan = plan_memory(
         weights_bytes=GIB,
@@ -84,7 +67,7 @@ def test_the_lines_add_up() -> None:
     )
     assert plan.lines == (
         "available    4.00 GiB (as given)",
-        "weights      0.50 GiB (to be loaded)",
+        "weights      0.50 GiB",
         "reserve      1.00 GiB (activations, logits, tokenizer)",
         "pool, limit  0.25 GiB",
         "pool, need   0.50 GiB (every request at its longest)",

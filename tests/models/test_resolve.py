@@ -4,6 +4,8 @@ The hubs are played by functions of the tests; no network is used.
 """
 
 import errno
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,11 +111,9 @@ def test_an_id_is_downloaded_without_pickles(
     tmp_path: Path,
 ) -> None:
     hub = hugging_face(tmp_path)
-    assert resolve(name, cache_dir=tmp_path / "cache", is_offline=True) == tmp_path
+    assert resolve(name) == tmp_path
     asked, options = hub.calls[0]
     assert (asked, options["revision"]) == (repository, revision)
-    assert options["cache_dir"] == tmp_path / "cache"
-    assert options["local_files_only"] is True
     assert not {"*.bin", "*.pt", "*.py"} & set(options["allow_patterns"])
 
 
@@ -148,6 +148,18 @@ def test_only_what_is_read_is_downloaded(
         [file], allow_patterns=patterns["allow"], ignore_patterns=patterns["ignore"]
     )
     assert list(kept) == ([file] if is_wanted else [])
+
+
+def test_code_is_downloaded_where_it_is_asked_for(
+    hugging_face: Callable[[Path | Exception], _Hub],
+    modelscope: Callable[[Path | Exception], _Hub],
+    tmp_path: Path,
+) -> None:
+    for hub, name in ((hugging_face(tmp_path), "org/name"), (modelscope(tmp_path), "ms:org/name")):
+        resolve(name)
+        resolve(name, with_code=True)
+        (_, without), (_, with_code) = hub.calls
+        assert with_code == {**without, "allow_patterns": [*without["allow_patterns"], "*.py"]}
 
 
 def _http_error(kind: type[RepositoryNotFoundError | RevisionNotFoundError]) -> Exception:
@@ -188,8 +200,15 @@ def test_a_failed_download_is_one_clear_line(
 
 
 def test_an_uncached_model_offline_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="is not \\(all\\) in the local cache"):
-        resolve("martlet-tests/absent", cache_dir=tmp_path, is_offline=True)
+    # In a process of its own: the hub's library reads its environment once.
+    code = "from martlet.models.resolve import resolve; resolve('martlet-tests/absent')"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=False
+    )
+    last_line = process.stderr.splitlines()[-1]
+    assert "NotFoundError" in last_line
+    assert "is not (all) in the local cache" in last_line
 
 
 def test_a_modelscope_id_goes_to_modelscope(
@@ -199,7 +218,6 @@ def test_a_modelscope_id_goes_to_modelscope(
     assert resolve("ms:IEITYuan/Yuan2-2B@master") == tmp_path
     asked, options = hub.calls[0]
     assert (asked, options["revision"]) == ("IEITYuan/Yuan2-2B", "master")
-    assert options["local_files_only"] is False
 
 
 def test_a_failed_modelscope_download_is_one_clear_line(

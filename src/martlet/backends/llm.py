@@ -81,12 +81,16 @@ class LLM:
         self,
         prompts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Continues raw prompts. No chat template is applied: `chat` does that.
 
         Args:
             prompts: Texts or lists of token ids; one or many.
-            sampling_params: One for all or one for each.
+            sampling_params: One for all or one for each; None takes what the model's folder
+                recommends.
+            use_tqdm: Whether a terminal shows the progress.
 
         Returns:
             One output a prompt, in order.
@@ -96,21 +100,25 @@ class LLM:
             EngineError: If a step failed; the message names the prompts.
         """
         if isinstance(prompts, str):
-            return self._run([Prompt(text=prompts)], sampling_params)
+            return self._run([Prompt(text=prompts)], sampling_params, use_tqdm)
         if prompts and isinstance(prompts[0], int):
-            return self._run([_raw(prompts)], sampling_params)
-        return self._run([_raw(prompt) for prompt in prompts], sampling_params)
+            return self._run([_raw(prompts)], sampling_params, use_tqdm)
+        return self._run([_raw(prompt) for prompt in prompts], sampling_params, use_tqdm)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Answers conversations, through the model's chat template.
 
         Args:
             messages: One conversation or many.
-            sampling_params: One for all or one for each.
+            sampling_params: One for all or one for each; None takes what the model's folder
+                recommends.
+            use_tqdm: Whether a terminal shows the progress.
 
         Returns:
             One output a conversation, in order.
@@ -123,20 +131,23 @@ class LLM:
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations = [messages] if is_one else messages
         prompts = [Prompt(messages=one) for one in conversations]  # type: ignore[arg-type]
-        return self._run(prompts, sampling_params)
+        return self._run(prompts, sampling_params, use_tqdm)
 
     def _run(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: bool,
     ) -> list[RequestOutput]:
+        if params is None:
+            params = SamplingParams.from_mapping(self._backend.default_params.values)
         each = _one_each(params, len(prompts))
         rendered = [self._backend.render(prompt) for prompt in prompts]
         requests = [
             list(self._samples(prompt.token_ids, one))
             for prompt, one in zip(rendered, each, strict=True)
         ]
-        samples = self._draw([sample for row in requests for sample in row])
+        samples = self._draw([sample for row in requests for sample in row], use_tqdm)
         return [
             _to_output(row, prompt.text, [samples[sample.request_id] for sample in row])
             for row, prompt in zip(requests, rendered, strict=True)
@@ -158,24 +169,22 @@ class LLM:
                 seed=int.from_bytes(digest, "little"),
             )
 
-    def _draw(self, requests: Sequence[SampleRequest]) -> dict[str, SampleOutput]:
+    def _draw(self, requests: Sequence[SampleRequest], use_tqdm: bool) -> dict[str, SampleOutput]:
+        samples: dict[str, SampleOutput] = {}
         try:
             for request in requests:
                 self._backend.submit(request)
-        except Exception:
-            self._give_up(requests)
-            raise
-        samples: dict[str, SampleOutput] = {}
-        # Shown on a terminal alone.
-        with tqdm(total=len(requests), unit="sample", disable=None) as progress:
-            try:
+            with tqdm(
+                total=len(requests), unit="sample", disable=None if use_tqdm else True
+            ) as progress:
                 while self._backend.num_unfinished:
                     finished = self._backend.poll()
                     samples.update((sample.request_id, sample) for sample in finished)
                     progress.update(len(finished))
-            except KeyboardInterrupt:
-                self._give_up(requests)
-                raise
+        except BaseException:
+            # A refused prompt, or the stop button of a notebook: nothing stays in the queue.
+            self._give_up(requests)
+            raise
         failed = [sample for sample in samples.values() if sample.finish_reason == "error"]
         if failed:
             raise EngineError(
@@ -198,10 +207,10 @@ def _raw(prompt: object) -> Prompt:
 
 
 def _one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    params: SamplingParams | Sequence[SamplingParams], count: int
 ) -> Sequence[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
     if len(params) != count:
         raise ParameterError(f"{len(params)} sampling parameters were given for {count} prompts")
     return params

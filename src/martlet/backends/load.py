@@ -1,6 +1,7 @@
 """From a model's name to a backend that answers: the one place where everything is resolved."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from martlet.errors import (
     ParameterError,
     UnsupportedArchitectureError,
 )
+from martlet.models.context import context_limit, positions_allow
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
-from martlet.models.load import FALLBACK_CONTEXT_TOKENS, load_model, load_module
+from martlet.models.load import load_config, load_model, load_module
 from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
 from martlet.models.resolve import resolve
 from martlet.text.tokenizer import Tokenizer
@@ -85,7 +87,7 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     Raises:
         The same as `load_backend`.
     """
-    folder = open_folder(resolve(model))
+    folder = open_folder(resolve(model, with_code=options.trust_remote_code))
     tokenizer = Tokenizer.load(
         folder.path if options.tokenizer is None else resolve(options.tokenizer),
         trust_remote_code=options.trust_remote_code,
@@ -139,7 +141,7 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         max_num_batched_tokens=min(
             num_batched_tokens, model.max_packed_tokens or num_batched_tokens
         ),
-        max_context_tokens=min(opened.memory.max_context_tokens, model.max_context_tokens),
+        max_context_tokens=opened.memory.max_context_tokens,
         prefix_sharing=options.prefix_sharing,
     )
     return NativeBackend(
@@ -173,12 +175,7 @@ def _load_transformers(opened: OpenedModel) -> TransformersBackend:
 def _memory(
     folder: ModelFolder, dtype: torch.dtype, device: torch.device, options: BackendOptions
 ) -> MemoryPlan:
-    longest = folder.shape.max_context_tokens or FALLBACK_CONTEXT_TOKENS
-    asked = options.max_context_tokens or longest
-    if asked > longest:
-        raise ParameterError(
-            f"a context of {asked} tokens was asked for, and {folder.path} allows {longest}"
-        )
+    asked = _context_tokens(folder, options)
     cap = options.kv_memory_gib
     return plan_memory(
         weights_bytes=folder.num_parameters * dtype.itemsize,
@@ -189,6 +186,24 @@ def _memory(
         available_bytes=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
         cap_bytes=None if cap is None else int(cap * GIB),
     )
+
+
+def _context_tokens(folder: ModelFolder, options: BackendOptions) -> int:
+    config = load_config(folder, trust_remote_code=options.trust_remote_code)
+    longest, allowed = context_limit(config), positions_allow(config)
+    asked = options.max_context_tokens
+    if asked is not None and asked > longest:
+        raise ParameterError(
+            f"a context of {asked} tokens was asked for, and {folder.path} allows {longest}"
+        )
+    if asked is None and longest < allowed:
+        logger.warning(
+            "the context is held to %d of %d tokens: beyond, a long request would change how its "
+            "neighbours are computed",
+            longest,
+            allowed,
+        )
+    return asked or longest
 
 
 def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype) -> int:
@@ -218,8 +233,12 @@ def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtyp
     is_fast = device.type == "cuda" or can_pack()
     if name == "bf16":
         return torch.bfloat16
-    stored = folder.config.get("dtype", folder.config.get("torch_dtype"))
-    return torch.bfloat16 if is_fast and stored in ("bfloat16", "float16") else torch.float32
+    # Of the weights themselves: a config may name no dtype, or another one.
+    sizes = Counter[str]()
+    for tensor in folder.tensors.values():
+        sizes[tensor.dtype] += tensor.size_bytes
+    is_half = sizes["BF16"] + sizes["F16"] > sizes["F32"]
+    return torch.bfloat16 if is_fast and is_half else torch.float32
 
 
 def _read(path: Path) -> str:

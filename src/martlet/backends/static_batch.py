@@ -1,16 +1,25 @@
 """Requests that `generate` continues together: it computes logits, the sampler draws.
 
-transformers offers two hooks, and this module is both: a logits processor that leaves only the
+transformers offers two hooks, and this module has both: a logits processor that leaves only the
 drawn token possible, and a stopping criterion that knows which rows are done. So every parameter
 means here what it means in the native engine, and a draw depends on (seed, position) alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from martlet.engine.engine import NOT_FINITE
 from martlet.engine.request import Request
 from martlet.engine.sampler import draw, score_drawn
 from martlet.text.stream import StreamDecoder
@@ -30,8 +39,8 @@ class StaticBatch:
 
     @property
     def max_num_new_tokens(self) -> int:
-        """The longest reply that a row may still draw."""
-        return max(request.max_num_tokens - request.num_tokens for request in self.requests)
+        """The longest reply that a row may draw."""
+        return _max_num_new_tokens(self.requests)
 
     def padded_prompts(self, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The prompts, padded on the left.
@@ -39,12 +48,7 @@ class StaticBatch:
         Returns:
             Token ids and attention mask, both `[N, T]`.
         """
-        width = max(request.num_prompt_tokens for request in self.requests)
-        rows = [[pad_id] * (width - r.num_prompt_tokens) + r.token_ids for r in self.requests]
-        masks = [
-            [0] * (width - r.num_prompt_tokens) + [1] * r.num_prompt_tokens for r in self.requests
-        ]
-        return torch.tensor(rows, device=device), torch.tensor(masks, device=device)
+        return pad_left([r.prompt_ids for r in self.requests], pad_id, device)
 
     def advance(self, logits: Tensor) -> dict[int, int]:
         """Draws the next token of every row that is not done.
@@ -53,18 +57,26 @@ class StaticBatch:
             logits: `[N, V]`, as the model gave them.
 
         Returns:
-            Row to token id.
+            Row to token id; a row whose logits are not finite ends without one.
         """
         rows = [row for row, request in enumerate(self.requests) if request.finish_reason is None]
-        requests = [self.requests[row] for row in rows]
-        active = logits[rows]  # [M, V]
-        token_ids = draw(active, requests)
-        scores = score_drawn(active, requests, token_ids)
-        for row, token_id, score in zip(rows, token_ids, scores, strict=True):
+        drawn = draw(logits[rows], [self.requests[row] for row in rows])
+        pairs = zip(rows, drawn, strict=True)
+        row_to_token_id = {row: token_id for row, token_id in pairs if token_id is not None}
+        self._score(logits, row_to_token_id)
+        for row in rows:
+            if row in row_to_token_id:
+                self._append(row, row_to_token_id[row])
+            else:
+                self.requests[row].finish_reason, self.requests[row].error = "error", NOT_FINITE
+        return row_to_token_id
+
+    def _score(self, logits: Tensor, row_to_token_id: Mapping[int, int]) -> None:
+        rows, token_ids = list(row_to_token_id), list(row_to_token_id.values())
+        scores = score_drawn(logits[rows], [self.requests[row] for row in rows], token_ids)
+        for row, score in zip(rows, scores, strict=True):
             if score is not None:
                 self.requests[row].logprobs.append(score)
-            self._append(row, token_id)
-        return dict(zip(rows, token_ids, strict=True))
 
     def _append(self, row: int, token_id: int) -> None:
         request, decoder = self.requests[row], self.decoders[row]
@@ -101,3 +113,63 @@ class DoneRows(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002
         done = [request.finish_reason is not None for request in self._batch.requests]
         return torch.tensor(done, device=input_ids.device)  # [N]
+
+
+def num_positions(requests: Sequence[Request]) -> int:
+    """Positions that `generate` computes in each row of a batch.
+
+    Every prompt is padded to the longest, and rows that are done go on until the last one is.
+    """
+    longest = max(request.num_prompt_tokens for request in requests)
+    return longest + _max_num_new_tokens(requests)
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as one tensor.
+
+    Returns:
+        Token ids and attention mask, both `[N, T]`.
+    """
+    width = max(map(len, prompts))
+    rows = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    masks = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(rows, device=device), torch.tensor(masks, device=device)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    prompts: tuple[Tensor, Tensor],
+    *,
+    pad_id: int,
+    max_num_new_tokens: int,
+    processor: LogitsProcessor,
+    criteria: Sequence[StoppingCriteria] = (),
+) -> None:
+    """Calls transformers' `generate`; what comes of it, the hooks have seen.
+
+    Args:
+        prompts: What `pad_left` returns.
+        pad_id: What it padded with.
+        processor: Sees the logits of every step, and leaves one token possible in each row.
+        criteria: Tell which rows are done; without any, all rows get `max_num_new_tokens`.
+    """
+    input_ids, attention_mask = prompts
+    config = GenerationConfig(
+        max_new_tokens=max_num_new_tokens, do_sample=False, pad_token_id=pad_id
+    )
+    # transformers has no public type for the models that can generate.
+    run = cast(Callable[..., Tensor], model.generate)
+    run(
+        input_ids,
+        attention_mask=attention_mask,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([processor]),
+        stopping_criteria=StoppingCriteriaList(criteria),
+    )
+
+
+def _max_num_new_tokens(requests: Sequence[Request]) -> int:
+    return max(request.max_num_tokens - request.num_prompt_tokens for request in requests)

@@ -1,22 +1,14 @@
 """Plain `generate` for architectures that the native engine refuses: slower, and right.
 
 Requests are computed in static batches, one batch a `poll`: a batch ends when its longest reply
-does. It shares no prompt, keeps no keys between batches, and knows no adapters.
+does. It shares no prompt, keeps no keys between batches, and knows no adapters. A model that does
+not look past padding computes one request at a time.
 """
 
 import logging
-from collections.abc import Callable
-from itertools import islice
-from typing import cast
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, PreTrainedModel
 
 from martlet.backends.base import (
     BackendLimits,
@@ -28,8 +20,15 @@ from martlet.backends.base import (
     SampleRequest,
 )
 from martlet.backends.outputs import to_output
+from martlet.backends.padding import find_padding_fault
 from martlet.backends.render import check_vocabulary, render
-from martlet.backends.static_batch import DoneRows, DrawnTokens, StaticBatch
+from martlet.backends.static_batch import (
+    DoneRows,
+    DrawnTokens,
+    StaticBatch,
+    generate,
+    num_positions,
+)
 from martlet.engine.request import Request
 from martlet.errors import ParameterError, PromptTooLongError
 from martlet.text.stream import StreamDecoder
@@ -46,7 +45,8 @@ class TransformersBackend:
             what it recommends is `default_params`, for the caller to apply.
         tokenizer: The model's tokenizer.
         identity: What answers.
-        limits: `max_num_requests` is the size of a batch.
+        limits: `max_num_requests` is the size of a batch; 1 takes its place if padding changes what
+            the model computes, which is tried here and told in a warning.
         default_params: What the model's folder recommends.
     """
 
@@ -66,7 +66,11 @@ class TransformersBackend:
         self._model.generation_config = GenerationConfig()
         self._vocab_size = model.get_input_embeddings().get_parameter("weight").shape[0]
         self._tokenizer = tokenizer
+        # A folder may name end tokens that its model has no logits for.
+        self._own_stop_ids = tuple(i for i in tokenizer.stop_ids if 0 <= i < self._vocab_size)
+        self._pad_id = next(iter(self._own_stop_ids), 0)  # masked, so any token will do
         self._waiting: dict[str, SampleRequest] = {}
+        self._limit_batches()
 
     @property
     def num_unfinished(self) -> int:
@@ -97,7 +101,8 @@ class TransformersBackend:
             )
         if request.request_id in self._waiting:
             raise ParameterError(f"request id {request.request_id!r} is in use")
-        named_ids = (*request.prompt_ids, *(request.params.logit_bias or ()))
+        params = request.params
+        named_ids = (*request.prompt_ids, *(params.logit_bias or ()), *params.stop_token_ids)
         check_vocabulary(named_ids, vocab_size=self._vocab_size)
         self._waiting[request.request_id] = request
 
@@ -110,8 +115,7 @@ class TransformersBackend:
 
         If the model fails, every sample that is not done comes back with `finish_reason` "error".
         """
-        first_ids = list(islice(self._waiting, self.limits.max_num_requests))
-        requests = [self._start(self._waiting.pop(request_id)) for request_id in first_ids]
+        requests = self._take_batch()
         if not requests:
             return []
         decoders = [self._new_decoder(request) for request in requests]
@@ -130,10 +134,40 @@ class TransformersBackend:
         self._waiting.clear()
         del self._model
 
+    def _limit_batches(self) -> None:
+        """Makes batches of one request if the model does not look past padding."""
+        if self.limits.max_num_requests == 1:
+            return
+        fault = find_padding_fault(self._model, pad_id=self._pad_id, vocab_size=self._vocab_size)
+        if fault is not None:
+            self.limits = replace(self.limits, max_num_requests=1)
+            logger.warning(
+                "%s does not work with padded prompts (%s); it computes one request at a time, "
+                "slower",
+                self.identity.model,
+                fault,
+            )
+
+    def _take_batch(self) -> list[Request]:
+        """Takes the first waiting request, and with it those after it that fit beside it.
+
+        A row that is done goes on until the last one is; past the context, some architectures fail
+        for the whole batch.
+        """
+        batch: list[Request] = []
+        for request in map(self._start, self._waiting.values()):
+            if num_positions([*batch, request]) <= self.limits.max_context_tokens:
+                batch.append(request)
+            if len(batch) == self.limits.max_num_requests:
+                break
+        for request in batch:
+            del self._waiting[request.request_id]
+        return batch
+
     def _start(self, request: SampleRequest) -> Request:
         params, num_prompt_tokens = request.params, len(request.prompt_ids)
         num_left = self.limits.max_context_tokens - num_prompt_tokens
-        own_stops = () if params.ignore_eos else self._tokenizer.stop_ids
+        own_stops = () if params.ignore_eos else self._own_stop_ids
         return Request(
             request_id=request.request_id,
             prompt_ids=request.prompt_ids,
@@ -151,19 +185,12 @@ class TransformersBackend:
             min_tokens=request.params.min_tokens,
         )
 
-    @torch.inference_mode()
     def _generate(self, batch: StaticBatch) -> None:
-        pad_id = next(iter(self._tokenizer.stop_ids), 0)  # masked, so any token will do
-        input_ids, attention_mask = batch.padded_prompts(pad_id, self._model.device)
-        config = GenerationConfig(
-            max_new_tokens=batch.max_num_new_tokens, do_sample=False, pad_token_id=pad_id
-        )
-        # transformers has no public type for the models that can generate.
-        generate = cast(Callable[..., Tensor], self._model.generate)
         generate(
-            input_ids,
-            attention_mask=attention_mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([DrawnTokens(batch)]),
-            stopping_criteria=StoppingCriteriaList([DoneRows(batch)]),
+            self._model,
+            batch.padded_prompts(self._pad_id, self._model.device),
+            pad_id=self._pad_id,
+            max_num_new_tokens=batch.max_num_new_tokens,
+            processor=DrawnTokens(batch),
+            criteria=[DoneRows(batch)],
         )

@@ -20,6 +20,8 @@ from martlet.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "martlet_paged"
 """The name under which transformers knows `paged_attention`."""
+MAX_NUM_SCORES = 2**25
+"""Scores that are written out at once: in bf16, 64 MiB for each of a few copies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,14 +236,26 @@ def _prefill(
 def _prefill_plain(
     query: Tensor, keys: Tensor, values: Tensor, chunk: PrefillChunk, head: _Head
 ) -> Tensor:
-    """`_prefill` written out, for what the fused kernel does not know."""
+    """`_prefill` written out, a few tokens at a time, for what the fused kernel does not know."""
+    num_heads, num_tokens, _ = query.shape
+    num_at_once = max(1, MAX_NUM_SCORES // (num_heads * keys.shape[1]))
+    mask = chunk.mask(head.reach)
+    parts = [
+        _attend_plain(query[:, rows], keys, values, mask[rows], head)
+        for first in range(0, num_tokens, num_at_once)
+        for rows in [slice(first, first + num_at_once)]
+    ]
+    return torch.cat(parts)
+
+
+def _attend_plain(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, head: _Head) -> Tensor:
+    """Query `[Hq, T, Dk]`, keys `[Hkv, L, Dk]`, mask `[T, L]` -> `[T, Hq, Dv]`."""
     num_kv_heads, num_tokens = keys.shape[0], query.shape[1]
+    num_groups = query.shape[0] // num_kv_heads
     grouped = query.unflatten(0, (num_kv_heads, -1)).flatten(1, 2)  # [Hkv, G * T, Dk]
     scores = torch.bmm(grouped * head.scaling, keys.transpose(1, 2))[:, None]  # [Hkv, 1, G * T, L]
-    mask = scores.new_zeros(num_tokens, keys.shape[1])
-    mask.masked_fill_(~chunk.mask(head.reach), float("-inf"))
-    num_groups = query.shape[0] // num_kv_heads
-    weights = _weights(scores, mask.repeat(num_groups, 1)[None, None], head)[:, 0]
+    added = scores.new_zeros(mask.shape).masked_fill_(~mask, float("-inf")).repeat(num_groups, 1)
+    weights = _weights(scores, added[None, None], head)[:, 0]
     mixed = torch.bmm(weights, values).unflatten(1, (num_groups, num_tokens))  # [Hkv, G, T, Dv]
     out: Tensor = mixed.flatten(0, 1).transpose(0, 1)
     return out

@@ -13,6 +13,7 @@ from martlet.engine.config import EngineConfig
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request, RequestStatus
 
+
 class Scheduler:
     """Admits requests in order of arrival and shares the token budget of each step among them."""
 

@@ -3,6 +3,7 @@
 Inside a container the machine's figure is not the limit, and going by it ends in a kill.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ _NO_LIMIT_BYTES = 1 << 60
 class AvailableMemory:
     """Memory that can still be taken, and whose limit that is."""
 
-    total_bytes: int
     available_bytes: int
     source: str
     """Where the smallest figure comes from: the machine, or a cgroup."""
@@ -44,21 +44,23 @@ def read_available_memory(root: Path = Path("/")) -> AvailableMemory:
 
     Args:
         root: The root of the file system that has `proc` and `sys`.
-
-    Raises:
-        OSError: If /proc/meminfo cannot be read.
     """
     candidates = [_read_machine(root), *_read_groups(root)]
     return min(candidates, key=lambda memory: memory.available_bytes)
 
 
 def _read_machine(root: Path) -> AvailableMemory:
-    fields = _read_fields(root / "proc/meminfo")
-    return AvailableMemory(
-        total_bytes=fields["MemTotal"] * 1024,
-        available_bytes=fields["MemAvailable"] * 1024,
-        source="the machine",
-    )
+    try:
+        fields = _read_fields(root / "proc/meminfo")
+    except OSError:
+        return _read_whole_machine()
+    return AvailableMemory(available_bytes=fields["MemAvailable"] * 1024, source="the machine")
+
+
+def _read_whole_machine() -> AvailableMemory:
+    # macOS has no /proc, and POSIX tells what there is but not what is free.
+    whole_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return AvailableMemory(available_bytes=whole_bytes, source="the machine, all of it")
 
 
 def _read_groups(root: Path) -> Iterator[AvailableMemory]:
@@ -98,7 +100,6 @@ def _read_group(folder: Path, files: _GroupFiles) -> AvailableMemory | None:
         return None
     left_bytes = int(limit) - usage_bytes + reclaimable_bytes
     return AvailableMemory(
-        total_bytes=int(limit),
         available_bytes=max(0, left_bytes),
         source=f"the limit of cgroup {folder}",
     )

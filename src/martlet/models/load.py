@@ -7,15 +7,16 @@ from typing import cast
 import torch
 import transformers
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
+from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.guard import LayerShape, check, own_logits
 from martlet.models.swap import swap_leaves
 
-FALLBACK_CONTEXT_TOKENS = 2048
-"""Assumed where a config does not say how long a sequence may be."""
+LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
+"""What transformers raises for a folder that it cannot load."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class LoadedModel:
     vocab_size: int
     """Width of the logits; some ids at the end may have no text."""
     max_context_tokens: int
-    """The longest sequence, prompt and reply, that the positions allow."""
+    """The longest sequence, prompt and reply; see `martlet.models.context`."""
     max_packed_tokens: int | None
     """The most tokens that one forward pass may hold; None if there is no limit."""
     chunked_layers: frozenset[int]
@@ -77,6 +78,21 @@ class LoadedModel:
         return logits[0]
 
 
+def load_config(folder: ModelFolder, *, trust_remote_code: bool) -> transformers.PretrainedConfig:
+    """Reads a folder's config with the defaults of its architecture filled in.
+
+    Raises:
+        ModelError: If the folder asks for code of its own, or the architecture is unknown.
+    """
+    try:
+        config: transformers.PretrainedConfig = AutoConfig.from_pretrained(
+            folder.path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except LOADING_ERRORS as error:
+        raise ModelError(_cannot_load(folder, error)) from error
+    return config
+
+
 def load_module(
     folder: ModelFolder, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
@@ -95,7 +111,7 @@ def load_module(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(_cannot_load(folder, error)) from error
     module, report = cast(tuple[PreTrainedModel, dict[str, set[object]]], loaded)
     lacking = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
@@ -133,41 +149,13 @@ def load_model(
         module=module,
         layers=layers,
         vocab_size=config.vocab_size,
-        max_context_tokens=_max_context_tokens(folder, config),
-        max_packed_tokens=_first_scaled_position(config),
+        max_context_tokens=context_limit(module.config),
+        max_packed_tokens=first_scaled_position(module.config),
         chunked_layers=frozenset(
             layer for layer, kind in enumerate(layer_types) if kind == "chunked_attention"
         ),
         attention_chunk_size=getattr(config, "attention_chunk_size", None),
     )
-
-
-def _max_context_tokens(folder: ModelFolder, config: transformers.PretrainedConfig) -> int:
-    """The context of a model, kept short of where one long request would change its neighbours.
-
-    With `longrope` and `dynamic`, transformers stretches the rotary embedding of a whole batch by
-    the largest position in it; below the length that the model was first trained on, nothing
-    stretches.
-    """
-    limit = folder.shape.max_context_tokens or FALLBACK_CONTEXT_TOKENS
-    limit = min(limit, _first_scaled_position(config) or limit)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        original = rope.get("original_max_position_embeddings", limit)
-        return min(
-            limit, int(getattr(config, "original_max_position_embeddings", None) or original)
-        )
-    return limit
-
-
-def _first_scaled_position(config: transformers.PretrainedConfig) -> int | None:
-    """Where Llama 4 begins to scale queries, by their place in the row instead of their sequence.
-
-    Below it the scale is 1 in both.
-    """
-    if not getattr(config, "attn_temperature_tuning", False):
-        return None
-    return int(config.floor_scale) - 1
 
 
 def _cannot_load(folder: ModelFolder, error: Exception) -> str:

@@ -26,8 +26,6 @@ class MemoryPlan:
     source: str
     """Whose limit `available_bytes` is."""
     weights_bytes: int
-    weights_loaded: bool
-    """Whether the weights are in memory already, outside `available_bytes`."""
     reserve_bytes: int
     pool_limit_bytes: int
     """What the pool may take at most."""
@@ -53,15 +51,14 @@ class MemoryPlan:
     @property
     def taken_bytes(self) -> int:
         """What weights and reserve take of `available_bytes`."""
-        return self.reserve_bytes + (0 if self.weights_loaded else self.weights_bytes)
+        return self.reserve_bytes + self.weights_bytes
 
     @property
     def lines(self) -> tuple[str, ...]:
         """The arithmetic in words, a step a line."""
-        state = "loaded already" if self.weights_loaded else "to be loaded"
         lines = [
             f"available    {_gib(self.available_bytes)} ({self.source})",
-            f"weights      {_gib(self.weights_bytes)} ({state})",
+            f"weights      {_gib(self.weights_bytes)}",
             f"reserve      {_gib(self.reserve_bytes)} (activations, logits, tokenizer)",
             f"pool, limit  {_gib(self.pool_limit_bytes)}",
             f"pool, need   {_gib(self.pool_need_bytes)} (every request at its longest)",
@@ -104,7 +101,6 @@ def plan_memory(
     max_num_requests: int,
     available_bytes: int | None = None,
     cap_bytes: int | None = None,
-    weights_loaded: bool = False,
 ) -> MemoryPlan:
     """Sizes the pool of keys and values.
 
@@ -119,7 +115,6 @@ def plan_memory(
         max_num_requests: Requests computed at once.
         available_bytes: Memory to share out; None reads what this machine and cgroup have left.
         cap_bytes: The most that the pool may take, instead of half of what remains.
-        weights_loaded: The weights are in memory already, so they are not taken off again.
 
     Raises:
         ResourceError: If the weights, or the shortest useful pool beside them, do not fit.
@@ -128,7 +123,7 @@ def plan_memory(
     if available_bytes is None:
         memory = read_available_memory()
         available_bytes, source = memory.available_bytes, memory.source
-    remaining_bytes = available_bytes - RESERVE_BYTES - (0 if weights_loaded else weights_bytes)
+    remaining_bytes = available_bytes - RESERVE_BYTES - weights_bytes
     limit_bytes = int(remaining_bytes * POOL_SHARE)
     if cap_bytes is not None:
         limit_bytes = min(remaining_bytes, cap_bytes)
@@ -139,7 +134,6 @@ def plan_memory(
         available_bytes=available_bytes,
         source=source,
         weights_bytes=weights_bytes,
-        weights_loaded=weights_loaded,
         reserve_bytes=RESERVE_BYTES,
         pool_limit_bytes=limit_bytes,
         pool_need_bytes=need_bytes,

@@ -20,20 +20,20 @@ MODELSCOPE_PREFIX = "ms:"
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 # Folders hold other formats (onnx/, original/), and `consolidated` repeats the weights: gigabytes
-# that nothing here reads. Pickles and Python files are not asked for.
+# that nothing here reads. Pickles are not asked for.
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def resolve(model: str, *, cache_dir: Path | None = None, is_offline: bool = False) -> Path:
+def resolve(model: str, *, with_code: bool = False) -> Path:
     """Finds a model's folder, downloading the model where that is needed.
+
+    `HF_HUB_OFFLINE=1` makes do with what was downloaded before, and `HF_HOME` says where that is.
 
     Args:
         model: `demo`; a folder; a Hugging Face id `org/name`, or `org/name@revision`; a ModelScope
             id, `ms:org/name`. What starts with `.`, `/` or `~`, or exists, is a folder and is never
             looked up on a hub; `./demo` is a folder of that name.
-        cache_dir: Where downloads go; None means where the hub's own library keeps them.
-        is_offline: Uses what was downloaded before, and no network. `HF_HUB_OFFLINE=1` does the
-            same for Hugging Face.
+        with_code: Whether a download includes the model's own Python files. They are not run here.
 
     Raises:
         NotFoundError: If there is no such folder or model, or it cannot be reached.
@@ -43,7 +43,7 @@ def resolve(model: str, *, cache_dir: Path | None = None, is_offline: bool = Fal
     if model == DEMO:
         return _demo_folder()
     if model.startswith(MODELSCOPE_PREFIX):
-        return _download_from_modelscope(model, cache_dir=cache_dir, is_offline=is_offline)
+        return _download_from_modelscope(model, with_code=with_code)
     path = Path(model).expanduser()
     if path.exists():
         return path
@@ -51,7 +51,7 @@ def resolve(model: str, *, cache_dir: Path | None = None, is_offline: bool = Fal
         raise NotFoundError(
             f"no such model folder: {model!r} (a model of a hub is called org/name or ms:org/name)"
         )
-    return _download_from_hugging_face(model, cache_dir=cache_dir, is_offline=is_offline)
+    return _download_from_hugging_face(model, with_code=with_code)
 
 
 def _demo_folder() -> Path:
@@ -60,21 +60,23 @@ def _demo_folder() -> Path:
     return model_path()
 
 
+def _wanted(with_code: bool) -> list[str]:
+    return [*_WANTED, "*.py"] if with_code else _WANTED
+
+
 def _is_hub_id(model: str) -> bool:
     repository, _, _ = model.partition("@")
     organisation, _, name = repository.partition("/")
     return not model.startswith((".", "/", "~")) and bool(organisation and name) and "/" not in name
 
 
-def _download_from_hugging_face(model: str, *, cache_dir: Path | None, is_offline: bool) -> Path:
+def _download_from_hugging_face(model: str, *, with_code: bool) -> Path:
     repository, _, revision = model.partition("@")
     try:
         folder = snapshot_download(
             repository,
             revision=revision or None,
-            cache_dir=cache_dir,
-            local_files_only=is_offline,
-            allow_patterns=_WANTED,
+            allow_patterns=_wanted(with_code),
             ignore_patterns=_UNWANTED,
         )
     except Exception as error:  # its errors share no base: HTTP, cache, validation, disk
@@ -102,7 +104,7 @@ def _explain_hugging_face(error: Exception, repository: str, revision: str) -> M
     return NotFoundError(reason)
 
 
-def _download_from_modelscope(model: str, *, cache_dir: Path | None, is_offline: bool) -> Path:
+def _download_from_modelscope(model: str, *, with_code: bool) -> Path:
     try:
         from modelscope import snapshot_download as download
     except ImportError as error:
@@ -112,9 +114,7 @@ def _download_from_modelscope(model: str, *, cache_dir: Path | None, is_offline:
         folder = download(
             repository,
             revision=revision or None,
-            cache_dir=cache_dir,
-            local_files_only=is_offline,
-            allow_patterns=_WANTED,
+            allow_patterns=_wanted(with_code),
             ignore_patterns=_UNWANTED,
         )
     except Exception as error:  # as above
