@@ -1,17 +1,20 @@
 """The backend of last resort: the tokens of plain `generate`, whatever else is in the batch."""
 
-from collections.abc import Callable, Sequence
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from martlet.backends.base import Backend, Prompt, SampleOutput, SampleRequest
 from martlet.backends.load import load_backend
-from martlet.backends.options import BackendOptions
+from martlet.backends.options import BackendOptions, DType
+from martlet.backends.static_batch import StaticBatch
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
 from martlet.errors import (
@@ -22,11 +25,65 @@ from martlet.errors import (
     TemplateError,
 )
 from martlet.models.folder import open_folder
-from support.tiny_models import MAX_CONTEXT_TOKENS, REFUSED, VOCAB_SIZE, tiny_model_folder
+from support.tiny_models import (
+    MAX_CONTEXT_TOKENS,
+    REFUSED,
+    VOCAB_SIZE,
+    tiny_model_folder,
+    tiny_tokenizer,
+)
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 LETTERS = replace(GREEDY, logit_bias=dict.fromkeys(range(3, 97), 50.0))
 """Replies of the tokens `!` to `~` alone, where a random model writes half characters."""
+
+SHORT_CONTEXT_TOKENS = 40
+_DECODER = {
+    "d_model": 64,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 96,
+    "max_position_embeddings": SHORT_CONTEXT_TOKENS,
+    "init_std": 0.2,
+}
+_GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": SHORT_CONTEXT_TOKENS}
+_PLAIN = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": SHORT_CONTEXT_TOKENS,
+}
+_ROTARY = {**_GPT, "rotary_dim": 8, "initializer_range": 0.2}
+SHORT_CONTEXT = {
+    "gptj": _ROTARY,
+    "codegen": _ROTARY,
+    "gpt_neo": {**_PLAIN, "num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": SHORT_CONTEXT_TOKENS},
+    "biogpt": {**_PLAIN, "num_hidden_layers": 2, "intermediate_size": 96},
+    "openai-gpt": _GPT,
+}
+"""Architectures that fail past their context, with a short one."""
+IGNORES_PADDING = {
+    "rwkv": {"hidden_size": 64, "num_hidden_layers": 2, "context_length": SHORT_CONTEXT_TOKENS},
+    "bart": _DECODER,
+    "blenderbot": _DECODER,
+    "trocr": _DECODER,
+}
+"""Architectures that compute other logits for a padded prompt."""
+
+
+def _save(architecture: str, sizes: Mapping[str, object], folder: Path) -> Path:
+    """A tiny random model of an architecture that `tiny_model_folder` does not make."""
+    special_ids = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
+    as_decoder = {"is_decoder": True, "is_encoder_decoder": False} if sizes is _DECODER else {}
+    config = AutoConfig.for_model(
+        architecture, vocab_size=VOCAB_SIZE, **special_ids, **as_decoder, **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def _load(
@@ -92,6 +149,98 @@ def test_greedy_replies_are_those_of_plain_generate_alone(
     for row, prompt in enumerate(prompts):
         expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
         assert list(outputs[f"row-{row}"].token_ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("architecture", SHORT_CONTEXT)
+def test_a_batch_stays_within_the_context(architecture: str, tmp_path: Path) -> None:
+    folder = _save(architecture, SHORT_CONTEXT[architecture], tmp_path)
+    backend = _load(folder, max_context_tokens=SHORT_CONTEXT_TOKENS)
+    lengths_and_limits = [(4, 36), (30, 4), (36, 4), (3, 30), (37, None)]
+    requests = [
+        SampleRequest(
+            request_id=str(row),
+            prompt_ids=tuple(range(20, 20 + length)),
+            params=replace(GREEDY, max_tokens=max_tokens, ignore_eos=True),
+            seed=0,
+        )
+        for row, (length, max_tokens) in enumerate(lengths_and_limits)
+    ]
+    together = _run(backend, requests)
+    assert [output.finish_reason for output in together.values()] == ["length"] * 5
+    assert [len(together[str(row)].token_ids) for row in range(5)] == [36, 4, 4, 30, 3]
+    for request in requests:
+        assert _run(backend, [request])[request.request_id] == together[request.request_id]
+
+
+def test_the_first_waiting_goes_in_and_then_what_fits_beside_it(folder: Path) -> None:
+    backend = _load(folder, max_num_requests=3, max_context_tokens=20)
+    lengths_and_limits = [(10, 5), (16, 4), (3, 10), (4, 11), (15, 5), (3, 3)]
+    for row, (length, max_tokens) in enumerate(lengths_and_limits):
+        params = replace(GREEDY, max_tokens=max_tokens)
+        prompt = tuple(range(20, 20 + length))
+        backend.submit(SampleRequest(request_id=str(row), prompt_ids=prompt, params=params, seed=0))
+    batches = []
+    while backend.num_unfinished:
+        batches.append([output.request_id for output in backend.poll()])
+    assert batches == [["0", "2", "5"], ["1"], ["3"], ["4"]]
+
+
+@pytest.mark.parametrize("architecture", IGNORES_PADDING)
+def test_a_model_that_ignores_padding_computes_one_request_at_a_time(
+    architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _save(architecture, IGNORES_PADDING[architecture], tmp_path)
+    with caplog.at_level(logging.WARNING, logger="martlet.backends.transformers"):
+        backend = _load(folder)
+    assert [record.name for record in caplog.records] == ["martlet.backends.transformers"]
+    assert "one request at a time" in caplog.text
+    assert backend.limits.max_num_requests == 1
+    prompts = [prompt[:20] for prompt in _prompts(3)]
+    outputs = _run(backend, _requests(prompts, replace(GREEDY, ignore_eos=True)))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.generation_config = GenerationConfig(pad_token_id=0)  # BART's would end with 2
+    for row, prompt in enumerate(prompts):
+        expected = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+        )
+        assert list(outputs[f"row-{row}"].token_ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", [*REFUSED, "gpt2", "llama"])
+def test_a_model_that_looks_past_padding_computes_batches(
+    architecture: str, dtype: DType, tmp_path: Path
+) -> None:
+    options = BackendOptions(backend="transformers", dtype=dtype, device="cpu", max_num_requests=8)
+    backend = load_backend(str(tiny_model_folder(architecture, tmp_path)), options=options)
+    assert backend.limits.max_num_requests == 8
+
+
+def test_a_model_that_fails_on_padding_computes_one_request_at_a_time(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forward = backend._model.forward
+
+    def forward_one(input_ids: torch.Tensor, **inputs: object) -> object:
+        if len(input_ids) > 1:
+            raise IndexError("one row, please\nor else")
+        return forward(input_ids, **inputs)
+
+    monkeypatch.setattr(backend._model, "forward", forward_one)
+    strict = TransformersBackend(
+        backend._model,
+        backend._tokenizer,
+        identity=backend.identity,
+        limits=backend.limits,
+        default_params=backend.default_params,
+    )
+    assert strict.limits == replace(backend.limits, max_num_requests=1)
+    assert "(IndexError: one row, please)" in caplog.text
+    outputs = _run(strict, _requests(_prompts(2), GREEDY))
+    assert {output.finish_reason for output in outputs.values()} == {"length"}
 
 
 def test_a_sample_depends_on_its_seed_alone(backend: TransformersBackend) -> None:
@@ -178,6 +327,13 @@ def test_the_model_s_own_end_token_ends_a_reply_unless_ignored(
     assert ignored.token_ids == (end_id,) * 12
 
 
+def test_an_end_token_that_the_model_has_no_logits_for_is_ignored(tmp_path: Path) -> None:
+    folder = tiny_model_folder("falcon", tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5000]}))
+    output = _run_one(_load(folder), (20, 21, 22), replace(GREEDY, min_tokens=12))
+    assert (output.finish_reason, output.error) == ("length", None)
+
+
 def test_a_reply_without_a_limit_fills_the_context(folder: Path) -> None:
     backend = _load(folder, max_context_tokens=20)
     output = _run_one(backend, tuple(range(10, 26)), replace(GREEDY, max_tokens=None))
@@ -232,6 +388,39 @@ def test_a_failing_model_fails_its_batch_and_no_other(
     assert _run(backend, [request])["row-0"].finish_reason == "length"
 
 
+def test_logits_that_are_not_finite_fail_their_request_and_no_other(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = _requests(_prompts(3), replace(GREEDY, logprobs=0))
+    expected = _run(backend, requests)
+    advance = StaticBatch.advance
+
+    def spoil(batch: StaticBatch, logits: torch.Tensor) -> dict[int, int]:
+        if batch.requests[1].num_output_tokens == 2:
+            logits[1] = float("nan")
+        return advance(batch, logits)
+
+    monkeypatch.setattr(StaticBatch, "advance", spoil)
+    outputs = _run(backend, requests)
+    lost = outputs["row-1"]
+    assert (lost.finish_reason, lost.error) == ("error", "the model gave no finite logits")
+    assert lost.token_ids == expected["row-1"].token_ids[:2]
+    assert (outputs["row-0"], outputs["row-2"]) == (expected["row-0"], expected["row-2"])
+    alone = _run(backend, [requests[0], replace(requests[1], params=GREEDY)])
+    assert (alone["row-0"], alone["row-1"].finish_reason) == (expected["row-0"], "error")
+
+
+def test_a_batch_without_any_finite_logits_ends(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = StaticBatch.advance
+    monkeypatch.setattr(
+        StaticBatch, "advance", lambda batch, logits: advance(batch, logits * float("nan"))
+    )
+    outputs = _run(backend, _requests(_prompts(2), replace(GREEDY, logprobs=1)))
+    assert {output.error for output in outputs.values()} == {"the model gave no finite logits"}
+
+
 def test_a_prompt_is_rendered_in_three_ways(backend: TransformersBackend) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     chat = backend.render(Prompt(messages=messages))
@@ -276,6 +465,11 @@ def _submit_twice(backend: TransformersBackend) -> None:
             _submit(params=SamplingParams(logit_bias={999: 1.0})),
             ParameterError,
             ["token id 999", "0 to 319"],
+        ),
+        (
+            _submit(params=SamplingParams(stop_token_ids=(5, 888))),
+            ParameterError,
+            ["token id 888", "0 to 319"],
         ),
         (_submit(params=SamplingParams(prompt_logprobs=0)), ParameterError, ["prompt_logprobs"]),
         (_submit_twice, ParameterError, ["'a' is in use"]),

@@ -47,10 +47,10 @@ def find_padding_fault(model: PreTrainedModel, *, pad_id: int, vocab_size: int) 
         alone = torch.cat([_logits(model, [prompt], pad_id) for prompt in prompts], dim=1)
     except Exception as error:  # each architecture has its own ways to fail
         return f"{type(error).__name__}: {error}".partition("\n")[0]
-    error = _relative_error(together, alone)
+    change = _relative_change(together, alone)
     tolerance = _FP32_TOLERANCE if model.dtype == torch.float32 else _LOW_PRECISION_TOLERANCE
-    # Not `error > tolerance`, which is false of NaN.
-    return None if error <= tolerance else f"its logits change by {error:.2g} of their size"
+    # Not `change > tolerance`, which is false of NaN.
+    return None if change <= tolerance else f"its logits change by {change:.2g} of their size"
 
 
 def _logits(model: PreTrainedModel, prompts: list[list[int]], pad_id: int) -> Tensor:
@@ -65,9 +65,9 @@ def _logits(model: PreTrainedModel, prompts: list[list[int]], pad_id: int) -> Te
     return torch.stack(recorder.steps)
 
 
-def _relative_error(logits: Tensor, expected: Tensor) -> float:
+def _relative_change(logits: Tensor, expected: Tensor) -> float:
     # What all logits of a row have in common changes no draw, and can be far larger than the rest.
     size = (expected - expected.mean(dim=-1, keepdim=True)).norm(dim=-1)  # [S, N]
     difference = logits - expected
-    change = (difference - difference.mean(dim=-1, keepdim=True)).norm(dim=-1)
-    return float((change / size).max())
+    difference_size = (difference - difference.mean(dim=-1, keepdim=True)).norm(dim=-1)
+    return float((difference_size / size).max())
