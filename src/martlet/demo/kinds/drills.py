@@ -1,8 +1,7 @@
 """Drills: lists to say again and pairs to look up, what training begins with.
 
-They carry no facts and are no puzzles. Nearly every word of a drill's reply must be found in its
-text, so a model learns from a few hundred batches to look words up; the puzzles alone leave it on
-a plateau many times as long.
+They carry no facts and are no puzzles. Most words of a drill's reply must be found in its text, so
+a few hundred batches teach a model to look words up.
 """
 
 from random import Random
