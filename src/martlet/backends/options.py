@@ -25,7 +25,7 @@ class BackendOptions:
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128
     """Requests computed at once."""
-    max_num_batched_tokens: int = 512
+    max_num_batched_tokens: int = 1024
     """Tokens that one step of the engine may compute."""
     max_context_tokens: int | None = None
     """Prompt and reply together; None means what the model allows."""

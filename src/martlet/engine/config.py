@@ -19,7 +19,7 @@ class EngineConfig:
     """Tokens in a block."""
     max_num_requests: int = 64
     """Requests computed at once; the others wait."""
-    max_num_batched_tokens: int = 512
+    max_num_batched_tokens: int = 1024
     """Tokens of one step: the budget that decoding requests and prompts share."""
     max_context_tokens: int
     """Prompt and reply together, for one request."""
