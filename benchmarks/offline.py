@@ -255,7 +255,7 @@ def render(figures: dict[str, list[Figure]]) -> str:
             f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | "
             f"{max(speeds):.1f} | {peak:.2f} |"
         )
-    lines += ["", "| ratio | measured | wanted |", "|---|---:|---:|"]
+    lines += ["", "| ratio | measured | aim |", "|---|---:|---:|"]
     lines += [f"| {name} | {value} | {wanted} |" for name, value, wanted in _ratios(figures)]
     return "\n".join(lines) + "\n"
 
