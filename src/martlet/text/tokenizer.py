@@ -164,10 +164,6 @@ class Tokenizer:
             return WindowDecoder(self._decode_inner, skipped_ids=skipped_ids)
         return ByteDecoder(self._token_bytes, skipped_ids=skipped_ids)
 
-    def is_special(self, token_id: int) -> bool:
-        """Tell whether a token is a control token, not text."""
-        return token_id in self._special_ids
-
     def check_against_embedding(self, num_embeddings: int) -> None:
         """Refuse a tokenizer whose ids the model has no rows for.
 
