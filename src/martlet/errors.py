@@ -11,7 +11,12 @@ read them. The message of an error says what was given, what is allowed and what
     │   └── TemplateError             400  exit 2   the chat template is missing or refuses
     ├── NotFoundError                 404  exit 3   no such file, folder, model or request
     ├── ModelError                    422  exit 4   a model folder cannot be loaded as it is
-    │   └── UnsupportedArchitectureError  422  exit 4  the engine cannot run it; another backend may
+    │   ├── UnsupportedArchitectureError  422  exit 4  the engine cannot run it; another backend may
+    │   └── AdapterError              422  exit 4   an adapter does not fit, or changes nothing
+    ├── AuthenticationError           401  exit 2   no key, or an unknown one
+    ├── ForbiddenError                403  exit 2   the key, or the operator, does not allow it
+    ├── BusyError                     429  exit 8   the queue is full; try again later
+    ├── DeadlineError                 504  exit 8   a request took longer than it was given
     ├── MissingExtraError             501  exit 5   an optional dependency is not installed
     ├── ResourceError                 507  exit 6   memory or disk space does not suffice
     ├── EngineError                   500  exit 7   a step failed, and its requests with it
@@ -79,6 +84,47 @@ class ModelError(MartletError):
 
 class UnsupportedArchitectureError(ModelError):
     """The engine cannot run a model's architecture; the `transformers` backend may."""
+
+
+class AdapterError(ModelError):
+    """An adapter does not fit its base, or was not seen to change anything."""
+
+
+class AuthenticationError(MartletError):
+    """No key was given, or it is not known."""
+
+    http_status = 401
+    exit_code = 2
+
+
+class ForbiddenError(MartletError):
+    """The key, or whoever runs the server, does not allow what was asked."""
+
+    http_status = 403
+    exit_code = 2
+
+
+class BusyError(MartletError):
+    """The queue is full.
+
+    Args:
+        message: What is full.
+        retry_after: Seconds after which another try makes sense.
+    """
+
+    http_status = 429
+    exit_code = 8
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(MartletError):
+    """A request took longer than it was given."""
+
+    http_status = 504
+    exit_code = 8
 
 
 class MissingExtraError(MartletError):

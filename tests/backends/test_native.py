@@ -199,3 +199,32 @@ def test_a_tokenizer_with_too_many_ids_is_refused_before_loading(
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="320"):
         load_backend(str(tiny_llama.path), options=BackendOptions(tokenizer=str(tmp_path)))
+
+
+@pytest.mark.parametrize("backend", ["native", "transformers"])
+def test_the_pieces_of_a_stream_are_its_reply(tiny_llama: ModelFolder, backend: str) -> None:
+    options = BackendOptions(backend=backend, dtype="fp32", kv_memory_gib=0.05)
+    loaded = load_backend(str(tiny_llama.path), options=options)
+    prompt_ids = loaded.render(Prompt(text="The quick brown")).token_ids
+    params = SamplingParams(temperature=1.0, max_tokens=24, ignore_eos=True, logprobs=2)
+    for number in range(3):
+        loaded.submit(
+            SampleRequest(
+                request_id=str(number),
+                prompt_ids=prompt_ids,
+                params=params,
+                seed=number,
+                streams=number != 2,
+            )
+        )
+    outputs, deltas = {}, []
+    while loaded.num_unfinished:
+        outputs.update((output.request_id, output) for output in loaded.poll())
+        deltas += loaded.take_deltas()
+    assert {delta.request_id for delta in deltas} == {"0", "1"}
+    for request_id in ("0", "1"):
+        pieces = [delta for delta in deltas if delta.request_id == request_id]
+        output = outputs[request_id]
+        assert "".join(piece.text for piece in pieces) == output.text
+        assert tuple(t for piece in pieces for t in piece.token_ids) == output.token_ids
+        assert tuple(s for piece in pieces for s in piece.logprobs or ()) == output.logprobs

@@ -16,6 +16,7 @@ from martlet.backends.base import (
     ModelIdentity,
     Prompt,
     RenderedPrompt,
+    SampleDelta,
     SampleOutput,
     SampleRequest,
 )
@@ -101,6 +102,9 @@ class EchoBackend:
         for output in finished:
             del self._active[output.request_id]
         return finished
+
+    def take_deltas(self) -> list[SampleDelta]:
+        return []
 
     @property
     def num_unfinished(self) -> int:

@@ -67,6 +67,11 @@ class SampleRequest:
     """`n` and `seed` are not looked at here: a request is one sample and carries its own seed."""
     seed: int
     """The draw of a token depends on this and on the token's position alone."""
+    adapter: str | None = None
+    """Name of a loaded adapter; None for the base. The request keeps the revision that it began
+    with."""
+    streams: bool = False
+    """Whether `take_deltas` reports the reply piece by piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,21 @@ class TokenLogprob:
     logprob: float
     rank: int
     """1 for the most likely token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDelta:
+    """The next piece of a reply: text that will not be taken back, and its tokens.
+
+    All pieces of a reply joined are its `SampleOutput`. Tokens may come without text (half a
+    character), and text without tokens (what was held back at the end).
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Mapping[int, TokenLogprob], ...] | None = None
+    """For each of the tokens, as in `SampleOutput`; None unless asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +182,14 @@ class Backend(Protocol):
         """Advances the work by one step and returns the samples that finished in it.
 
         A request that fails comes back with `finish_reason` "error"; the others go on.
+        """
+        ...
+
+    def take_deltas(self) -> list[SampleDelta]:
+        """What was drawn since the last call for requests that stream, in order.
+
+        Called after `poll`, before its outputs are handed on: the last piece of a reply is here
+        when its output is.
         """
         ...
 

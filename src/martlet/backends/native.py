@@ -8,10 +8,11 @@ from martlet.backends.base import (
     ModelIdentity,
     Prompt,
     RenderedPrompt,
+    SampleDelta,
     SampleOutput,
     SampleRequest,
 )
-from martlet.backends.outputs import to_output
+from martlet.backends.outputs import to_delta, to_output
 from martlet.backends.render import render
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine, StepOutput
@@ -28,6 +29,7 @@ class _Reply:
 
     request: Request
     decoder: StreamDecoder
+    streams: bool
 
 
 class NativeBackend:
@@ -60,6 +62,7 @@ class NativeBackend:
         self._vocab_size = model.vocab_size
         self._tokenizer = tokenizer
         self._replies: dict[str, _Reply] = {}
+        self._deltas: list[SampleDelta] = []
 
     @property
     def stats(self) -> EngineStats:
@@ -90,7 +93,9 @@ class NativeBackend:
             skip_special_tokens=params.skip_special_tokens,
             min_tokens=params.min_tokens,
         )
-        self._replies[request.request_id] = _Reply(request=queued, decoder=decoder)
+        self._replies[request.request_id] = _Reply(
+            request=queued, decoder=decoder, streams=request.streams
+        )
 
     def abort(self, request_id: str) -> None:
         """See `Backend.abort`."""
@@ -102,6 +107,11 @@ class NativeBackend:
         finished = [self._read(output) for output in self.engine.step()]
         return [output for output in finished if output is not None]
 
+    def take_deltas(self) -> list[SampleDelta]:
+        """See `Backend.take_deltas`."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
     def close(self) -> None:
         """Gives up what is unfinished and lets go of the model."""
         for request_id in list(self._replies):
@@ -111,15 +121,26 @@ class NativeBackend:
     def _read(self, output: StepOutput) -> SampleOutput | None:
         """Adds a drawn token to its reply's text; the sample, if that ended it."""
         request = output.request
-        decoder = self._replies[request.request_id].decoder
-        is_text = output.token_id is not None and output.finish_reason != "stop"
-        if output.token_id is not None and is_text:
-            decoder.push(output.token_id)
-            if decoder.stop_string is not None:
-                self.engine.finish(request.request_id, "stop", stop_reason=decoder.stop_string)
-                # A reply that had also reached its length has ended already; the string counts.
-                request.finish_reason, request.stop_reason = "stop", decoder.stop_string
+        reply = self._replies[request.request_id]
+        text = self._push(output, reply.decoder)
+        if request.is_finished:
+            text += reply.decoder.flush()
+        if reply.streams:
+            num_tokens = 0 if output.token_id is None else 1
+            self._deltas.append(to_delta(request, text, num_tokens=num_tokens))
         if not request.is_finished:
             return None
         del self._replies[request.request_id]
-        return to_output(request, decoder)
+        return to_output(request, reply.decoder)
+
+    def _push(self, output: StepOutput, decoder: StreamDecoder) -> str:
+        """The text that a step's token made certain; a stop string ends the request."""
+        if output.token_id is None or output.finish_reason == "stop":
+            return ""
+        request = output.request
+        text = decoder.push(output.token_id)
+        if decoder.stop_string is not None:
+            self.engine.finish(request.request_id, "stop", stop_reason=decoder.stop_string)
+            # A reply that had also reached its length has ended already; the string counts.
+            request.finish_reason, request.stop_reason = "stop", decoder.stop_string
+        return text

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from martlet.backends.base import SampleOutput, TokenLogprob
+from martlet.backends.base import SampleDelta, SampleOutput, TokenLogprob
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.text.stream import StreamDecoder
 
@@ -13,9 +13,8 @@ def to_output(request: Request, decoder: StreamDecoder) -> SampleOutput:
 
     Args:
         request: The finished request.
-        decoder: Has been given the reply's tokens, without the one that ended it; is flushed.
+        decoder: Has been given the reply's tokens, without the one that ended it; was flushed.
     """
-    decoder.flush()
     output = SampleOutput(
         request_id=request.request_id,
         text=decoder.text,
@@ -37,6 +36,17 @@ def to_output(request: Request, decoder: StreamDecoder) -> SampleOutput:
         scored = (_by_token(scores, num_top) for scores in request.prompt_logprobs)
         output = replace(output, prompt_logprobs=(None, *scored))
     return output
+
+
+def to_delta(request: Request, text: str, *, num_tokens: int) -> SampleDelta:
+    """Describes the newest `num_tokens` tokens of a request, which made `text` certain."""
+    token_ids = tuple(request.token_ids[len(request.token_ids) - num_tokens :])
+    delta = SampleDelta(request_id=request.request_id, text=text, token_ids=token_ids)
+    num_top = request.params.logprobs
+    if num_top is None or not num_tokens:
+        return delta
+    scored = request.logprobs[-num_tokens:]
+    return replace(delta, logprobs=tuple(_by_token(scores, num_top) for scores in scored))
 
 
 def _by_token(scores: TokenLogprobs, num_top: int) -> Mapping[int, TokenLogprob]:

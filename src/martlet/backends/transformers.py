@@ -16,10 +16,11 @@ from martlet.backends.base import (
     ModelIdentity,
     Prompt,
     RenderedPrompt,
+    SampleDelta,
     SampleOutput,
     SampleRequest,
 )
-from martlet.backends.outputs import to_output
+from martlet.backends.outputs import to_delta, to_output
 from martlet.backends.padding import find_padding_fault
 from martlet.backends.render import check_vocabulary, render
 from martlet.backends.static_batch import (
@@ -70,6 +71,8 @@ class TransformersBackend:
         self._own_stop_ids = tuple(i for i in tokenizer.stop_ids if 0 <= i < self._vocab_size)
         self._pad_id = next(iter(self._own_stop_ids), 0)  # masked, so any token will do
         self._waiting: dict[str, SampleRequest] = {}
+        self._streaming: set[str] = set()
+        self._deltas: list[SampleDelta] = []
         self._limit_batches()
 
     @property
@@ -101,14 +104,21 @@ class TransformersBackend:
             )
         if request.request_id in self._waiting:
             raise ParameterError(f"request id {request.request_id!r} is in use")
+        if request.adapter is not None:
+            raise ParameterError(
+                f"adapter {request.adapter!r} cannot be used: this model runs on plain transformers"
+            )
         params = request.params
         named_ids = (*request.prompt_ids, *(params.logit_bias or ()), *params.stop_token_ids)
         check_vocabulary(named_ids, vocab_size=self._vocab_size)
         self._waiting[request.request_id] = request
+        if request.streams:
+            self._streaming.add(request.request_id)
 
     def abort(self, request_id: str) -> None:
         """Gives a request up; `poll` will not return it. Unknown ids are ignored."""
         self._waiting.pop(request_id, None)
+        self._streaming.discard(request_id)
 
     def poll(self) -> list[SampleOutput]:
         """Computes one batch, and returns all of its samples.
@@ -127,12 +137,25 @@ class TransformersBackend:
                 if request.finish_reason is None:
                     request.finish_reason = "error"
                     request.error = f"{type(error).__name__}: {error}"
-        return [to_output(*pair) for pair in zip(requests, decoders, strict=True)]
+        return [self._read(*pair) for pair in zip(requests, decoders, strict=True)]
+
+    def take_deltas(self) -> list[SampleDelta]:
+        """See `Backend.take_deltas`; a reply is one piece here, as a batch ends all at once."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
 
     def close(self) -> None:
         """Frees the model; the backend is not used afterwards."""
         self._waiting.clear()
         del self._model
+
+    def _read(self, request: Request, decoder: StreamDecoder) -> SampleOutput:
+        decoder.flush()
+        if request.request_id in self._streaming:
+            self._streaming.remove(request.request_id)
+            delta = to_delta(request, decoder.text, num_tokens=request.num_output_tokens)
+            self._deltas.append(delta)
+        return to_output(request, decoder)
 
     def _limit_batches(self) -> None:
         """Makes batches of one request if the model does not look past padding."""
