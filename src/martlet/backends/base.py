@@ -162,6 +162,17 @@ class Backend(Protocol):
         """
         ...
 
+    def prepare(self, params: SamplingParams) -> None:
+        """Compiles what `params.structured` asks for, so that `submit` finds it made.
+
+        Optional, and may be called from any thread: it takes a second at first, then milliseconds.
+
+        Raises:
+            ParameterError: If the schema, expression or grammar is not valid or not supported.
+            MissingExtraError: If structured output needs a package that is not installed.
+        """
+        ...
+
     def submit(self, request: SampleRequest) -> None:
         """Takes a request into the queue.
 

@@ -6,7 +6,7 @@ it from what the model gave; the others are shaped and drawn in fp32, a cache-si
 Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from martlet.engine.choice import (
     choose_unfiltered,
     is_filtered,
 )
+from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, shape
@@ -64,37 +65,50 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         logits: `[M, V]`, as the model gave them.
 
     Returns:
-        Token ids; None for a row that is not finite, which no neighbour notices.
+        Token ids; None for a row that is not finite, or whose constraint failed (then its request
+        has an `error`). No neighbour notices.
     """
-    shaped = [row for row, request in enumerate(requests) if is_shaped(request)]
-    token_ids: list[int | None] = [None] * len(requests)
-    if len(shaped) < len(requests):
-        token_ids = _finite(argmax(logits), logits)
+    row_to_mask = fill_masks(requests, logits.shape[1])
+    row_to_only = {row: only_token(mask) for row, mask in row_to_mask.items()}
+    forced = {row: token_id for row, token_id in row_to_only.items() if token_id is not None}
+    undecided = [
+        row for row, request in enumerate(requests) if row not in forced and request.error is None
+    ]
+    shaped = [row for row in undecided if is_shaped(requests[row])]
+    plain = [row for row in undecided if not is_shaped(requests[row])]
+    drawn = _if_finite(logits, forced)
+    if plain:
+        likeliest = argmax(logits).tolist()
+        drawn |= _if_finite(logits, {row: likeliest[row] for row in plain})
     num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
-        drawn = _draw_shaped(logits[rows], [requests[row] for row in rows])
-        for row, token_id in zip(rows, drawn, strict=True):
-            token_ids[row] = token_id
-    return token_ids
+        masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}
+        some = _draw_shaped(logits[rows], [requests[row] for row in rows], masks)
+        drawn |= dict(zip(rows, some, strict=True))
+    return [drawn.get(row) for row in range(len(requests))]
 
 
-def _finite(token_ids: Tensor, logits: Tensor) -> list[int | None]:
-    """The drawn tokens, but None where the likeliest logit of a row is NaN or infinite."""
-    largest = logits.gather(1, token_ids[:, None])[:, 0]
-    return [
-        token_id if is_finite else None
-        for token_id, is_finite in zip(token_ids.tolist(), largest.isfinite().tolist(), strict=True)
-    ]
+def _if_finite(logits: Tensor, row_to_token_id: Mapping[int, int]) -> dict[int, int | None]:
+    """The tokens of some rows, but None where a token's logit is NaN or infinite."""
+    values = logits[list(row_to_token_id), list(row_to_token_id.values())]
+    return {
+        row: token_id if is_finite else None
+        for (row, token_id), is_finite in zip(
+            row_to_token_id.items(), values.isfinite().tolist(), strict=True
+        )
+    }
 
 
-def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
+def _draw_shaped(
+    logits: Tensor, requests: Sequence[Request], row_to_mask: Mapping[int, TokenMask]
+) -> list[int | None]:
     """Draws for rows that want more than the argmax of what the model gave, `[M, V] -> M ids`."""
     vocab_size = logits.shape[1]
     num_columns = -(-vocab_size // SEGMENT) * SEGMENT
     shaped = logits.new_full((len(requests), num_columns), float("-inf"), dtype=torch.float32)
     shaped[:, :vocab_size] = logits
-    shape(shaped, requests)
+    shape(shaped, requests, row_to_mask)
     is_finite = shaped.amax(dim=1).isfinite()
     # A row of zeros has a draw like any other; what comes of it is thrown away.
     shaped[~is_finite] = 0

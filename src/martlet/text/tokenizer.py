@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from martlet.errors import MissingExtraError, ModelError, NotFoundError, TemplateError
-from martlet.text.incremental import ByteDecoder, IncrementalDecoder, WindowDecoder
+from martlet.text.incremental import REPLACEMENT, ByteDecoder, IncrementalDecoder, WindowDecoder
 from martlet.text.stop_ids import gather_stop_ids
 from martlet.text.template import ChatTemplate, Message
 from martlet.text.token_bytes import TokenBytes
@@ -163,6 +163,29 @@ class Tokenizer:
         if self._token_bytes is None:
             return WindowDecoder(self._decode_inner, skipped_ids=skipped_ids)
         return ByteDecoder(self._token_bytes, skipped_ids=skipped_ids)
+
+    def to_backend_json(self) -> str | None:
+        """The tokenizer's rules as `tokenizer.json` writes them; None if others cannot read them.
+
+        That is so for a tokenizer written in Python, and for one of an uncommon family.
+        """
+        if self._backend is None or self._token_bytes is None:
+            return None
+        return self._backend.to_str()
+
+    def read_vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """What each token adds behind other words, in bytes, by decoding all of them.
+
+        Returns:
+            One entry an id, empty for a token that adds nothing or only part of a character; and
+            the ids of the special tokens.
+        """
+        anchor = self._inner.encode("a", add_special_tokens=False)[-1]
+        before = self._decode_inner([anchor])
+        texts = [self._decode_inner([anchor, token_id]) for token_id in range(self.num_tokens)]
+        added = [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
+        tokens = [b"" if REPLACEMENT in text else text.encode() for text in added]
+        return tokens, sorted(self._special_ids)
 
     def check_against_embedding(self, num_embeddings: int) -> None:
         """Refuse a tokenizer whose ids the model has no rows for.
