@@ -6,7 +6,6 @@ microseconds whatever the schema. This module gives it the vocabulary and words 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from martlet.errors import MissingExtraError, ParameterError
+from martlet.text.lark import quoted_options, with_whitespace
 from martlet.text.structured import StructuredOutput
-from martlet.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+    from martlet.text.tokenizer import Tokenizer
+
 MAX_NUM_GRAMMARS = 128
 """Compiled grammars that are kept, the least recently used going first."""
-JSON_WHITESPACE = r"[ \n\r\t]{1,32}"
-"""Room for pretty-printed JSON. Without a bound, a model may write spaces until it is cut off."""
 
 
 class GrammarCompiler:
@@ -185,29 +184,10 @@ def _to_source(structured: StructuredOutput) -> str:
             source = LLMatcher.grammar_from_lark(structured.grammar)
         else:
             schema = structured.json_schema or {"type": "object"}
-            source = LLMatcher.grammar_from_json_schema(_with_whitespace(schema))
+            source = LLMatcher.grammar_from_json_schema(with_whitespace(schema))
     except (ValueError, TypeError, RecursionError) as error:
         raise _refusal(str(error)) from error
     return source
-
-
-def quoted(text: str) -> str:
-    """A text as a grammar writes it."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def quoted_options(texts: Sequence[str]) -> str:
-    """One of several texts, as a grammar writes it."""
-    return " | ".join(map(quoted, texts))
-
-
-def json_rule(schema: Mapping[str, object]) -> str:
-    """JSON of a schema, as a grammar writes it."""
-    return "%json " + json.dumps(_with_whitespace(schema))
-
-
-def _with_whitespace(schema: Mapping[str, object]) -> dict[str, object]:
-    return {**schema, "x-guidance": {"whitespace_pattern": JSON_WHITESPACE}}
 
 
 def _refusal(reason: str) -> ParameterError:
