@@ -23,7 +23,7 @@ from martlet.engine.choice import (
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.request import Request, TokenLogprobs
-from martlet.engine.shaping import is_shaped, shape
+from martlet.engine.shaping import is_shaped, mask, shape
 from martlet.engine.uniforms import uniforms
 
 MAX_NUM_SHAPED = 2**22
@@ -69,7 +69,7 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         has an `error`). No neighbour notices.
     """
     row_to_mask = fill_masks(requests, logits.shape[1])
-    row_to_only = {row: only_token(mask) for row, mask in row_to_mask.items()}
+    row_to_only = {row: only_token(allowed) for row, allowed in row_to_mask.items()}
     forced = {row: token_id for row, token_id in row_to_only.items() if token_id is not None}
     undecided = [
         row for row, request in enumerate(requests) if row not in forced and request.error is None
@@ -78,7 +78,7 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
     plain = [row for row in undecided if not is_shaped(requests[row])]
     drawn = _if_finite(logits, forced)
     if plain:
-        likeliest = argmax(logits).tolist()
+        likeliest = argmax(_masked(logits, row_to_mask, plain)).tolist()
         drawn |= _if_finite(logits, {row: likeliest[row] for row in plain})
     num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
@@ -87,6 +87,16 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         some = _draw_shaped(logits[rows], [requests[row] for row in rows], masks)
         drawn |= dict(zip(rows, some, strict=True))
     return [drawn.get(row) for row in range(len(requests))]
+
+
+def _masked(logits: Tensor, row_to_mask: Mapping[int, TokenMask], rows: Sequence[int]) -> Tensor:
+    """The logits, with what the constraints of some rows do not allow made impossible."""
+    masks = {row: row_to_mask[row] for row in rows if row in row_to_mask}
+    if not masks:
+        return logits
+    masked = logits.clone()
+    mask(masked, masks)
+    return masked
 
 
 def _if_finite(logits: Tensor, row_to_token_id: Mapping[int, int]) -> dict[int, int | None]:

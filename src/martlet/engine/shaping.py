@@ -16,13 +16,12 @@ from martlet.engine.request import Request
 
 
 def is_shaped(request: Request) -> bool:
-    """Whether the request's next token may differ from the most likely one of the model."""
+    """Whether the next token may differ from the most likely one that the request may draw."""
     return (
         not request.params.is_greedy
         or is_penalised(request)
         or bool(request.params.logit_bias)
         or bool(request.barred_ids)
-        or request.constraint is not None
     )
 
 
@@ -49,7 +48,7 @@ def shape(
     _penalise(logits, requests)
     _bias_and_bar(logits, requests)
     if row_to_mask:
-        _mask(logits, row_to_mask)
+        mask(logits, row_to_mask)
     temperatures = [request.params.temperature or 1.0 for request in requests]
     if any(temperature != 1 for temperature in temperatures):
         column = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
@@ -93,11 +92,13 @@ def _bias_and_bar(logits: Tensor, requests: Sequence[Request]) -> None:
             logits[row, token_id] = float("-inf")
 
 
-def _mask(logits: Tensor, row_to_mask: Mapping[int, TokenMask]) -> None:
+def mask(logits: Tensor, row_to_mask: Mapping[int, TokenMask]) -> None:
+    """Makes what the constraints do not allow impossible, in `[M, V]` logits of any precision."""
     width = len(next(iter(row_to_mask.values())))
     forbidden = np.zeros((len(logits), width), dtype="<u4")  # [M, V / 32]
-    for row, mask in row_to_mask.items():
-        forbidden[row] = ~mask
-    bits = np.unpackbits(forbidden.view(np.uint8), axis=1, bitorder="little")  # [M, V]
-    is_forbidden = torch.from_numpy(bits).view(torch.bool).to(logits.device)
-    logits[:, : bits.shape[1]].masked_fill_(is_forbidden, float("-inf"))
+    for row, allowed in row_to_mask.items():
+        forbidden[row] = ~allowed
+    bits = np.unpackbits(forbidden.view(np.uint8), axis=1, bitorder="little")
+    num_columns = min(bits.shape[1], logits.shape[1])
+    is_forbidden = torch.from_numpy(bits[:, :num_columns]).view(torch.bool)  # [M, V]
+    logits[:, :num_columns].masked_fill_(is_forbidden.to(logits.device), float("-inf"))
