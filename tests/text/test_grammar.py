@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -106,10 +107,13 @@ def test_a_state_is_a_replys_own(byte_level: Tokenizer) -> None:
 
 
 def test_the_same_form_is_compiled_once(byte_level: Tokenizer) -> None:
+    """Also in another thread than the one that uses it: a server compiles beside its engine."""
     compiler = compiler_of(byte_level)
-    assert compiler.compile(StructuredOutput(json_schema=PERSON)) is compiler.compile(
-        StructuredOutput(json_schema=json.loads(json.dumps(PERSON)))
-    )
+    with ThreadPoolExecutor() as pool:
+        grammar = pool.submit(compiler.compile, StructuredOutput(json_schema=PERSON)).result()
+    again = compiler.compile(StructuredOutput(json_schema=json.loads(json.dumps(PERSON))))
+    assert grammar is again
+    assert allowed_ids(again.start(), byte_level)
 
 
 def test_a_grammar_that_grows_too_complex_raises(byte_level: Tokenizer) -> None:

@@ -76,16 +76,22 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
     ]
     shaped = [row for row in undecided if is_shaped(requests[row])]
     plain = [row for row in undecided if not is_shaped(requests[row])]
-    drawn = _if_finite(logits, forced)
+    drawn: dict[int, int | None] = {}
+    if forced:
+        rows, only = list(forced), list(forced.values())
+        drawn |= zip(rows, _if_finite(only, logits[rows, only]), strict=True)
     if plain:
-        likeliest = argmax(_masked(logits, row_to_mask, plain)).tolist()
-        drawn |= _if_finite(logits, {row: likeliest[row] for row in plain})
+        masked = _masked(logits, row_to_mask, plain)
+        likeliest = argmax(masked)
+        largest = masked.gather(1, likeliest[:, None])[:, 0]
+        token_ids = _if_finite(likeliest.tolist(), largest)
+        drawn |= {row: token_ids[row] for row in plain}
     num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
         masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}
         some = _draw_shaped(logits[rows], [requests[row] for row in rows], masks)
-        drawn |= dict(zip(rows, some, strict=True))
+        drawn |= zip(rows, some, strict=True)
     return [drawn.get(row) for row in range(len(requests))]
 
 
@@ -99,15 +105,12 @@ def _masked(logits: Tensor, row_to_mask: Mapping[int, TokenMask], rows: Sequence
     return masked
 
 
-def _if_finite(logits: Tensor, row_to_token_id: Mapping[int, int]) -> dict[int, int | None]:
-    """The tokens of some rows, but None where a token's logit is NaN or infinite."""
-    values = logits[list(row_to_token_id), list(row_to_token_id.values())]
-    return {
-        row: token_id if is_finite else None
-        for (row, token_id), is_finite in zip(
-            row_to_token_id.items(), values.isfinite().tolist(), strict=True
-        )
-    }
+def _if_finite(token_ids: Sequence[int], logits: Tensor) -> list[int | None]:
+    """The drawn tokens, but None where a token's logit, of `[M]`, is NaN or infinite."""
+    return [
+        token_id if is_finite else None
+        for token_id, is_finite in zip(token_ids, logits.isfinite().tolist(), strict=True)
+    ]
 
 
 def _draw_shaped(
