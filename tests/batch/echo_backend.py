@@ -20,6 +20,7 @@ from martlet.backends.base import (
     SampleOutput,
     SampleRequest,
 )
+from martlet.engine.params import SamplingParams
 from martlet.errors import InputError, ParameterError, PromptTooLongError
 
 _MAX_REPLY_TOKENS = 7
@@ -76,6 +77,9 @@ class EchoBackend:
         if not text:
             raise InputError("the prompt is empty")
         return RenderedPrompt(text=text, token_ids=tuple(map(ord, text)))
+
+    def prepare(self, params: SamplingParams) -> None:
+        """Any form is made by this backend, which draws no tokens."""
 
     def submit(self, request: SampleRequest) -> None:
         if request.request_id in self._active:

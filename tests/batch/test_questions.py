@@ -8,6 +8,7 @@ from martlet.batch.prompts import PromptTemplate, multiple_choice_prompt
 from martlet.batch.questions import Question, UnusableQuestion, questions_of
 from martlet.batch.rows import Row, read_rows
 from martlet.batch.shapes import Wording
+from martlet.text.structured import StructuredOutput
 from support.shared import SHARED, needs_shared
 
 
@@ -108,6 +109,12 @@ def test_an_openai_text_line_meets_no_chat_template() -> None:
     assert question.overrides == {"seed": 4}
 
 
+def test_an_openai_line_may_ask_for_a_form() -> None:
+    body = {"prompt": "x", "response_format": {"type": "json_object"}}
+    form = StructuredOutput(json_object=True)
+    assert asked({"custom_id": "c", "body": body}).overrides == {"structured": form}
+
+
 def test_raw_prompts_are_text() -> None:
     assert asked({"prompt": "x"}, Wording(is_raw=True)).prompt.text == "x"
 
@@ -137,6 +144,7 @@ def test_raw_prompts_are_text() -> None:
         ({"body": "x"}, "'body' must be a JSON object, not str"),
         ({"body": {"prompt": "x", "top_q": 1}}, "unknown field 'top_q' in body; known: messages"),
         ({"body": {"prompt": "x", "logprobs": 1}}, "unknown field 'logprobs'"),
+        ({"body": {"prompt": "x", "response_format": "json"}}, "response_format must be"),
         ({"body": {"prompt": "x", "stream": True}}, "unknown field 'stream'"),
         ({"body": {"prompt": "x", "logit_bias": [1]}}, "logit_bias maps token ids"),
         ({"method": "GET", "body": {"prompt": "x"}}, "method must be POST"),

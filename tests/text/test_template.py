@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from martlet.errors import TemplateError
+from martlet.errors import ParameterError, TemplateError
 from martlet.text.tokenizer import Tokenizer
 from support.shared import SHARED, needs_shared
 
@@ -14,6 +14,12 @@ CONVERSATION = (
     {"role": "user", "content": "再来 👧"},
 )
 HELLO = ({"role": "user", "content": "Hello"},)
+
+
+def assistant_call(arguments):
+    function = {"name": "weather", "arguments": arguments}
+    call = {"id": "abcdefghi", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 def with_template(folder, source):
@@ -103,7 +109,13 @@ def test_a_refusal_is_passed_on(byte_level_folder, source, reason):
         ([{"role": 3, "content": "x"}], "its role is 3"),
         ([{"role": "user"}], "needs a content"),
         ([{"role": "user", "content": None}], "needs a content"),
-        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "one text, not list"),
+        ([{"role": "user", "content": 3}], "one text, not int"),
+        ([{"role": "user", "content": ["x"]}], "part 0, must be"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "part 0, is 'image_url'"),
+        ([{"role": "assistant", "tool_calls": "f"}], "a list of calls"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f"}]}], "tool_calls of .* must be"),
+        ([assistant_call("{")], "are not JSON"),
+        ([assistant_call("[1]")], "must be a JSON object"),
     ],
 )
 def test_malformed_messages_are_refused(byte_level, messages, reason):
@@ -111,10 +123,63 @@ def test_malformed_messages_are_refused(byte_level, messages, reason):
         byte_level.render(messages)
 
 
-def test_a_tool_call_needs_no_content(byte_level_folder):
-    source = "{% for m in messages %}[{{ m.role }}:{{ m.content is defined }}]{% endfor %}"
-    turn = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
-    assert with_template(byte_level_folder, source).render([turn])[0] == "[assistant:False]"
+def test_a_tool_call_needs_no_content_and_its_arguments_become_an_object(byte_level_folder):
+    source = (
+        "{% for m in messages %}[{{ m.role }}:{{ m.content }}:"
+        "{{ m.tool_calls[0].function.arguments.place }}]{% endfor %}"
+    )
+    tokenizer = with_template(byte_level_folder, source)
+    for arguments in ('{"place": "Rome"}', {"place": "Rome"}):
+        assert tokenizer.render([assistant_call(arguments)])[0] == "[assistant::Rome]"
+
+
+def test_text_parts_are_joined(byte_level):
+    parts = [{"type": "text", "text": "1 + 1"}, {"type": "text", "text": " = ?"}]
+    turn = {"role": "user", "content": parts}
+    assert byte_level.render([turn]) == byte_level.render(
+        [{"role": "user", "content": "1 + 1 = ?"}]
+    )
+
+
+def test_tools_are_shown_to_the_model_or_refused(byte_level_folder, byte_level):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    source = "{% if tools %}{{ tools[0].function.name }}: {% endif %}{{ messages[0].content }}"
+    assert (
+        with_template(byte_level_folder, source).render(HELLO, tools=[tool])[0] == "weather: Hello"
+    )
+    with pytest.raises(TemplateError, match="does not show tools to the model"):
+        byte_level.render(HELLO, tools=[tool])
+    with pytest.raises(ParameterError, match=r"tools\[0\]"):
+        byte_level.render(HELLO, tools=[{"name": "weather"}])
+
+
+def test_variables_reach_the_template_or_are_refused(byte_level_folder):
+    tokenizer = with_template(byte_level_folder, "{{ messages[0].content }}{{ mood }}")
+    assert tokenizer.render(HELLO, variables={"mood": "!"})[0] == "Hello!"
+    for name in ("mod", "messages", "tokenize"):
+        with pytest.raises(TemplateError, match=f"does not look at a variable '{name}'"):
+            tokenizer.render(HELLO, variables={name: "!"})
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("file_name", "expected"),
+    [
+        ("qwen2.5-7b-instruct.jinja", "<tool_response>\n21 degrees\n</tool_response>"),
+        ("qwen3-0.6b.jinja", "<tool_response>\n21 degrees\n</tool_response>"),
+        ("llama-3.1-8b-instruct.jinja", "<|start_header_id|>ipython<|end_header_id|>"),
+    ],
+)
+def test_a_conversation_with_tools_is_rendered(load_pair, file_name, expected):
+    source = (SHARED / "templates" / file_name).read_text(encoding="utf-8")
+    inner = load_pair("llama3-published" if "llama" in file_name else "qwen2").inner
+    tokenizer = Tokenizer(inner, folder=SHARED / "templates", chat_template=source)
+    tool = {"type": "function", "function": {"name": "weather", "description": "Of a place."}}
+    result = {"role": "tool", "tool_call_id": "abcdefghi", "content": "21 degrees"}
+    turns = [*HELLO, assistant_call('{"place": "Rome"}'), result]
+    text, _ = tokenizer.render(turns, tools=[tool])
+    for part in ('{"place": "Rome"}', "Of a place.", expected):
+        assert part in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
-from martlet.text.template import Message
+from martlet.text.messages import Message
+from martlet.text.tool_calls.functions import Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class Prompt:
 
     messages: Sequence[Message] | None = None
     """A conversation; the chat template is applied."""
+    tools: Sequence[Tool] = ()
+    """With `messages`: functions that the model may call, as OpenAI declares them."""
+    template_variables: Mapping[str, object] | None = None
+    """With `messages`: what else the chat template looks at, such as `enable_thinking`."""
     text: str | None = None
     """Raw text; no template is applied."""
     token_ids: Sequence[int] | None = None
@@ -159,6 +164,17 @@ class Backend(Protocol):
         Raises:
             TemplateError: If the model has no chat template, or it refuses the messages.
             InputError: If the prompt is empty or a token id is not in the vocabulary.
+        """
+        ...
+
+    def prepare(self, params: SamplingParams) -> None:
+        """Compiles what `params.structured` asks for, so that `submit` finds it made.
+
+        Optional, and may be called from any thread: it takes a second at first, then milliseconds.
+
+        Raises:
+            ParameterError: If the schema, expression or grammar is not valid or not supported.
+            MissingExtraError: If structured output needs a package that is not installed.
         """
         ...
 

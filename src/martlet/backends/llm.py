@@ -15,7 +15,7 @@ from martlet.backends.options import BackendOptions
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError
-from martlet.text.template import Message
+from martlet.text.messages import Message
 
 
 @dataclass(frozen=True, kw_only=True)

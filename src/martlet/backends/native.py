@@ -15,10 +15,13 @@ from martlet.backends.base import (
 from martlet.backends.outputs import to_delta, to_output
 from martlet.backends.render import render
 from martlet.engine.config import EngineConfig
+from martlet.engine.constraint import TokenConstraint
 from martlet.engine.engine import Engine, StepOutput
+from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.engine.stats import EngineStats
 from martlet.models.load import LoadedModel
+from martlet.text.grammar import GrammarCompiler
 from martlet.text.stream import StreamDecoder
 from martlet.text.tokenizer import Tokenizer
 
@@ -61,6 +64,7 @@ class NativeBackend:
         self.engine = Engine(model, config)
         self._vocab_size = model.vocab_size
         self._tokenizer = tokenizer
+        self._grammars = GrammarCompiler(tokenizer, vocab_size=model.vocab_size)
         self._replies: dict[str, _Reply] = {}
         self._deltas: list[SampleDelta] = []
 
@@ -77,6 +81,10 @@ class NativeBackend:
         """See `Backend.render`."""
         return render(prompt, self._tokenizer, vocab_size=self._vocab_size)
 
+    def prepare(self, params: SamplingParams) -> None:
+        """See `Backend.prepare`."""
+        self._start_constraint(params)
+
     def submit(self, request: SampleRequest) -> None:
         """See `Backend.submit`."""
         params = request.params
@@ -86,6 +94,7 @@ class NativeBackend:
             params,
             seed=request.seed,
             stop_ids=self._tokenizer.stop_ids,
+            constraint=self._start_constraint(params),
         )
         decoder = StreamDecoder(
             self._tokenizer,
@@ -118,6 +127,11 @@ class NativeBackend:
             self.abort(request_id)
         del self.engine
 
+    def _start_constraint(self, params: SamplingParams) -> TokenConstraint | None:
+        if params.structured is None:
+            return None
+        return self._grammars.compile(params.structured).start()
+
     def _read(self, output: StepOutput) -> SampleOutput | None:
         """Adds a drawn token to its reply's text; the sample, if that ended it."""
         request = output.request
@@ -135,9 +149,9 @@ class NativeBackend:
 
     def _push(self, output: StepOutput, decoder: StreamDecoder) -> str:
         """The text that a step's token made certain; a stop string ends the request."""
-        if output.token_id is None or output.finish_reason == "stop":
-            return ""
         request = output.request
+        if output.token_id is None or output.token_id in request.stop_ids:
+            return ""
         text = decoder.push(output.token_id)
         if decoder.stop_string is not None:
             self.engine.finish(request.request_id, "stop", stop_reason=decoder.stop_string)

@@ -14,12 +14,14 @@ def render(prompt: Prompt, tokenizer: Tokenizer, *, vocab_size: int) -> Rendered
         vocab_size: Token ids from here on are not the model's.
 
     Raises:
-        TemplateError: If the model has no chat template, or it refuses the messages.
+        TemplateError: If the model has no chat template, or it refuses the messages or tools.
         InputError: If the prompt is empty.
         ParameterError: If a token id is not in the vocabulary.
     """
     if prompt.messages is not None:
-        text, token_ids = tokenizer.render(prompt.messages)
+        text, token_ids = tokenizer.render(
+            prompt.messages, tools=prompt.tools, variables=prompt.template_variables
+        )
     elif prompt.text is not None:
         text, token_ids = prompt.text, tokenizer.encode(prompt.text, add_special_tokens=True)
     else:

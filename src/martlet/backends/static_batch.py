@@ -68,7 +68,8 @@ class StaticBatch:
             if row in row_to_token_id:
                 self._append(row, row_to_token_id[row])
             else:
-                self.requests[row].finish_reason, self.requests[row].error = "error", NOT_FINITE
+                request = self.requests[row]
+                request.finish_reason, request.error = "error", request.error or NOT_FINITE
         return row_to_token_id
 
     def _score(self, logits: Tensor, row_to_token_id: Mapping[int, int]) -> None:
@@ -80,13 +81,15 @@ class StaticBatch:
 
     def _append(self, row: int, token_id: int) -> None:
         request, decoder = self.requests[row], self.decoders[row]
-        request.token_ids.append(token_id)
+        request.append(token_id)
         if token_id in request.stop_ids:
             request.finish_reason, request.stop_reason = "stop", token_id
             return
         decoder.push(token_id)
         if decoder.stop_string is not None:
             request.finish_reason, request.stop_reason = "stop", decoder.stop_string
+        elif request.is_complete:
+            request.finish_reason = "stop"
         elif request.num_tokens >= request.max_num_tokens:
             request.finish_reason = "length"
 

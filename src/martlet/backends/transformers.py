@@ -30,8 +30,11 @@ from martlet.backends.static_batch import (
     generate,
     num_positions,
 )
+from martlet.engine.constraint import TokenConstraint
+from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.errors import ParameterError, PromptTooLongError
+from martlet.text.grammar import GrammarCompiler
 from martlet.text.stream import StreamDecoder
 from martlet.text.tokenizer import Tokenizer
 
@@ -67,6 +70,7 @@ class TransformersBackend:
         self._model.generation_config = GenerationConfig()
         self._vocab_size = model.get_input_embeddings().get_parameter("weight").shape[0]
         self._tokenizer = tokenizer
+        self._grammars = GrammarCompiler(tokenizer, vocab_size=self._vocab_size)
         # A folder may name end tokens that its model has no logits for.
         self._own_stop_ids = tuple(i for i in tokenizer.stop_ids if 0 <= i < self._vocab_size)
         self._pad_id = next(iter(self._own_stop_ids), 0)  # masked, so any token will do
@@ -83,6 +87,10 @@ class TransformersBackend:
     def render(self, prompt: Prompt) -> RenderedPrompt:
         """See `Backend.render`."""
         return render(prompt, self._tokenizer, vocab_size=self._vocab_size)
+
+    def prepare(self, params: SamplingParams) -> None:
+        """See `Backend.prepare`."""
+        self._start_constraint(params)
 
     def submit(self, request: SampleRequest) -> None:
         """Takes a request into the queue.
@@ -111,6 +119,7 @@ class TransformersBackend:
         params = request.params
         named_ids = (*request.prompt_ids, *(params.logit_bias or ()), *params.stop_token_ids)
         check_vocabulary(named_ids, vocab_size=self._vocab_size)
+        self.prepare(params)
         self._waiting[request.request_id] = request
         if request.streams:
             self._streaming.add(request.request_id)
@@ -198,7 +207,13 @@ class TransformersBackend:
             seed=request.seed,
             stop_ids=frozenset((*own_stops, *params.stop_token_ids)),
             max_num_tokens=num_prompt_tokens + min(num_left, params.max_tokens or num_left),
+            constraint=self._start_constraint(params),
         )
+
+    def _start_constraint(self, params: SamplingParams) -> TokenConstraint | None:
+        if params.structured is None:
+            return None
+        return self._grammars.compile(params.structured).start()
 
     def _new_decoder(self, request: Request) -> StreamDecoder:
         return StreamDecoder(

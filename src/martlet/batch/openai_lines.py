@@ -6,10 +6,12 @@ from dataclasses import fields
 from martlet.backends.base import Prompt
 from martlet.engine.params import SamplingParams
 from martlet.errors import InputError, ParameterError
+from martlet.text.structured import StructuredOutput
 
 _NOT_PER_ROW = ("logprobs", "prompt_logprobs", "skip_special_tokens")
 _PER_ROW = tuple(field.name for field in fields(SamplingParams) if field.name not in _NOT_PER_ROW)
 _NEWER_NAMES = {"max_completion_tokens": "max_tokens"}
+_FORM = "response_format"
 _NOT_PARAMETERS = ("messages", "prompt", "model", "user")
 _URL_TO_COLUMN = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
@@ -57,6 +59,9 @@ def body_parameters(body: Mapping[str, object]) -> dict[str, object]:
         is_streamless = name == "stream" and not value
         if name in _NOT_PARAMETERS or is_streamless or value is None:
             continue
+        if name == _FORM:
+            parameters["structured"] = StructuredOutput.from_response_format(value)
+            continue
         if name not in _PER_ROW:
             raise ParameterError(f"unknown field {given_name!r} in body; known: {_known_fields()}")
         parameters[name] = _with_token_ids(value) if name == "logit_bias" else value
@@ -64,7 +69,7 @@ def body_parameters(body: Mapping[str, object]) -> dict[str, object]:
 
 
 def _known_fields() -> str:
-    return ", ".join((*_NOT_PARAMETERS, *_PER_ROW, *_NEWER_NAMES))
+    return ", ".join((*_NOT_PARAMETERS, *_PER_ROW, *_NEWER_NAMES, _FORM))
 
 
 def _with_token_ids(biases: object) -> object:

@@ -146,6 +146,7 @@ class Planner:
         if question.overrides:
             effective = self.sources.resolve(question.overrides, self.backend.default_params)
         params = effective.params
+        self.backend.prepare(params)
         rendered = self.backend.render(question.prompt)
         fitted = fit_prompt(
             rendered.token_ids,

@@ -13,7 +13,7 @@ from martlet.backends.base import Prompt
 from martlet.batch.openai_lines import body_text, check_envelope
 from martlet.batch.prompts import MAX_NUM_OPTIONS, PromptTemplate, multiple_choice_prompt
 from martlet.errors import InputError
-from martlet.text.template import Message
+from martlet.text.messages import Message
 
 Columns = Mapping[str, object]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
 from martlet.engine.batch import BatchBuilder, StepBatch
 from martlet.engine.config import EngineConfig
+from martlet.engine.constraint import TokenConstraint
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import StepPlan
@@ -92,6 +93,7 @@ class Engine:
         *,
         seed: int,
         stop_ids: Sequence[int] = (),
+        constraint: TokenConstraint | None = None,
     ) -> Request:
         """Queues one sample to draw.
 
@@ -101,6 +103,7 @@ class Engine:
             params: `n` and `seed` are not looked at; one call draws one sample.
             seed: The draw of a token depends on this and on its position alone.
             stop_ids: The model's own end tokens; `params.ignore_eos` switches them off.
+            constraint: What may be drawn, where the reply must have a form; changed as it grows.
 
         Raises:
             PromptTooLongError: If no room is left for a single token of reply.
@@ -117,6 +120,7 @@ class Engine:
             seed=seed,
             stop_ids=frozenset((*own_stops, *params.stop_token_ids)),
             max_num_tokens=len(prompt_ids) + min(num_left, params.max_tokens or num_left),
+            constraint=constraint,
         )
         self._requests[request_id] = request
         self._scheduler.add(request)
@@ -207,13 +211,13 @@ class Engine:
         return outputs
 
     def _poisoned(self, request: Request) -> StepOutput:
-        """Ends a request alone whose logits are not finite, and cleans the blocks that it held.
+        """Ends a request alone that nothing could be drawn for, and cleans the blocks it held.
 
         A masked key has the weight 0, and 0 times NaN is NaN: left as they are, the blocks would
         spoil whoever holds them next.
         """
         blocks = list(request.block_table)
-        request.error = NOT_FINITE
+        request.error = request.error or NOT_FINITE
         del self._requests[request.request_id]
         self._scheduler.pool.forget(blocks)
         self._scheduler.finish(request, "error")
@@ -221,17 +225,17 @@ class Engine:
         return StepOutput(request=request, token_id=None, finish_reason="error")
 
     def _append(self, request: Request, token_id: int, score: TokenLogprobs | None) -> StepOutput:
-        request.token_ids.append(token_id)
+        request.append(token_id)
         if score is not None:
             request.logprobs.append(score)
         reason: FinishReason | None = None
-        if token_id in request.stop_ids:
+        if token_id in request.stop_ids or request.is_complete:
             reason = "stop"
         elif request.num_tokens >= request.max_num_tokens:
             reason = "length"
         if reason is not None:
             del self._requests[request.request_id]
-            stop_reason = token_id if reason == "stop" else None
+            stop_reason = token_id if token_id in request.stop_ids else None
             self._scheduler.finish(request, reason, stop_reason=stop_reason)
         return StepOutput(request=request, token_id=token_id, finish_reason=reason)
 

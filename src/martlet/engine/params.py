@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from martlet.errors import ParameterError
+from martlet.text.structured import StructuredOutput
 
 MAX_LOGPROBS = 20
 """The largest number of alternatives a request may ask for at each position (OpenAI's limit)."""
@@ -56,10 +57,15 @@ class SamplingParams:
     """The same for the tokens of the prompt."""
     skip_special_tokens: bool = True
     """Leaves special tokens out of the text."""
+    structured: StructuredOutput | None = None
+    """The form that the reply must have; a mapping, as JSON gives it, will do."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop, str))
         object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids, int))
+        if isinstance(self.structured, Mapping):
+            structured = StructuredOutput.from_mapping(self.structured)
+            object.__setattr__(self, "structured", structured)
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         for name, lowest, highest in _INTEGER_RANGES:
@@ -69,6 +75,8 @@ class SamplingParams:
         for name in ("ignore_eos", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if not isinstance(self.structured, StructuredOutput | None):
+            raise ParameterError(f"structured must be a mapping, not {self.structured!r}")
         self._check_top_p_and_penalty()
         self._check_stops_and_bias()
 

@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from martlet.engine.block_pool import BlockKey
+from martlet.engine.constraint import TokenConstraint
 from martlet.engine.params import SamplingParams
 from martlet.engine.token_counts import TokenCounts
 
@@ -50,6 +51,8 @@ class Request:
     """Prompt and reply may reach this length."""
     namespace: str = ""
     """Adapter and revision: blocks are shared only within one namespace."""
+    constraint: TokenConstraint | None = None
+    """What may be drawn next, where the reply must have a form."""
 
     token_ids: list[int] = field(default_factory=list)
     """Prompt and reply."""
@@ -91,6 +94,23 @@ class Request:
     def output_ids(self) -> list[int]:
         """The reply so far, the token that ended it included."""
         return self.token_ids[len(self.prompt_ids) :]
+
+    @property
+    def barred_ids(self) -> frozenset[int]:
+        """Tokens not to be drawn now: those that would end a reply that is still too short."""
+        is_too_short = self.num_output_tokens < self.params.min_tokens
+        return self.stop_ids if is_too_short else frozenset()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the reply has the form that it must have, and nothing can follow."""
+        return self.constraint is not None and self.constraint.is_finished
+
+    def append(self, token_id: int) -> None:
+        """Adds a drawn token to the reply."""
+        self.token_ids.append(token_id)
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
 
     @property
     def wants_prompt_logprobs(self) -> bool:

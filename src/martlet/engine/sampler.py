@@ -6,7 +6,7 @@ it from what the model gave; the others are shaped and drawn in fp32, a cache-si
 Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,10 @@ from martlet.engine.choice import (
     choose_unfiltered,
     is_filtered,
 )
+from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.request import Request, TokenLogprobs
-from martlet.engine.shaping import is_shaped, shape
+from martlet.engine.shaping import is_shaped, mask, shape
 from martlet.engine.uniforms import uniforms
 
 MAX_NUM_SHAPED = 2**21
@@ -64,37 +65,63 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         logits: `[M, V]`, as the model gave them.
 
     Returns:
-        Token ids; None for a row that is not finite, which no neighbour notices.
+        Token ids; None for a row that is not finite, or whose constraint failed (then its request
+        has an `error`). No neighbour notices.
     """
-    shaped = [row for row, request in enumerate(requests) if is_shaped(request)]
-    token_ids: list[int | None] = [None] * len(requests)
-    if len(shaped) < len(requests):
-        token_ids = _finite(argmax(logits), logits)
+    row_to_mask = fill_masks(requests, logits.shape[1])
+    row_to_only = {row: only_token(allowed) for row, allowed in row_to_mask.items()}
+    forced = {row: token_id for row, token_id in row_to_only.items() if token_id is not None}
+    undecided = [
+        row for row, request in enumerate(requests) if row not in forced and request.error is None
+    ]
+    shaped = [row for row in undecided if is_shaped(requests[row])]
+    plain = [row for row in undecided if not is_shaped(requests[row])]
+    drawn: dict[int, int | None] = {}
+    if forced:
+        rows, only = list(forced), list(forced.values())
+        drawn |= zip(rows, _if_finite(only, logits[rows, only]), strict=True)
+    if plain:
+        masked = _masked(logits, row_to_mask, plain)
+        likeliest = argmax(masked)
+        largest = masked.gather(1, likeliest[:, None])[:, 0]
+        token_ids = _if_finite(likeliest.tolist(), largest)
+        drawn |= {row: token_ids[row] for row in plain}
     num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
-        drawn = _draw_shaped(logits[rows], [requests[row] for row in rows])
-        for row, token_id in zip(rows, drawn, strict=True):
-            token_ids[row] = token_id
-    return token_ids
+        masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}
+        some = _draw_shaped(logits[rows], [requests[row] for row in rows], masks)
+        drawn |= zip(rows, some, strict=True)
+    return [drawn.get(row) for row in range(len(requests))]
 
 
-def _finite(token_ids: Tensor, logits: Tensor) -> list[int | None]:
-    """The drawn tokens, but None where the likeliest logit of a row is NaN or infinite."""
-    largest = logits.gather(1, token_ids[:, None])[:, 0]
+def _masked(logits: Tensor, row_to_mask: Mapping[int, TokenMask], rows: Sequence[int]) -> Tensor:
+    """The logits, with what the constraints of some rows do not allow made impossible."""
+    masks = {row: row_to_mask[row] for row in rows if row in row_to_mask}
+    if not masks:
+        return logits
+    masked = logits.clone()
+    mask(masked, masks)
+    return masked
+
+
+def _if_finite(token_ids: Sequence[int], logits: Tensor) -> list[int | None]:
+    """The drawn tokens, but None where a token's logit, of `[M]`, is NaN or infinite."""
     return [
         token_id if is_finite else None
-        for token_id, is_finite in zip(token_ids.tolist(), largest.isfinite().tolist(), strict=True)
+        for token_id, is_finite in zip(token_ids, logits.isfinite().tolist(), strict=True)
     ]
 
 
-def _draw_shaped(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
+def _draw_shaped(
+    logits: Tensor, requests: Sequence[Request], row_to_mask: Mapping[int, TokenMask]
+) -> list[int | None]:
     """Draws for rows that want more than the argmax of what the model gave, `[M, V] -> M ids`."""
     vocab_size = logits.shape[1]
     num_columns = -(-vocab_size // SEGMENT) * SEGMENT
     shaped = logits.new_full((len(requests), num_columns), float("-inf"), dtype=torch.float32)
     shaped[:, :vocab_size] = logits
-    shape(shaped, requests)
+    shape(shaped, requests, row_to_mask)
     is_finite = shaped.amax(dim=1).isfinite()
     # A row of zeros has a draw like any other; what comes of it is thrown away.
     shaped[~is_finite] = 0

@@ -1,25 +1,27 @@
 """What a request does to its logits before anything is drawn: penalties, bias, bars, temperature.
 
-Order: penalties on what the model said, then the bias, then the bars, then the temperature.
+Order: penalties on what the model said, then the bias, then the bars and the constraint's mask,
+then the temperature.
 Shapes: M rows, V tokens of the vocabulary (padded columns are minus infinity).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from martlet.engine.constraint import TokenMask
 from martlet.engine.request import Request
 
 
 def is_shaped(request: Request) -> bool:
-    """Whether the request's next token may differ from the most likely one of the model."""
+    """Whether the next token may differ from the most likely one that the request may draw."""
     return (
         not request.params.is_greedy
         or is_penalised(request)
         or bool(request.params.logit_bias)
-        or bool(barred(request))
+        or bool(request.barred_ids)
     )
 
 
@@ -33,16 +35,20 @@ def is_penalised(request: Request) -> bool:
     )
 
 
-def barred(request: Request) -> frozenset[int]:
-    """Tokens that must not be drawn now: those that would end a reply that is still too short."""
-    is_too_short = request.num_output_tokens < request.params.min_tokens
-    return request.stop_ids if is_too_short else frozenset()
+def shape(
+    logits: Tensor,
+    requests: Sequence[Request],
+    row_to_mask: Mapping[int, TokenMask] | None = None,
+) -> None:
+    """Changes `[M, V]` fp32 logits in place, row i as request i wants it.
 
-
-def shape(logits: Tensor, requests: Sequence[Request]) -> None:
-    """Changes `[M, V]` fp32 logits in place, row i as request i wants it."""
+    Args:
+        row_to_mask: What the constraints allow, for the rows that have one.
+    """
     _penalise(logits, requests)
     _bias_and_bar(logits, requests)
+    if row_to_mask:
+        mask(logits, row_to_mask)
     temperatures = [request.params.temperature or 1.0 for request in requests]
     if any(temperature != 1 for temperature in temperatures):
         column = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
@@ -81,5 +87,18 @@ def _bias_and_bar(logits: Tensor, requests: Sequence[Request]) -> None:
     for row, request in enumerate(requests):
         for token_id, bias in (request.params.logit_bias or {}).items():
             logits[row, token_id] += bias
-        for token_id in barred(request):
+        # A constraint's mask has the bars in it, save where it leaves nothing else.
+        for token_id in request.barred_ids if request.constraint is None else ():
             logits[row, token_id] = float("-inf")
+
+
+def mask(logits: Tensor, row_to_mask: Mapping[int, TokenMask]) -> None:
+    """Makes what the constraints do not allow impossible, in `[M, V]` logits of any precision."""
+    width = len(next(iter(row_to_mask.values())))
+    forbidden = np.zeros((len(logits), width), dtype="<u4")  # [M, V / 32]
+    for row, allowed in row_to_mask.items():
+        forbidden[row] = ~allowed
+    bits = np.unpackbits(forbidden.view(np.uint8), axis=1, bitorder="little")
+    num_columns = min(bits.shape[1], logits.shape[1])
+    is_forbidden = torch.from_numpy(bits[:, :num_columns]).view(torch.bool)  # [M, V]
+    logits[:, :num_columns].masked_fill_(is_forbidden.to(logits.device), float("-inf"))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from martlet.errors import TemplateError
+from martlet.text.messages import Message, checked_turn
+from martlet.text.tool_calls.functions import Tool, read_functions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Message = Mapping[str, object]
-"""One turn of a conversation: `role`, `content`, and what the chat template knows besides."""
 
 _REPLY_MARK = "martlet-looks-for-the-end-of-this-turn"
 
@@ -30,28 +31,53 @@ class ChatTemplate:
         self.hash = sha256(source.encode()).hexdigest()[:16]
         self._tokenizer = tokenizer
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
         """Render a conversation.
 
         Args:
-            messages: The turns, oldest first; each needs a `role`, and a `content` that is text
-                (an assistant's turn with `tool_calls` may go without).
+            messages: The turns, oldest first; each needs a `role`, and a `content` that is text or
+                a list of text parts (an assistant's turn with `tool_calls` may go without).
             add_generation_prompt: Whether to end with the opening of the assistant's next turn.
+            tools: Functions that the model may call, as OpenAI declares them.
+            variables: What else the template looks at, such as `enable_thinking`.
 
         Raises:
-            TemplateError: If a message is malformed, or the template is broken or refuses.
+            TemplateError: If a message is malformed, or the template is broken, refuses, ignores
+                the tools, or does not look at a variable.
+            ParameterError: If a tool is malformed.
         """
-        from jinja2 import TemplateSyntaxError
-
-        turns = [_checked_turn(message, index) for index, message in enumerate(messages)]
+        turns = [checked_turn(message, index) for index, message in enumerate(messages)]
         if not turns:
             raise TemplateError("a conversation needs at least one message; none was given")
+        given = dict(variables or {})
+        if given:
+            self._check_variables(given)
+        given["add_generation_prompt"] = add_generation_prompt
+        rendered = self._apply(turns, given)
+        if not tools:
+            return rendered
+        read_functions(tools)
+        with_tools = self._apply(turns, {**given, "tools": [dict(tool) for tool in tools]})
+        if with_tools == rendered:
+            raise TemplateError(
+                "the chat template does not show tools to the model; leave tools out, or use a "
+                "model or --chat-template that knows them"
+            )
+        return with_tools
+
+    def _apply(self, turns: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+        from jinja2 import TemplateSyntaxError
+
         try:
             rendered = self._tokenizer.apply_chat_template(
-                turns,
-                chat_template=self.source,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
+                list(map(dict, turns)), chat_template=self.source, tokenize=False, **variables
             )
         except TemplateSyntaxError as error:
             raise TemplateError(
@@ -60,6 +86,12 @@ class ChatTemplate:
         except Exception as error:  # a template is foreign code and may raise anything
             raise TemplateError(f"the chat template refuses the messages: {error}") from error
         return str(rendered)
+
+    def _check_variables(self, given: Mapping[str, object]) -> None:
+        reserved = {"messages", *signature(self._tokenizer.apply_chat_template).parameters}
+        for name in given:
+            if name in reserved or not re.search(rf"\b{re.escape(name)}\b", self.source):
+                raise TemplateError(f"the chat template does not look at a variable {name!r}")
 
     def find_end_of_turn(self, tokens: Iterable[str]) -> str | None:
         """Find which token the template puts behind an assistant's words.
@@ -83,24 +115,3 @@ class ChatTemplate:
         tail = rendered.partition(_REPLY_MARK)[2].lstrip()
         fitting = (token for token in tokens if token and tail.startswith(token))
         return max(fitting, key=len, default=None)
-
-
-def _checked_turn(message: object, index: int) -> dict[str, Any]:
-    place = f"messages[{index}]"
-    if not isinstance(message, Mapping):
-        raise TemplateError(
-            f"{place} must be a mapping with role and content, not {type(message).__name__}"
-        )
-    # Absent and null mean the same; templates print a null as "None".
-    turn = {str(key): value for key, value in message.items() if value is not None}
-    role, content = turn.get("role"), turn.get("content")
-    if not isinstance(role, str) or not role:
-        raise TemplateError(f"{place} needs a role, such as 'user'; its role is {role!r}")
-    if content is None and "tool_calls" not in turn:
-        raise TemplateError(f"{place} needs a content; give its text, even if it is empty")
-    if content is not None and not isinstance(content, str):
-        raise TemplateError(
-            f"the content of {place} must be one text, not {type(content).__name__}; "
-            "join text parts, and leave out images and sounds"
-        )
-    return turn

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from martlet.errors import MissingExtraError, ModelError, NotFoundError, TemplateError
-from martlet.text.incremental import ByteDecoder, IncrementalDecoder, WindowDecoder
+from martlet.text.incremental import REPLACEMENT, ByteDecoder, IncrementalDecoder, WindowDecoder
+from martlet.text.messages import Message
 from martlet.text.stop_ids import gather_stop_ids
-from martlet.text.template import ChatTemplate, Message
+from martlet.text.template import ChatTemplate
 from martlet.text.token_bytes import TokenBytes
+from martlet.text.tool_calls.detect import detect
+from martlet.text.tool_calls.format import ToolCallFormat
+from martlet.text.tool_calls.functions import Tool
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BackendTokenizer
@@ -40,6 +44,8 @@ class Tokenizer:
     """The highest token id plus one, added tokens included."""
     stop_id_sources: Mapping[int, tuple[str, ...]]
     """Each token that ends a reply, and where it is named."""
+    tool_calls: ToolCallFormat | None
+    """How the model writes tool calls, by its chat template; None if that knows none."""
 
     def __init__(
         self, inner: PreTrainedTokenizerBase, *, folder: Path, chat_template: str | None = None
@@ -63,6 +69,11 @@ class Tokenizer:
         self._leading_ids = _find_leading_ids(inner)
         source = _default_template(inner) if chat_template is None else chat_template
         self._template = ChatTemplate(source, inner) if source else None
+        self.tool_calls = detect(source or "", self._special_tokens())
+        # The marks of tool calls stay in the text: what stands behind one is not the same without.
+        self._skippable_ids = self._special_ids - (
+            self.tool_calls.mark_ids if self.tool_calls else frozenset()
+        )
         self.stop_id_sources = gather_stop_ids(
             folder,
             tokenizer_eos_id=inner.eos_token_id,
@@ -122,27 +133,40 @@ class Tokenizer:
         return self._without_second_bos(token_ids)
 
     def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, object] | None = None,
     ) -> tuple[str, tuple[int, ...]]:
         """Apply the chat template to a conversation.
 
         Args:
             messages: The turns, oldest first.
             add_generation_prompt: Whether to end with the opening of the assistant's next turn.
+            tools: Functions that the model may call, as OpenAI declares them.
+            variables: What else the template looks at, such as `enable_thinking`.
 
         Returns:
             The text and its ids; a BOS token is there only if the template writes one.
 
         Raises:
-            TemplateError: If there is no template, it is broken or refuses the messages, or a
-                message is malformed.
+            TemplateError: If there is no template, it is broken, refuses the messages, ignores the
+                tools or a variable, or a message is malformed.
+            ParameterError: If a tool is malformed.
         """
         if self._template is None:
             raise TemplateError(
                 f"no chat template in {self.folder}; add chat_template.jinja there, pass "
                 "--chat-template FILE, or send raw text with --raw"
             )
-        text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self._template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            variables=variables,
+        )
         return text, self.encode(text, add_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -163,6 +187,29 @@ class Tokenizer:
         if self._token_bytes is None:
             return WindowDecoder(self._decode_inner, skipped_ids=skipped_ids)
         return ByteDecoder(self._token_bytes, skipped_ids=skipped_ids)
+
+    def to_backend_json(self) -> str | None:
+        """The tokenizer's rules as `tokenizer.json` writes them; None if others cannot read them.
+
+        That is so for a tokenizer written in Python, and for one of an uncommon family.
+        """
+        if self._backend is None or self._token_bytes is None:
+            return None
+        return self._backend.to_str()
+
+    def read_vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """What each token adds behind other words, in bytes, by decoding all of them.
+
+        Returns:
+            One entry an id, empty for a token that adds nothing or only part of a character; and
+            the ids of the special tokens.
+        """
+        anchor = self._inner.encode("a", add_special_tokens=False)[-1]
+        before = self._decode_inner([anchor])
+        texts = [self._decode_inner([anchor, token_id]) for token_id in range(self.num_tokens)]
+        added = [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
+        tokens = [b"" if REPLACEMENT in text else text.encode() for text in added]
+        return tokens, sorted(self._special_ids)
 
     def check_against_embedding(self, num_embeddings: int) -> None:
         """Refuse a tokenizer whose ids the model has no rows for.
@@ -222,7 +269,11 @@ class Tokenizer:
         return sha256(json.dumps([rules, special_tokens]).encode()).hexdigest()[:16]
 
     def _skipped_ids(self, skip_special_tokens: bool) -> frozenset[int]:
-        return self._special_ids if skip_special_tokens else frozenset()
+        return self._skippable_ids if skip_special_tokens else frozenset()
+
+    def _special_tokens(self) -> dict[str, int]:
+        vocabulary = self._inner.get_vocab()
+        return {token: i for token, i in vocabulary.items() if i in self._special_ids}
 
     def _decode_inner(self, token_ids: Sequence[int]) -> str:
         return str(self._inner.decode(list(token_ids), clean_up_tokenization_spaces=False))
