@@ -28,22 +28,22 @@ class MappedPages:
     def __init__(self) -> None:
         self._ranges = sorted(_mapped_ranges(Path("/proc/self/maps")))
 
-    def give_back(self, tensor: Tensor) -> None:
-        """Drops the pages that lie wholly inside a tensor, if they are a file's."""
-        start = tensor.data_ptr()
-        end = start + tensor.nbytes
-        if _DONT_NEED is None or not self._is_mapped(start, end):
-            return
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        num_bytes = end // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if num_bytes > 0:
-            madvise = ctypes.CDLL(None).madvise
-            madvise(ctypes.c_void_p(first), ctypes.c_size_t(num_bytes), _DONT_NEED)
-
-    def _is_mapped(self, start: int, end: int) -> bool:
+    def hold(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in a mapped file."""
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         index = bisect_right(self._ranges, (start, end)) - 1
         candidates = self._ranges[max(index, 0) : index + 2]
         return any(low <= start and end <= high for low, high in candidates)
+
+    def give_back(self, tensor: Tensor) -> None:
+        """Drops the pages that lie wholly inside a tensor, if they are a file's."""
+        if _DONT_NEED is None or not self.hold(tensor):
+            return
+        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > first:
+            madvise = ctypes.CDLL(None).madvise
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _DONT_NEED)
 
 
 def _mapped_ranges(maps: Path) -> Iterator[tuple[int, int]]:
