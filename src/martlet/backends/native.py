@@ -18,6 +18,7 @@ from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine, StepOutput
 from martlet.engine.request import Request
 from martlet.engine.stats import EngineStats
+from martlet.lora.store import AdapterStore
 from martlet.models.load import LoadedModel
 from martlet.text.stream import StreamDecoder
 from martlet.text.tokenizer import Tokenizer
@@ -70,6 +71,11 @@ class NativeBackend:
         return self.engine.stats
 
     @property
+    def adapters(self) -> AdapterStore:
+        """The adapters that requests may name; changed between two polls only."""
+        return self.engine.adapters
+
+    @property
     def num_unfinished(self) -> int:
         return self.engine.num_unfinished
 
@@ -86,6 +92,7 @@ class NativeBackend:
             params,
             seed=request.seed,
             stop_ids=self._tokenizer.stop_ids,
+            adapter=request.adapter,
         )
         decoder = StreamDecoder(
             self._tokenizer,
