@@ -1,7 +1,7 @@
 """Un-merged adapters on a CPU: what they cost beside the base, and whom loading one stops.
 
     python benchmarks/adapters.py                           # everything, some minutes on two cores
-    python benchmarks/adapters.py --requests 8 --tokens 16  # small, to see that it works
+    python benchmarks/adapters.py --requests 8 --tokens 32  # small, to see that it works
 
 The model is that of `offline.py`: the shape of Qwen2 0.5B, random weights, bf16. The adapters have
 rank 16 on all linear layers. Each measurement runs in a process of its own and they take turns.
@@ -25,11 +25,11 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import transformers
-from offline import RESULTS, machine, make_model, prompts
 from safetensors.torch import save_file
 
 from martlet.engine.config import EngineConfig
@@ -38,6 +38,7 @@ from martlet.engine.params import SamplingParams
 from martlet.lora.revision import AdapterRevision
 from martlet.models.folder import open_folder
 from martlet.models.load import load_model
+from offline import RESULTS, machine, make_model, prompts
 
 NUM_ADAPTERS = 8
 NUM_LOADED = 4
@@ -149,7 +150,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figure:
             loader.work()
         if is_decoding(engine, num_requests):
             ends.append(time.perf_counter())
-    gaps = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+    if len(ends) < 2:
+        raise SystemExit("no two steps only decoded: give more --tokens")
+    gaps = [later - earlier for earlier, later in pairwise(ends)]
     return Figure(
         tokens_per_second=num_requests * num_tokens / (time.perf_counter() - start),
         step_s=statistics.median(gaps),

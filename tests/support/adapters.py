@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from support.engines import Reply, greedy_reply, load_reference
 from martlet.models.folder import ModelFolder
+from support.engines import Reply, greedy_reply, load_reference
 
 SCALE = 0.3
 """How far trained values are from what they were: enough to change most greedy tokens."""

@@ -188,10 +188,11 @@ class Engine:
             bad = next(i for i in named if not 0 <= i < vocab_size)
             raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
 
-    def _forward(self, batch: StepBatch) -> Tensor:
+    def _forward(self, batch: StepBatch, *, is_probe: bool = False) -> Tensor:
         """The logits of the wanted rows, `[N, V]`."""
-        tokens, logits = batch.token_adapters, batch.logit_adapters
-        with self.adapters.step.running(tokens, logits, self._model.device):
+        with self.adapters.step.running(
+            batch.token_adapters, batch.logit_adapters, self._model.device, is_probe=is_probe
+        ):
             return self._model.forward(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
@@ -230,7 +231,7 @@ class Engine:
             for number, request in enumerate(requests)
         )
         builder = self._new_builder(self._new_cache(len(chunks) * num_blocks))
-        logits = self._forward(builder.build(StepPlan(chunks=chunks)))
+        logits = self._forward(builder.build(StepPlan(chunks=chunks)), is_probe=True)
         base, adapted, base_again = logits.split(len(prompt))
         return ProbeLogits(base=base, adapted=adapted, base_again=base_again)
 

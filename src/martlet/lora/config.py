@@ -111,6 +111,8 @@ class AdapterConfig:
             return False
         if any(re.match(rf"(^|.*\.){saved}($|\..*)", module) for saved in self.modules_to_save):
             return False
+        if not isinstance(self.target_modules, str) and module in self.target_modules:
+            return True
         return _matches(self.target_modules, module) and self._in_layers(module)
 
     def _in_layers(self, module: str) -> bool:

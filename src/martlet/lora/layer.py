@@ -16,6 +16,7 @@ from martlet.errors import AdapterError
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.rows import Part, RowMap
 from martlet.lora.step import AdapterStep
+from martlet.models.linear.low_rank import LowRank
 
 
 class AdaptedLeaf(nn.Module):
@@ -47,20 +48,20 @@ class AdaptedLeaf(nn.Module):
         """Whatever the leaf computes of `[1, T, ...]` or `[T, in]`."""
         out: Tensor = self.base(x)
         row_map = self._step.logits if self._is_head else self._step.tokens
-        if row_map.parts:
-            self._adapt(x, out, row_map)
-        return out
+        return self._adapt(x, out, row_map) if row_map.parts else out
 
     def forget(self, revision: AdapterRevision) -> None:
         """Lets go of what is kept for a revision that nobody uses any more."""
 
-    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> None:
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
+        """What the adapters make of the leaf's output, which may be overwritten."""
         by_row, out_by_row = self._by_row(x, row_map), self._by_row(out, row_map)
         for part in row_map.parts:
             for adapter, rows in part.each():
                 delta = adapter.deltas.get(self._name)
                 if delta is not None and delta.replacement is not None:
                     out_by_row[rows] = delta.replacement(by_row[rows])
+        return out
 
     def _by_row(self, x: Tensor, row_map: RowMap) -> Tensor:
         """A view of `x` with the step's rows as its first axis."""
@@ -83,13 +84,11 @@ class _Stack:
 
     adapters: tuple[AdapterRevision, ...]
     ranks: tuple[int, ...]
-    down: Tensor | None
-    """`[R, in]`; None if no adapter has a low-rank part here."""
-    up: Tensor | None
-    """`[R, out]`."""
+    product: LowRank | None
+    """None if no adapter has a low-rank part here."""
 
 
-_NO_STACK = _Stack(adapters=(), ranks=(), down=None, up=None)
+_NO_STACK = _Stack(adapters=(), ranks=(), product=None)
 
 
 class AdaptedLinear(AdaptedLeaf):
@@ -102,14 +101,16 @@ class AdaptedLinear(AdaptedLeaf):
         if revision in self._stack.adapters:
             self._stack = _NO_STACK
 
-    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> None:
-        x, out = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
+        shape = out.shape
+        x, out = x.reshape(-1, x.shape[-1]), out.view(-1, shape[-1])
         self._check(x, row_map)
         for part in row_map.parts:
             if part.slots is None:
                 self._adapt_one(x[part.rows], out[part.rows], part.adapters[0])
             else:
-                self._adapt_mixed(x, out, part)
+                out = self._adapt_mixed(x, out, part)
+        return out.view(shape)
 
     def _adapt_one(self, x: Tensor, out: Tensor, adapter: AdapterRevision) -> None:
         """Adds what one adapter changes to `out`, in place: `[T, in]`, `[T, out]`."""
@@ -121,17 +122,26 @@ class AdaptedLinear(AdaptedLeaf):
         if delta.down is not None and delta.up is not None:
             out.addmm_(F.linear(x, delta.down), delta.up)
 
-    def _adapt_mixed(self, x: Tensor, out: Tensor, part: Part) -> None:
+    def _adapt_mixed(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
+        """The output of all rows, those of a part adapted; `out` may be overwritten."""
+        for adapter, rows in part.each() if self._has_more_than_rank(part) else ():
+            delta = adapter.deltas.get(self._name)
+            if delta is not None and not delta.only_adds_rank:
+                out[rows] = self._adjusted(x[rows], out[rows], delta)
         stack = self._stacked(part.adapters)
-        if any(delta is not None and not delta.only_adds_rank for delta in self._deltas(part)):
-            for adapter, rows in part.each():
-                delta = adapter.deltas.get(self._name)
-                if delta is not None and not delta.only_adds_rank:
-                    out[rows] = self._adjusted(x[rows], out[rows], delta)
-        if stack.down is not None and stack.up is not None:
-            ranks = F.linear(x[part.rows], stack.down)  # [T, R]
-            ranks *= part.mask(stack.ranks, x.dtype)
-            out[part.rows].addmm_(ranks, stack.up)
+        if stack.product is None:
+            return out
+        ranks = stack.product.ranks(x[part.rows])  # [rows, R]
+        ranks *= part.mask(stack.ranks, ranks.dtype)
+        added = stack.product.add(out[part.rows], ranks)
+        if len(added) == len(out):
+            return added
+        out[part.rows] = added
+        return out
+
+    def _has_more_than_rank(self, part: Part) -> bool:
+        deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
+        return any(delta is not None and not delta.only_adds_rank for delta in deltas)
 
     def _adjusted(self, x: Tensor, out: Tensor, delta: Delta) -> Tensor:
         """The output of one adapter's rows without its low-rank part."""
@@ -144,9 +154,6 @@ class AdaptedLinear(AdaptedLeaf):
             out = out + delta.gain * product
         return out if delta.shift is None else out + delta.shift
 
-    def _deltas(self, part: Part) -> list[Delta | None]:
-        return [adapter.deltas.get(self._name) for adapter in part.adapters]
-
     def _stacked(self, adapters: tuple[AdapterRevision, ...]) -> _Stack:
         if self._stack.adapters is not adapters:
             found = [adapter.deltas.get(self._name) for adapter in adapters]
@@ -156,8 +163,7 @@ class AdaptedLinear(AdaptedLeaf):
             self._stack = _Stack(
                 adapters=adapters,
                 ranks=tuple(adapter.rank_in(self._name) for adapter in adapters),
-                down=torch.cat(downs) if downs else None,
-                up=torch.cat(ups) if ups else None,
+                product=LowRank(torch.cat(downs), torch.cat(ups)) if downs else None,
             )
         return self._stack
 
@@ -165,7 +171,7 @@ class AdaptedLinear(AdaptedLeaf):
 class AdaptedEmbedding(AdaptedLeaf):
     """A token embedding; its low-rank part looks rows of `down` up."""
 
-    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> None:
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
         token_ids, vectors = x.reshape(-1), out.view(-1, out.shape[-1])
         self._check(token_ids, row_map)
         for part in row_map.parts:
@@ -173,6 +179,7 @@ class AdaptedEmbedding(AdaptedLeaf):
                 delta = adapter.deltas.get(self._name)
                 if delta is not None:
                     vectors[rows] = _embedded(token_ids[rows], vectors[rows], delta)
+        return out
 
 
 def _embedded(token_ids: Tensor, vectors: Tensor, delta: Delta) -> Tensor:

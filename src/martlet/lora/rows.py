@@ -17,7 +17,7 @@ from torch import Tensor
 from martlet.lora.revision import AdapterRevision
 
 MIN_RUN_ROWS = 8
-"""A stretch of one adapter with fewer rows is mixed with its neighbours."""
+"""From so many rows on, a stretch of one adapter is computed by itself."""
 MAX_STACK_WASTE = 2
 """A stack is kept while it has at most this many times the adapters that are needed: making one
 copies the matrices of every layer."""
@@ -73,7 +73,11 @@ class RowMap:
 
 
 def map_rows(
-    segments: Iterable[Segment], stack: Sequence[AdapterRevision], device: torch.device
+    segments: Iterable[Segment],
+    stack: Sequence[AdapterRevision],
+    device: torch.device,
+    *,
+    min_run_rows: int = MIN_RUN_ROWS,
 ) -> RowMap:
     """Divides a step's rows into parts.
 
@@ -81,10 +85,11 @@ def map_rows(
         segments: All rows, in order.
         stack: The stack of the step before, which is kept if it still serves.
         device: Where the slots go.
+        min_run_rows: A stretch of one adapter with fewer rows is mixed with its neighbours.
     """
     runs = _merged(segments)
-    groups = [list(group) for _, group in groupby(runs, key=lambda run: len(run[0]) < MIN_RUN_ROWS)]
-    is_mixed = [len(group) > 1 and len(group[0][0]) < MIN_RUN_ROWS for group in groups]
+    groups = [list(group) for _, group in groupby(runs, key=lambda run: len(run[0]) < min_run_rows)]
+    is_mixed = [len(group) > 1 and len(group[0][0]) < min_run_rows for group in groups]
     needed = {
         adapter
         for group, mixed in zip(groups, is_mixed, strict=True)

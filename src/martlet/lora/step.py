@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from martlet.lora.revision import AdapterRevision
-from martlet.lora.rows import RowMap, Segment, map_rows
+from martlet.lora.rows import MIN_RUN_ROWS, RowMap, Segment, map_rows
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,12 @@ class AdapterStep:
 
     @contextmanager
     def running(
-        self, tokens: Iterable[Segment], logits: Iterable[Segment], device: torch.device
+        self,
+        tokens: Iterable[Segment],
+        logits: Iterable[Segment],
+        device: torch.device,
+        *,
+        is_probe: bool = False,
     ) -> Iterator[None]:
         """Tells the layers whose rows they compute, for as long as the context lasts.
 
@@ -34,9 +39,11 @@ class AdapterStep:
             tokens: The packed tokens, in order.
             logits: The rows that meet the LM head, in order.
             device: The model's.
+            is_probe: Whether to mix no rows, so that the stack of the running requests stays.
         """
-        self.tokens = map_rows(tokens, self.stack, device)
-        self.logits = map_rows(logits, self.tokens.stack, device)
+        min_run_rows = 1 if is_probe else MIN_RUN_ROWS
+        self.tokens = map_rows(tokens, self.stack, device, min_run_rows=min_run_rows)
+        self.logits = map_rows(logits, self.tokens.stack, device, min_run_rows=min_run_rows)
         self.stack = self.tokens.stack
         try:
             yield

@@ -72,7 +72,8 @@ class AdapterStore:
     """Keeps adapters by name and puts their layers into the model.
 
     Args:
-        model: The base. A leaf is wrapped when the first adapter touches it.
+        model: The base, which one store has at a time. A leaf is wrapped when the first adapter
+            touches it.
         max_loaded: Adapters kept in memory. Revisions that were replaced or dropped come on top of
             that while requests run with them.
         probe: Runs the probe's prompt through the serving code, as it is at that moment.
@@ -87,6 +88,7 @@ class AdapterStore:
     ) -> None:
         self.step = AdapterStep()
         self._module = model.module
+        _take_out_layers(model.module)
         self._base = BaseLeaves.of(model.module, model.own_norms)
         self._max_loaded = max_loaded
         self._probe = probe
@@ -282,6 +284,13 @@ class AdapterStore:
         for name in names:
             _put(self._module, name, self._base.leaves[name])
             del self._layers[name]
+
+
+def _take_out_layers(model: nn.Module) -> None:
+    """Undoes what the store of an earlier engine did to the same model."""
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, AdaptedLeaf)}
+    for name, layer in layers.items():
+        _put(model, name, layer.base)
 
 
 def _layer_class(leaf: nn.Module) -> type[AdaptedLeaf]:
