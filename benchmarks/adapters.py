@@ -197,7 +197,8 @@ def make_engine(folder: Path, num_requests: int, num_tokens: int) -> Engine:
     )
     longest = NUM_PROMPT_TOKENS + num_tokens
     config = EngineConfig(
-        num_blocks=num_requests * -(-longest // 16),
+        # Room for all at once, with what admission keeps free for each.
+        num_blocks=num_requests * (-(-longest // 16) + 2),
         max_num_requests=num_requests,
         max_context_tokens=longest,
     )

@@ -20,6 +20,7 @@ from martlet.models.shard import read_shard
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PICKLE_NAME = "adapter_model.bin"
 _PREFIX = "base_model.model."
+_PIECE_BYTES = 1 << 20
 
 Part = Literal[
     "lora_A.weight",
@@ -48,19 +49,25 @@ class AdapterFolder:
     config: AdapterConfig
 
     def load(self) -> "AdapterTensors":
-        """Reads the tensors.
+        """Reads the tensors, which may still be the file's own pages.
 
         Raises:
             AdapterError: If the file cannot be read, or a tensor's name is not PEFT's.
         """
+        weights = self.path / WEIGHTS_NAME
         try:
-            content = (self.path / WEIGHTS_NAME).read_bytes()
-            tensors = safetensors.torch.load(content)
-            config = (self.path / CONFIG_NAME).read_bytes()
+            before = weights.stat()
+            digest = blake2b((self.path / CONFIG_NAME).read_bytes(), digest_size=8)
+            with weights.open("rb") as file:
+                # Piece by piece: a running model waits while Python is in one long call.
+                while piece := file.read(_PIECE_BYTES):
+                    digest.update(piece)
+            tensors = safetensors.torch.load_file(weights)
+            after = weights.stat()
         except (OSError, safetensors.SafetensorError) as error:
-            raise AdapterError(f"{self.path / WEIGHTS_NAME} cannot be read: {error}") from error
-        digest = blake2b(config, digest_size=8)
-        digest.update(content)
+            raise AdapterError(f"{weights} cannot be read: {error}") from error
+        if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+            raise AdapterError(f"{weights} was changed while it was read; load it again")
         return AdapterTensors(revision=digest.hexdigest(), by_module=_by_module(self.path, tensors))
 
 

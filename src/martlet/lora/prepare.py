@@ -80,7 +80,7 @@ class _Builder:
         if "lora_A.weight" not in parts:
             return Delta(shift=self._converted(shift))
         scaling = self._config.scaling_of(module)
-        down, up = parts["lora_A.weight"], parts["lora_B.weight"].T * scaling
+        down, up = parts["lora_A.weight"], parts["lora_B.weight"].T * scaling  # [r, in], [r, out]
         gain = None
         if "lora_magnitude_vector" in parts:
             squares = torch.zeros_like(parts["lora_magnitude_vector"])
@@ -139,7 +139,8 @@ class _Builder:
     def _converted(self, tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
-        return tensor.to(self._base.device, self._base.dtype).contiguous()
+        # A copy always: the file's pages change with the file.
+        return tensor.to(self._base.device, self._base.dtype, copy=True).contiguous()
 
     def _check_same_base(self, module: str, leaf: nn.Module, saved: Tensor) -> None:
         """PEFT saves the base's embedding and head along with an adapter on them."""

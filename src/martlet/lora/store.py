@@ -5,8 +5,12 @@ two steps. A request holds the revision that it began with, which lives until it
 """
 
 import logging
+import os
+import sys
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+LOWEST_PRIORITY = 19
 RETRY_AFTER_S = 5
 """Seconds that a caller is told to wait for a place in memory."""
 
@@ -100,6 +105,8 @@ class AdapterStore:
     def prepare(self, name: str, path: str | Path) -> AdapterRevision:
         """Reads and checks an adapter and converts its tensors. Any thread may call it.
 
+        The work gives way to the model's where both want the same processors.
+
         Args:
             name: What requests call it.
             path: A folder as PEFT saves it.
@@ -112,7 +119,9 @@ class AdapterStore:
         """
         if not name.strip():
             raise ParameterError("an adapter needs a name that is not empty")
-        return preparing.prepare(name, open_adapter(path), self._base)
+        folder = open_adapter(path)
+        with ThreadPoolExecutor(max_workers=1, initializer=_give_way) as executor:
+            return executor.submit(preparing.prepare, name, folder, self._base).result()
 
     def install(self, prepared: AdapterRevision) -> AdapterInfo:
         """Puts an adapter in place, or in the place of the one of its name, and proves it.
@@ -291,6 +300,12 @@ def _take_out_layers(model: nn.Module) -> None:
     layers = {name: each for name, each in model.named_modules() if isinstance(each, AdaptedLeaf)}
     for name, layer in layers.items():
         _put(model, name, layer.base)
+
+
+def _give_way() -> None:
+    """Lets this thread compute only where others leave room; Linux alone knows that of a thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def _layer_class(leaf: nn.Module) -> type[AdaptedLeaf]:
