@@ -43,6 +43,8 @@ from offline import RESULTS, machine, make_model, prompts
 NUM_ADAPTERS = 8
 NUM_LOADED = 4
 """Adapters that are loaded one after the other under load."""
+NUM_STEPS_BETWEEN = 3
+"""Steps without a load between two loads."""
 RANK = 16
 NUM_PROMPT_TOKENS = 128
 CONTENDERS = ("base", "one", "adapters", "loading")
@@ -146,10 +148,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Figure:
     ends: list[float] = []
     while engine.num_unfinished:
         engine.step()
-        if loader is not None and is_decoding(engine, num_requests):
+        if not is_decoding(engine, num_requests):
+            continue
+        # Here its tokens are handed out; what comes now delays the next ones.
+        ends.append(time.perf_counter())
+        if loader is not None:
             loader.work()
-        if is_decoding(engine, num_requests):
-            ends.append(time.perf_counter())
     if len(ends) < 2:
         raise SystemExit("no two steps only decoded: give more --tokens")
     gaps = [later - earlier for earlier, later in pairwise(ends)]
@@ -169,6 +173,7 @@ class Loader:
         self.install_s: list[float] = []
         self.prepare_s: list[float] = []
         self._engine = engine
+        self._num_steps = 0
         self._paths = [folder / f"adapter-{NUM_ADAPTERS + n}" for n in range(NUM_LOADED)]
         self._thread: threading.Thread | None = None
         self._prepared: list[AdapterRevision] = []
@@ -179,7 +184,10 @@ class Loader:
             start = time.perf_counter()
             self._engine.adapters.install(self._prepared.pop())
             self.install_s.append(time.perf_counter() - start)
-        if self._paths and (self._thread is None or not self._thread.is_alive()):
+            self._num_steps = 0
+        self._num_steps += 1
+        is_reading = self._thread is not None and (self._thread.is_alive() or self._prepared)
+        if self._paths and not is_reading and self._num_steps > NUM_STEPS_BETWEEN:
             path = self._paths.pop()
             self._thread = threading.Thread(target=self._read, args=(path,))
             self._thread.start()

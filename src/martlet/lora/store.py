@@ -29,7 +29,8 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
-LOWEST_PRIORITY = 19
+LOW_PRIORITY = 10
+"""The niceness of reading: a load takes longer under load, and running requests hardly notice."""
 RETRY_AFTER_S = 5
 """Seconds that a caller is told to wait for a place in memory."""
 
@@ -305,7 +306,7 @@ def _take_out_layers(model: nn.Module) -> None:
 def _give_way() -> None:
     """Lets this thread compute only where others leave room; Linux alone knows that of a thread."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 def _layer_class(leaf: nn.Module) -> type[AdaptedLeaf]:
