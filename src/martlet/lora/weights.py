@@ -11,11 +11,6 @@ _UNIT = 4096.0
 adding its bias does not round the weight away. A power of two, so that it divides out exactly."""
 
 
-def is_linear(leaf: nn.Module) -> bool:
-    """Whether a leaf multiplies by a matrix: `nn.Linear`, Conv1D of GPT-2, packed and quantised."""
-    return features(leaf) is not None
-
-
 def features(leaf: nn.Module) -> tuple[int, int] | None:
     """A linear leaf's number of inputs and outputs; None for another leaf."""
     if hasattr(leaf, "nx") and hasattr(leaf, "nf"):
