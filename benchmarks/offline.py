@@ -241,7 +241,7 @@ def render(figures: dict[str, list[Figure]]) -> str:
     lines = [
         "# Offline batches on a CPU",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}; Python {platform.python_version()}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}. "
         "Made by `python benchmarks/offline.py`, whose first lines say what is measured.",
         "",
@@ -318,7 +318,7 @@ def _peak_bytes() -> int:
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
-def _machine() -> str:
+def machine() -> str:
     model = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():

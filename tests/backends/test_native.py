@@ -6,11 +6,12 @@ import pytest
 
 from martlet import LLM, SamplingParams
 from martlet.backends.base import Prompt, SampleRequest
-from martlet.backends.load import load_backend
+from martlet.backends.load import load_backend, open_model
 from martlet.backends.native import NativeBackend
 from martlet.backends.options import BackendOptions
 from martlet.backends.transformers import TransformersBackend
 from martlet.errors import (
+    AdapterError,
     EngineError,
     ModelError,
     NotFoundError,
@@ -20,6 +21,8 @@ from martlet.errors import (
     UnsupportedArchitectureError,
 )
 from martlet.models.folder import ModelFolder
+from support.adapters import load_with_peft, make_adapter
+from support.engines import greedy_reply
 from support.shared import SHARED, needs_shared
 from support.tiny_models import REFUSED, tiny_model_folder
 
@@ -228,3 +231,40 @@ def test_the_pieces_of_a_stream_are_its_reply(tiny_llama: ModelFolder, backend: 
         assert "".join(piece.text for piece in pieces) == output.text
         assert tuple(t for piece in pieces for t in piece.token_ids) == output.token_ids
         assert tuple(s for piece in pieces for s in piece.logprobs or ()) == output.logprobs
+
+
+def test_an_adapter_answers_the_calls_that_name_it(tiny_llama: ModelFolder, tmp_path: Path) -> None:
+    path = make_adapter(tmp_path / "judge", tiny_llama, r=4, target_modules="all-linear")
+    llm = LLM(str(tiny_llama.path), dtype="fp32", kv_memory_gib=0.05, adapters={"judge": str(path)})
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    (judged,) = llm.chat(MESSAGES, params, adapter="judge")
+    (plain,) = llm.chat(MESSAGES, params)
+    expected = greedy_reply(load_with_peft(tiny_llama, path), judged.prompt_token_ids, 8)
+    assert list(judged.outputs[0].token_ids) == expected.token_ids
+    assert plain.outputs[0].token_ids != judged.outputs[0].token_ids
+    with pytest.raises(NotFoundError, match="no adapter is called 'jugde'; there are: judge"):
+        llm.generate("text", params, adapter="jugde")
+
+
+def test_adapters_are_looked_at_before_the_model_is_loaded(
+    tiny_llama: ModelFolder, tmp_path: Path
+) -> None:
+    adapters = {"judge": str(tmp_path / "nowhere")}
+    with pytest.raises(NotFoundError, match="no such adapter folder"):
+        open_model(str(tiny_llama.path), BackendOptions(adapters=adapters))
+    with pytest.raises(ParameterError, match="run_adapter is 'x', and adapters names: judge"):
+        BackendOptions(adapters=adapters, run_adapter="x")
+    with pytest.raises(ParameterError, match="max_loaded_adapters is 0"):
+        BackendOptions(adapters=adapters, max_loaded_adapters=0)
+
+
+def test_plain_transformers_refuses_adapters_by_name(
+    tiny_llama: ModelFolder, tmp_path: Path
+) -> None:
+    path = make_adapter(tmp_path / "judge", tiny_llama, r=4, target_modules=["q_proj"])
+    options = BackendOptions(backend="transformers", adapters={"judge": str(path)})
+    with pytest.raises(ParameterError, match="adapter judge cannot be used on the transformers"):
+        load_backend(str(tiny_llama.path), options=options)
+    refused = tiny_model_folder("falcon", tmp_path / "falcon")
+    with pytest.raises(AdapterError, match="where adapter judge cannot be used; give a merged"):
+        load_backend(str(refused), options=BackendOptions(adapters={"judge": str(path)}))

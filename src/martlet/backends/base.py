@@ -58,7 +58,11 @@ class ModelIdentity:
     """`native`, `transformers`, …"""
     dtype: str
     adapter: str | None = None
+    """The adapter that answers a whole run, by name; None for the base."""
     adapter_hash: str | None = None
+    """Its revision."""
+    adapter_proof: str | None = None
+    """What was seen when it was loaded: `tensors 224/224, probe KL 0.31`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,7 @@ class Backend(Protocol):
         Raises:
             PromptTooLongError: If the prompt leaves no room for one token of reply.
             ParameterError: If the backend cannot honour a parameter; the message names it.
+            NotFoundError: If no adapter has the name that the request gives.
         """
         ...
 

@@ -82,6 +82,7 @@ class LLM:
         prompts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Continues raw prompts. No chat template is applied: `chat` does that.
@@ -90,6 +91,8 @@ class LLM:
             prompts: Texts or lists of token ids; one or many.
             sampling_params: One for all or one for each; None takes what the model's folder
                 recommends.
+            adapter: Which of the `adapters` that the object was made with answers, by name; None
+                is the model itself.
             use_tqdm: Whether a terminal shows the progress.
 
         Returns:
@@ -97,19 +100,21 @@ class LLM:
 
         Raises:
             InputError: If a prompt is empty or too long; nothing was computed then.
+            NotFoundError: If there is no such adapter.
             EngineError: If a step failed; the message names the prompts.
         """
         if isinstance(prompts, str):
-            return self._run([Prompt(text=prompts)], sampling_params, use_tqdm)
+            return self._run([Prompt(text=prompts)], sampling_params, adapter, use_tqdm)
         if prompts and isinstance(prompts[0], int):
-            return self._run([_raw(prompts)], sampling_params, use_tqdm)
-        return self._run([_raw(prompt) for prompt in prompts], sampling_params, use_tqdm)
+            return self._run([_raw(prompts)], sampling_params, adapter, use_tqdm)
+        return self._run([_raw(prompt) for prompt in prompts], sampling_params, adapter, use_tqdm)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Answers conversations, through the model's chat template.
@@ -118,6 +123,8 @@ class LLM:
             messages: One conversation or many.
             sampling_params: One for all or one for each; None takes what the model's folder
                 recommends.
+            adapter: Which of the `adapters` that the object was made with answers, by name; None
+                is the model itself.
             use_tqdm: Whether a terminal shows the progress.
 
         Returns:
@@ -126,17 +133,19 @@ class LLM:
         Raises:
             TemplateError: If the model has no chat template or it refuses the messages.
             InputError: If a conversation is too long; nothing was computed then.
+            NotFoundError: If there is no such adapter.
             EngineError: If a step failed; the message names the conversations.
         """
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations = [messages] if is_one else messages
         prompts = [Prompt(messages=one) for one in conversations]  # type: ignore[arg-type]
-        return self._run(prompts, sampling_params, use_tqdm)
+        return self._run(prompts, sampling_params, adapter, use_tqdm)
 
     def _run(
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
+        adapter: str | None,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
         if params is None:
@@ -144,7 +153,7 @@ class LLM:
         each = _one_each(params, len(prompts))
         rendered = [self._backend.render(prompt) for prompt in prompts]
         requests = [
-            list(self._samples(prompt.token_ids, one))
+            list(self._samples(prompt.token_ids, one, adapter))
             for prompt, one in zip(rendered, each, strict=True)
         ]
         samples = self._draw([sample for row in requests for sample in row], use_tqdm)
@@ -154,7 +163,7 @@ class LLM:
         ]
 
     def _samples(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams
+        self, prompt_ids: tuple[int, ...], params: SamplingParams, adapter: str | None
     ) -> Iterator[SampleRequest]:
         """The requests for one prompt: each sample has a seed of its own."""
         number = self._num_requests
@@ -167,6 +176,7 @@ class LLM:
                 prompt_ids=prompt_ids,
                 params=params,
                 seed=int.from_bytes(digest, "little"),
+                adapter=adapter,
             )
 
     def _draw(self, requests: Sequence[SampleRequest], use_tqdm: bool) -> dict[str, SampleOutput]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,11 +13,14 @@ from martlet.backends.options import BackendOptions, DType
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.config import EngineConfig
 from martlet.errors import (
+    AdapterError,
     ModelError,
     NotFoundError,
     ParameterError,
     UnsupportedArchitectureError,
 )
+from martlet.lora.folder import open_adapter
+from martlet.lora.store import AdapterInfo
 from martlet.models.context import context_limit, positions_allow
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
@@ -95,6 +98,8 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     )
     if folder.num_embeddings is not None:
         tokenizer.check_against_embedding(folder.num_embeddings)
+    for path in options.adapters.values():
+        open_adapter(path)
     device = _device(options.device)
     dtype = _dtype(options.dtype, folder, device)
     return OpenedModel(
@@ -109,18 +114,31 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
 
 
 def load_opened(opened: OpenedModel) -> Backend:
-    """Loads a model that was opened.
+    """Loads a model that was opened, and its adapters.
 
     Raises:
         ModelError: If transformers cannot load it, or the engine was asked for and refuses it.
+        AdapterError: If an adapter does not fit or changes nothing.
+        ParameterError: If adapters are asked for on a backend that knows none.
     """
+    adapters = opened.options.adapters
     if opened.options.backend == "transformers":
+        if adapters:
+            raise ParameterError(
+                f"adapter {', '.join(adapters)} cannot be used on the transformers backend; give "
+                "a merged model, or let the native backend run it"
+            )
         return _load_transformers(opened)
     try:
         return _load_native(opened)
     except UnsupportedArchitectureError as error:
         if opened.options.backend == "native":
             raise
+        if adapters:
+            raise AdapterError(
+                f"{error}, so it runs on plain transformers, where adapter {', '.join(adapters)} "
+                "cannot be used; give a merged model"
+            ) from error
         logger.warning("%s; it runs on plain transformers instead, slower", error)
         return _load_transformers(opened)
 
@@ -143,13 +161,28 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         ),
         max_context_tokens=opened.memory.max_context_tokens,
         prefix_sharing=options.prefix_sharing,
+        max_loaded_adapters=options.max_loaded_adapters,
     )
-    return NativeBackend(
+    backend = NativeBackend(
         model,
         opened.tokenizer,
         config,
         identity=opened.identity("native"),
         default_params=opened.default_params,
+    )
+    for name, path in options.adapters.items():
+        backend.adapters.install(backend.adapters.prepare(name, path))
+    if options.run_adapter is not None:
+        backend.identity = _adapted(backend.identity, backend.adapters.get(options.run_adapter))
+    return backend
+
+
+def _adapted(identity: ModelIdentity, adapter: AdapterInfo) -> ModelIdentity:
+    return replace(
+        identity,
+        adapter=adapter.name,
+        adapter_hash=adapter.revision,
+        adapter_proof=adapter.proof,
     )
 
 

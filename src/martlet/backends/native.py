@@ -20,6 +20,7 @@ from martlet.engine.engine import Engine, StepOutput
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.engine.stats import EngineStats
+from martlet.lora.store import AdapterStore
 from martlet.models.load import LoadedModel
 from martlet.text.grammar import GrammarCompiler
 from martlet.text.stream import StreamDecoder
@@ -74,6 +75,11 @@ class NativeBackend:
         return self.engine.stats
 
     @property
+    def adapters(self) -> AdapterStore:
+        """The adapters that requests may name; changed between two polls only."""
+        return self.engine.adapters
+
+    @property
     def num_unfinished(self) -> int:
         return self.engine.num_unfinished
 
@@ -95,6 +101,7 @@ class NativeBackend:
             seed=request.seed,
             stop_ids=self._tokenizer.stop_ids,
             constraint=self._start_constraint(params),
+            adapter=request.adapter,
         )
         decoder = StreamDecoder(
             self._tokenizer,

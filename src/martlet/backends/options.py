@@ -3,7 +3,8 @@
 `backends/load` resolves it. Importing this loads nothing heavy: `--help` shows the defaults.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -35,6 +36,12 @@ class BackendOptions:
     """Whether requests share what their prompts have in common."""
     block_size: int = 16
     """Tokens in a block of the key-value pool."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Folders of LoRA adapters as PEFT saves them, by the names that requests call them."""
+    run_adapter: str | None = None
+    """The one of `adapters` that answers a whole batch; the identity of the model names it."""
+    max_loaded_adapters: int = 16
+    """Adapters kept in memory; the least recently used goes, and is read again when used."""
     trust_remote_code: bool = False
     """Whether Python code in the model's folder may run."""
     tokenizer: str | None = None
@@ -49,5 +56,15 @@ class BackendOptions:
                     f"{name} must be one of {', '.join(get_args(allowed))}, "
                     f"not {getattr(self, name)!r}"
                 )
+        if self.run_adapter is not None and self.run_adapter not in self.adapters:
+            raise ParameterError(
+                f"run_adapter is {self.run_adapter!r}, and adapters names: "
+                f"{', '.join(self.adapters) or 'none'}"
+            )
+        if len(self.adapters) > self.max_loaded_adapters:
+            raise ParameterError(
+                f"{len(self.adapters)} adapters are to be loaded, and max_loaded_adapters is "
+                f"{self.max_loaded_adapters}; raise it"
+            )
         if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
             raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")

@@ -149,6 +149,7 @@ class Run:
             prompt_ids=draw.planned.prompt_ids,
             params=draw.planned.params,
             seed=draw.planned.seed_of(place.k),
+            adapter=self._backend.identity.adapter,
         )
         try:
             self._backend.submit(request)

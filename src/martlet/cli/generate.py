@@ -1,6 +1,7 @@
 """`martlet generate`: one reply, or several, to every row of a file."""
 
 from martlet.cli.options import (
+    AdapterOption,
     DataArgument,
     JsonOption,
     ModelOption,
@@ -16,6 +17,7 @@ def generate(
     *,
     data: DataArgument,
     model: ModelOption,
+    adapter: AdapterOption = None,
     rows: RowOptions,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
@@ -34,7 +36,7 @@ def generate(
     from martlet.cli.summary import json_of_run, lines_of_run, tell
 
     job = Job.read(GENERATE, rows.job_options(data, sampling.given_params()))
-    summary = run_job(job, lambda: runtime.load(model))
+    summary = run_job(job, lambda: runtime.load(model, adapter=adapter))
     tell([*lines_of_run(summary)], {"replies": rows.out, "card": card_path(rows.out)})
     if as_json:
         print(json_of_run(summary))

@@ -4,13 +4,14 @@ The variable of an option is `MARTLET_` and the option's name: `MARTLET_MODEL`, 
 Nothing heavy is imported before a group of options becomes what the layers below take.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from martlet.backends.options import BackendName, BackendOptions, DType
+from martlet.errors import ParameterError
 
 if TYPE_CHECKING:
     from martlet.backends.base import Backend
@@ -61,12 +62,33 @@ ModelOption = Annotated[
         metavar="MODEL",
     ),
 ]
+AdapterOption = Annotated[
+    str | None,
+    option(
+        _MODEL,
+        "A LoRA adapter as PEFT saves it, un-merged: a name and its folder.",
+        "--adapter",
+        metavar="NAME=DIR",
+    ),
+]
 JsonOption = Annotated[
     bool, option(_RESULT, "Print the summary as one JSON object on stdout.", "--json")
 ]
 OverwriteOption = Annotated[
     bool, option(_RESULT, "Replace a result that was made from something else.", "--overwrite")
 ]
+
+
+def named_adapter(given: str) -> tuple[str, str]:
+    """Splits `NAME=DIR`.
+
+    Raises:
+        ParameterError: If it is not written like that.
+    """
+    name, _, folder = given.partition("=")
+    if not name or not folder:
+        raise ParameterError(f"--adapter takes NAME=DIR, such as judge=./judge, not {given!r}")
+    return name, folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +150,10 @@ class RuntimeOptions:
             metavar="FILE",
         ),
     ] = None
+    max_loaded_adapters: Annotated[
+        int,
+        option(_RUNTIME, "Adapters kept in memory at once.", "--max-loaded-adapters", metavar="N"),
+    ] = BackendOptions.max_loaded_adapters
     trust_remote_code: Annotated[
         bool,
         option(_RUNTIME, "Let Python code in the model's folder run.", "--trust-remote-code"),
@@ -151,17 +177,26 @@ class RuntimeOptions:
             trust_remote_code=self.trust_remote_code,
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,
+            max_loaded_adapters=self.max_loaded_adapters,
         )
 
-    def load(self, model: str) -> "Backend":
+    def load(self, model: str, *, adapter: str | None = None) -> "Backend":
         """Loads a model, which may take minutes.
 
+        Args:
+            adapter: What answers the whole run in the model's place, as `NAME=DIR`.
+
         Raises:
+            ParameterError: If `adapter` is not written like that.
             MartletError: As `load_backend` does.
         """
         from martlet.backends.load import load_backend
 
-        return load_backend(model, options=self.backend_options())
+        options = self.backend_options()
+        if adapter is not None:
+            name, folder = named_adapter(adapter)
+            options = replace(options, adapters={name: folder}, run_adapter=name)
+        return load_backend(model, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from martlet.cli.options import (
+    AdapterOption,
     DataArgument,
     JsonOption,
     ModelOption,
@@ -21,6 +22,7 @@ def vote(
     *,
     data: DataArgument,
     model: ModelOption,
+    adapter: AdapterOption = None,
     extract: Annotated[
         str | None,
         option(
@@ -76,6 +78,8 @@ def vote(
         weighting=weights,
         with_replies=replies,
     )
-    findings = run_votes(rules, rows.job_options(data, params), lambda: runtime.load(model))
+    findings = run_votes(
+        rules, rows.job_options(data, params), lambda: runtime.load(model, adapter=adapter)
+    )
     if as_json:
         print(json_of_vote(findings.figures, findings.score_card))

@@ -17,6 +17,7 @@ from torch import Tensor
 from martlet.engine.attention import BlockTable, DecodeGroup, PrefillChunk, StepAttention
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import Chunk, StepPlan
+from martlet.lora.rows import Segment
 
 GROUP_LENGTH_RATIO = 1.25
 """Decoding requests are attended to together while the longest has at most this many times the
@@ -35,6 +36,10 @@ class StepBatch:
     """`[N]`, the rows whose logits are wanted: first those of prompts to score, chunk by chunk,
     then one for each chunk that draws a token."""
     attention: StepAttention
+    token_adapters: tuple[Segment, ...]
+    """The adapters of the packed tokens, in order."""
+    logit_adapters: tuple[Segment, ...]
+    """The adapters of `logit_rows`, in order."""
     scored: tuple[Chunk, ...]
     """Chunks whose prompt tokens are scored, in the order of the rows."""
     sampled: tuple[Chunk, ...]
@@ -87,6 +92,11 @@ class BatchBuilder:
                 prefill_chunks=self._prefill_chunks(longer, first_rows[len(decoding) :]),
                 chunked_layers=self._chunked_layers,
                 chunk_size=self._chunk_size,
+            ),
+            token_adapters=tuple((c.num_tokens, c.request.adapter) for c in chunks),
+            logit_adapters=(
+                *((c.num_tokens, c.request.adapter) for c in scored),
+                *((1, c.request.adapter) for c in sampled),
             ),
             scored=scored,
             sampled=sampled,

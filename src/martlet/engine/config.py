@@ -28,6 +28,8 @@ class EngineConfig:
     preempts what it has just admitted, over and over."""
     prefix_sharing: bool = True
     """Whether requests share the blocks of a common beginning."""
+    max_loaded_adapters: int = 16
+    """Adapters kept in memory; the least recently used goes, and is read again when used."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -36,6 +38,7 @@ class EngineConfig:
             "max_num_requests",
             "max_num_batched_tokens",
             "max_context_tokens",
+            "max_loaded_adapters",
         ):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)}")

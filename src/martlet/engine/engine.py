@@ -17,12 +17,15 @@ from martlet.engine.config import EngineConfig
 from martlet.engine.constraint import TokenConstraint
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
-from martlet.engine.plan import StepPlan
+from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request, TokenLogprobs
 from martlet.engine.sampler import StepDraws, sample
 from martlet.engine.scheduler import Scheduler
 from martlet.engine.stats import EngineStats, StepStats
 from martlet.errors import ParameterError, PromptTooLongError
+from martlet.lora.proof import ProbeLogits, probe_ids
+from martlet.lora.revision import AdapterRevision
+from martlet.lora.store import AdapterStore
 from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -65,19 +68,12 @@ class Engine:
         self._model = model
         self._scheduler = Scheduler(config)
         self._requests: dict[str, Request] = {}
-        self._cache = KVCache(
-            model.layers,
-            num_blocks=config.num_blocks,
-            block_size=config.block_size,
-            dtype=model.dtype,
-            device=model.device,
+        self._cache = self._new_cache(config.num_blocks)
+        self._batches = self._new_builder(self._cache)
+        self.adapters = AdapterStore(
+            model, max_loaded=config.max_loaded_adapters, probe=self._probe
         )
-        self._batches = BatchBuilder(
-            self._cache,
-            model.device,
-            chunked_layers=model.chunked_layers,
-            chunk_size=model.attention_chunk_size,
-        )
+        """Which adapters there are; to be changed between two steps."""
         model.use_attention(ATTENTION_NAME, paged_attention)
 
     @property
@@ -94,6 +90,7 @@ class Engine:
         seed: int,
         stop_ids: Sequence[int] = (),
         constraint: TokenConstraint | None = None,
+        adapter: str | None = None,
     ) -> Request:
         """Queues one sample to draw.
 
@@ -104,15 +101,21 @@ class Engine:
             seed: The draw of a token depends on this and on its position alone.
             stop_ids: The model's own end tokens; `params.ignore_eos` switches them off.
             constraint: What may be drawn, where the reply must have a form; changed as it grows.
+            adapter: One of `adapters`, by name; its newest revision serves the request to the end.
+                None is the base.
 
         Raises:
             PromptTooLongError: If no room is left for a single token of reply.
             ParameterError: If the prompt is empty, an id is not in the vocabulary or in use.
+            NotFoundError: If no adapter has the name.
+            AdapterError, BusyError, ResourceError: If the adapter was put out of memory and cannot
+                be read again; see `AdapterStore.acquire`.
         """
         self._check(request_id, prompt_ids, params)
         num_left = self.config.max_context_tokens - len(prompt_ids)
         # A folder may name end tokens that its model has no logits for.
         own_stops = () if params.ignore_eos else [i for i in stop_ids if i < self._model.vocab_size]
+        revision = None if adapter is None else self.adapters.acquire(adapter)
         request = Request(
             request_id=request_id,
             prompt_ids=tuple(prompt_ids),
@@ -121,6 +124,8 @@ class Engine:
             stop_ids=frozenset((*own_stops, *params.stop_token_ids)),
             max_num_tokens=len(prompt_ids) + min(num_left, params.max_tokens or num_left),
             constraint=constraint,
+            adapter=revision,
+            namespace="" if revision is None else revision.namespace,
         )
         self._requests[request_id] = request
         self._scheduler.add(request)
@@ -134,9 +139,9 @@ class Engine:
         self, request_id: str, reason: FinishReason, *, stop_reason: str | None = None
     ) -> None:
         """Ends a request from outside, as a stop string does; unknown ids are ignored."""
-        request = self._requests.pop(request_id, None)
+        request = self._requests.get(request_id)
         if request is not None:
-            self._scheduler.finish(request, reason, stop_reason=stop_reason)
+            self._end(request, reason, stop_reason=stop_reason)
 
     def step(self) -> list[StepOutput]:
         """Advances every request that has a share in this step.
@@ -164,9 +169,11 @@ class Engine:
         return outputs
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if requests, blocks and prefix index contradict each other."""
+        """Raises AssertionError if requests, blocks, prefix index and adapters contradict."""
         self._scheduler.check_integrity()
         assert self._scheduler.num_unfinished == len(self._requests)
+        held = (request.adapter for request in self._requests.values())
+        self.adapters.check_integrity(adapter for adapter in held if adapter is not None)
 
     def _check(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         limit = self.config.max_context_tokens
@@ -185,13 +192,68 @@ class Engine:
             bad = next(i for i in named if not 0 <= i < vocab_size)
             raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
 
-    def _forward(self, batch: StepBatch) -> Tensor:
+    def _forward(self, batch: StepBatch, *, is_probe: bool = False) -> Tensor:
         """The logits of the wanted rows, `[N, V]`."""
-        return self._model.forward(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            logit_rows=batch.logit_rows,
-            martlet_step=batch.attention,
+        with self.adapters.step.running(
+            batch.token_adapters, batch.logit_adapters, self._model.device, is_probe=is_probe
+        ):
+            return self._model.forward(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                logit_rows=batch.logit_rows,
+                martlet_step=batch.attention,
+            )
+
+    def _probe(self, adapter: AdapterRevision) -> ProbeLogits:
+        """Runs the probe's prompt for the base, the adapter and the base again, in one step.
+
+        It goes the way of every request, but through a cache of its own.
+        """
+        prompt = probe_ids(self._model.vocab_size)
+        num_blocks = -(-len(prompt) // self.config.block_size)
+        requests = [
+            Request(
+                request_id=str(number),
+                prompt_ids=tuple(prompt),
+                params=SamplingParams(),
+                seed=0,
+                stop_ids=frozenset(),
+                max_num_tokens=len(prompt),
+                adapter=revision,
+            )
+            for number, revision in enumerate((None, adapter, None))
+        ]
+        chunks = tuple(
+            Chunk(
+                request=request,
+                start=0,
+                num_tokens=len(prompt),
+                block_ids=tuple(range(number * num_blocks, (number + 1) * num_blocks)),
+                samples=False,
+                scores_prompt=True,
+            )
+            for number, request in enumerate(requests)
+        )
+        builder = self._new_builder(self._new_cache(len(chunks) * num_blocks))
+        logits = self._forward(builder.build(StepPlan(chunks=chunks)), is_probe=True)
+        base, adapted, base_again = logits.split(len(prompt))
+        return ProbeLogits(base=base, adapted=adapted, base_again=base_again)
+
+    def _new_cache(self, num_blocks: int) -> KVCache:
+        return KVCache(
+            self._model.layers,
+            num_blocks=num_blocks,
+            block_size=self.config.block_size,
+            dtype=self._model.dtype,
+            device=self._model.device,
+        )
+
+    def _new_builder(self, cache: KVCache) -> BatchBuilder:
+        return BatchBuilder(
+            cache,
+            self._model.device,
+            chunked_layers=self._model.chunked_layers,
+            chunk_size=self._model.attention_chunk_size,
         )
 
     def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
@@ -218,9 +280,8 @@ class Engine:
         """
         blocks = list(request.block_table)
         request.error = request.error or NOT_FINITE
-        del self._requests[request.request_id]
         self._scheduler.pool.forget(blocks)
-        self._scheduler.finish(request, "error")
+        self._end(request, "error")
         self._cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
         return StepOutput(request=request, token_id=None, finish_reason="error")
 
@@ -234,9 +295,8 @@ class Engine:
         elif request.num_tokens >= request.max_num_tokens:
             reason = "length"
         if reason is not None:
-            del self._requests[request.request_id]
             stop_reason = token_id if token_id in request.stop_ids else None
-            self._scheduler.finish(request, reason, stop_reason=stop_reason)
+            self._end(request, reason, stop_reason=stop_reason)
         return StepOutput(request=request, token_id=token_id, finish_reason=reason)
 
     def _fail(self, plan: StepPlan, error: BaseException) -> list[StepOutput]:
@@ -244,10 +304,21 @@ class Engine:
         self.stats.num_failed_steps += 1
         failed = self._scheduler.fail(plan, f"{type(error).__name__}: {error}")
         for request in failed:
-            del self._requests[request.request_id]
+            self._forget(request)
         return [
             StepOutput(request=request, token_id=None, finish_reason="error") for request in failed
         ]
+
+    def _end(
+        self, request: Request, reason: FinishReason, *, stop_reason: int | str | None = None
+    ) -> None:
+        self._scheduler.finish(request, reason, stop_reason=stop_reason)
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        if request.adapter is not None:
+            self.adapters.release(request.adapter)
 
     def _record(self, plan: StepPlan, num_drawn: int, seconds: float) -> None:
         self.last_step = StepStats(

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from martlet.engine.block_pool import BlockKey
 from martlet.engine.constraint import TokenConstraint
 from martlet.engine.params import SamplingParams
 from martlet.engine.token_counts import TokenCounts
+
+if TYPE_CHECKING:
+    # The scheduler, which handles requests, imports no torch.
+    from martlet.lora.revision import AdapterRevision
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -49,6 +53,8 @@ class Request:
     """Every token id that ends this request: the model's own and the request's."""
     max_num_tokens: int
     """Prompt and reply may reach this length."""
+    adapter: "AdapterRevision | None" = None
+    """The revision that the request began with; None for the base."""
     namespace: str = ""
     """Adapter and revision: blocks are shared only within one namespace."""
     constraint: TokenConstraint | None = None

@@ -1,12 +1,12 @@
 """A model's folder made ready to run: loaded by transformers, guarded, its slow leaves replaced."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
@@ -35,6 +35,9 @@ class LoadedModel:
     chunked_layers: frozenset[int]
     """Layers that attend within stretches of `attention_chunk_size` positions."""
     attention_chunk_size: int | None
+    own_norms: Mapping[str, nn.Module]
+    """The RMS norms as transformers wrote them, by name: faster ones may stand in their places, and
+    an adapter may bring weights for one."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -143,6 +146,11 @@ def load_model(
     keep_freed_memory()
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     expected = own_logits(module)
+    own_norms = {
+        name: norm
+        for name, norm in module.named_modules()
+        if type(norm).__name__.endswith("RMSNorm")
+    }
     swap_leaves(module)
     layers = check(module, expected)
     config = module.config.get_text_config()
@@ -157,6 +165,7 @@ def load_model(
             layer for layer, kind in enumerate(layer_types) if kind == "chunked_attention"
         ),
         attention_chunk_size=getattr(config, "attention_chunk_size", None),
+        own_norms=own_norms,
     )
 
 

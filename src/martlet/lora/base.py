@@ -1,0 +1,40 @@
+"""The base of adapters: the leaves of a model, as they were before any adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseLeaves:
+    """What adapters are checked against and put around. Nothing here changes."""
+
+    leaves: Mapping[str, nn.Module]
+    """By the names that PEFT knows them by."""
+    own_norms: Mapping[str, nn.Module]
+    """Norms as transformers wrote them, where faster ones took their places."""
+    embedding: str
+    """The name of the token embedding."""
+    head: str
+    """The name of the LM head."""
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, own_norms: Mapping[str, nn.Module]) -> "BaseLeaves":
+        """The leaves of a loaded model that no adapter has touched."""
+        leaves = {
+            name: module for name, module in model.named_modules() if not any(module.children())
+        }
+        names = {id(module): name for name, module in leaves.items()}
+        return cls(
+            leaves=leaves,
+            own_norms=own_norms,
+            embedding=names.get(id(model.get_input_embeddings()), ""),
+            head=names.get(id(model.get_output_embeddings()), ""),
+            dtype=model.dtype,
+            device=model.device,
+        )

@@ -1,0 +1,194 @@
+"""Layers that compute the rows of many adapters, and of none, in one go.
+
+They stand in the model in place of the leaves that some adapter touches, and keep the leaf as
+`base`. In a step without adapters they cost one look at an empty list.
+
+Shapes: T rows, in and out features, R the ranks of all stacked adapters added up.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from martlet.errors import AdapterError
+from martlet.lora.revision import AdapterRevision, Delta
+from martlet.lora.rows import Part, RowMap
+from martlet.lora.step import AdapterStep
+from martlet.models.linear.low_rank import LowRank
+
+
+class AdaptedLeaf(nn.Module):
+    """A leaf that looks rows up in the step: norms, and whatever else has weights of its own.
+
+    Args:
+        base: The leaf, which is not changed.
+        name: Its name in the model.
+        step: Tells whose rows are being computed; shared by all layers of a model.
+        is_head: Whether it sees the rows whose logits are wanted, instead of all tokens.
+    """
+
+    def __init__(self, base: nn.Module, *, name: str, step: AdapterStep, is_head: bool) -> None:
+        super().__init__()
+        self.base = base
+        self._name = name
+        self._step = step
+        self._is_head = is_head
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        # Model code reads a leaf's weight, features or padding index.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            found: Tensor | nn.Module = getattr(super().__getattr__("base"), name)
+            return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whatever the leaf computes of `[1, T, ...]` or `[T, in]`."""
+        out: Tensor = self.base(x)
+        row_map = self._step.logits if self._is_head else self._step.tokens
+        return self._adapt(x, out, row_map) if row_map.parts else out
+
+    def forget(self, revision: AdapterRevision) -> None:
+        """Lets go of what is kept for a revision that nobody uses any more."""
+
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
+        """What the adapters make of the leaf's output, which may be overwritten."""
+        by_row, out_by_row = self._by_row(x, row_map), self._by_row(out, row_map)
+        for part in row_map.parts:
+            for adapter, rows in part.each():
+                delta = adapter.deltas.get(self._name)
+                if delta is not None and delta.replacement is not None:
+                    out_by_row[rows] = delta.replacement(by_row[rows])
+        return out
+
+    def _by_row(self, x: Tensor, row_map: RowMap) -> Tensor:
+        """A view of `x` with the step's rows as its first axis."""
+        is_packed = isinstance(x, Tensor) and x.dim() > 2 and x.shape[0] == 1
+        rows = x[0] if is_packed else x
+        self._check(rows, row_map)
+        return rows
+
+    def _check(self, rows: Tensor, row_map: RowMap) -> None:
+        if not isinstance(rows, Tensor) or rows.shape[:1] != (row_map.num_rows,):
+            raise AdapterError(
+                f"{self._name} does not see the tokens one by one, so the rows of an adapter "
+                "cannot be told apart in it; serve a merged model instead"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stack:
+    """The matrices of several adapters in one leaf, one below the other."""
+
+    adapters: tuple[AdapterRevision, ...]
+    ranks: tuple[int, ...]
+    product: LowRank | None
+    """None if no adapter has a low-rank part here."""
+
+
+_NO_STACK = _Stack(adapters=(), ranks=(), product=None)
+
+
+class AdaptedLinear(AdaptedLeaf):
+    """A linear layer of any kind, packed or quantised: only its output is added to."""
+
+    _stack = _NO_STACK
+
+    def forget(self, revision: AdapterRevision) -> None:
+        """Lets go of a stack that a revision is in."""
+        if revision in self._stack.adapters:
+            self._stack = _NO_STACK
+
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
+        shape = out.shape
+        x, out = x.reshape(-1, x.shape[-1]), out.view(-1, shape[-1])
+        self._check(x, row_map)
+        for part in row_map.parts:
+            if part.slots is None:
+                self._adapt_one(x[part.rows], out[part.rows], part.adapters[0])
+            else:
+                out = self._adapt_mixed(x, out, part)
+        return out.view(shape)
+
+    def _adapt_one(self, x: Tensor, out: Tensor, adapter: AdapterRevision) -> None:
+        """Adds what one adapter changes to `out`, in place: `[T, in]`, `[T, out]`."""
+        delta = adapter.deltas.get(self._name)
+        if delta is None:
+            return
+        if not delta.only_adds_rank:
+            out.copy_(self._adjusted(x, out, delta))
+        if delta.down is not None and delta.up is not None:
+            out.addmm_(F.linear(x, delta.down), delta.up)
+
+    def _adapt_mixed(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
+        """The output of all rows, those of a part adapted; `out` may be overwritten."""
+        for adapter, rows in part.each() if self._has_more_than_rank(part) else ():
+            delta = adapter.deltas.get(self._name)
+            if delta is not None and not delta.only_adds_rank:
+                out[rows] = self._adjusted(x[rows], out[rows], delta)
+        stack = self._stacked(part.adapters)
+        if stack.product is None:
+            return out
+        ranks = stack.product.ranks(x[part.rows])  # [rows, R]
+        ranks *= part.mask(stack.ranks, ranks.dtype)
+        added = stack.product.add(out[part.rows], ranks)
+        if len(added) == len(out):
+            return added
+        out[part.rows] = added
+        return out
+
+    def _has_more_than_rank(self, part: Part) -> bool:
+        deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
+        return any(delta is not None and not delta.only_adds_rank for delta in deltas)
+
+    def _adjusted(self, x: Tensor, out: Tensor, delta: Delta) -> Tensor:
+        """The output of one adapter's rows without its low-rank part."""
+        if delta.replacement is not None:
+            replaced: Tensor = delta.replacement(x)
+            return replaced
+        if delta.gain is not None:
+            bias = self.base.bias
+            product = out - bias if isinstance(bias, Tensor) else out
+            out = out + delta.gain * product
+        return out if delta.shift is None else out + delta.shift
+
+    def _stacked(self, adapters: tuple[AdapterRevision, ...]) -> _Stack:
+        if self._stack.adapters is not adapters:
+            found = [adapter.deltas.get(self._name) for adapter in adapters]
+            low = [delta for delta in found if delta is not None]
+            downs = [delta.down for delta in low if delta.down is not None]
+            ups = [delta.up for delta in low if delta.up is not None]
+            self._stack = _Stack(
+                adapters=adapters,
+                ranks=tuple(adapter.rank_in(self._name) for adapter in adapters),
+                product=LowRank(torch.cat(downs), torch.cat(ups)) if downs else None,
+            )
+        return self._stack
+
+
+class AdaptedEmbedding(AdaptedLeaf):
+    """A token embedding; its low-rank part looks rows of `down` up."""
+
+    def _adapt(self, x: Tensor, out: Tensor, row_map: RowMap) -> Tensor:
+        token_ids, vectors = x.reshape(-1), out.view(-1, out.shape[-1])
+        self._check(token_ids, row_map)
+        for part in row_map.parts:
+            for adapter, rows in part.each():
+                delta = adapter.deltas.get(self._name)
+                if delta is not None:
+                    vectors[rows] = _embedded(token_ids[rows], vectors[rows], delta)
+        return out
+
+
+def _embedded(token_ids: Tensor, vectors: Tensor, delta: Delta) -> Tensor:
+    """`[T]` token ids and the base's vectors `[T, out]` -> the adapter's vectors."""
+    if delta.replacement is not None:
+        replaced: Tensor = delta.replacement(token_ids)
+        return replaced
+    if delta.gain is not None:
+        vectors = vectors + delta.gain * vectors
+    if delta.down is not None and delta.up is not None:
+        vectors = vectors + F.embedding(token_ids, delta.down) @ delta.up
+    return vectors

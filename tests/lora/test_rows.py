@@ -1,0 +1,125 @@
+"""The layers' fast ways equal the simplest one: one row after the other, written out."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from martlet.errors import AdapterError
+from martlet.lora.layer import AdaptedLinear
+from martlet.lora.revision import AdapterRevision, Delta
+from martlet.lora.rows import MIN_RUN_ROWS, map_rows
+from martlet.lora.step import AdapterStep
+
+NUM_IN, NUM_OUT = 12, 20
+CPU = torch.device("cpu")
+
+
+def revision(name: str, delta: Delta | None) -> AdapterRevision:
+    return AdapterRevision(
+        name=name,
+        path=Path(name),
+        revision="0" * 16,
+        ranks=(),
+        num_tensors=0,
+        num_tensors_expected=0,
+        deltas={} if delta is None else {"leaf": delta},
+    )
+
+
+def low_rank(rank: int) -> dict[str, Tensor]:
+    return {"down": torch.randn(rank, NUM_IN), "up": torch.randn(rank, NUM_OUT)}
+
+
+def adapters() -> list[AdapterRevision]:
+    deltas = [
+        Delta(**low_rank(4)),
+        Delta(**low_rank(16)),
+        Delta(**low_rank(3), gain=torch.randn(NUM_OUT), shift=torch.randn(NUM_OUT)),
+        Delta(shift=torch.randn(NUM_OUT)),
+        Delta(replacement=nn.Linear(NUM_IN, NUM_OUT)),
+        None,
+    ]
+    return [revision(str(number), delta) for number, delta in enumerate(deltas)]
+
+
+def row_by_row(base: nn.Linear, x: Tensor, owners: list[AdapterRevision | None]) -> Tensor:
+    rows = []
+    for row, owner in zip(x, owners, strict=True):
+        out = base(row)
+        delta = None if owner is None else owner.deltas.get("leaf")
+        if delta is not None:
+            if delta.replacement is not None:
+                out = delta.replacement(row)
+            if delta.gain is not None:
+                out = out + delta.gain * (base.weight @ row)
+            if delta.down is not None and delta.up is not None:
+                out = out + delta.up.T @ (delta.down @ row)
+            if delta.shift is not None:
+                out = out + delta.shift
+        rows.append(out)
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def test_random_rows() -> None:
+    torch.manual_seed(0)
+    base, known = nn.Linear(NUM_IN, NUM_OUT), adapters()
+    step = AdapterStep()
+    layer = AdaptedLinear(base, name="leaf", step=step, is_head=False)
+    num_mixed = num_alone = 0
+    for seed in range(60):
+        chance = random.Random(seed)
+        owners = [None, *chance.sample(known, chance.randint(1, len(known)))]
+        segments = [
+            (chance.choice((1, 1, 1, 2, MIN_RUN_ROWS, 30)), chance.choice(owners))
+            for _ in range(chance.randint(1, 20))
+        ]
+        by_row = [adapter for length, adapter in segments for _ in range(length)]
+        x = torch.randn(1, len(by_row), NUM_IN)
+        with step.running(segments, [], CPU):
+            out = layer(x)
+            num_mixed += sum(part.slots is not None for part in step.tokens.parts)
+            num_alone += sum(part.slots is None for part in step.tokens.parts)
+        assert torch.allclose(out[0], row_by_row(base, x[0], by_row), atol=1e-4), seed
+        assert torch.equal(layer(x), base(x)), "outside of a step every row is the base's"
+    assert min(num_mixed, num_alone) > 20
+
+
+def test_the_parts_of_a_step() -> None:
+    a, b, c = adapters()[:3]
+    segments = [(1, a), (1, b), (1, a), (1, None), (3, None), (20, b), (9, b), (12, None), (10, c)]
+    row_map = map_rows(segments, (), CPU)
+    assert row_map.num_rows == 58
+    mixed, long, last = row_map.parts
+    assert (mixed.rows, long.rows, last.rows) == (slice(0, 7), slice(7, 36), slice(48, 58))
+    assert mixed.slots is not None
+    assert [mixed.adapters[slot].name if slot >= 0 else "." for slot in mixed.slots.tolist()] == [
+        *"010",
+        *"....",
+    ]
+    assert (long.adapters, last.adapters) == ((b,), (c,))
+    assert map_rows([(5, None), (20, None)], (), CPU).parts == ()
+
+
+def test_a_stack_is_kept_while_it_serves() -> None:
+    known = adapters()
+    first = map_rows([(1, known[0]), (1, known[1]), (1, known[2])], (), CPU).stack
+    assert set(first) == set(known[:3])
+    fewer = map_rows([(1, known[2]), (1, known[0])], first, CPU).stack
+    assert fewer is first
+    assert map_rows([(40, known[3])], first, CPU).stack is first
+    assert map_rows([(1, known[0]), (1, None)], first, CPU).stack == (known[0],)
+    assert set(map_rows([(1, known[0]), (1, known[3])], first, CPU).stack) == {known[0], known[3]}
+
+
+def test_a_leaf_that_does_not_see_all_tokens_is_found_out() -> None:
+    step = AdapterStep()
+    layer = AdaptedLinear(nn.Linear(NUM_IN, NUM_OUT), name="expert", step=step, is_head=False)
+    with (
+        step.running([(5, adapters()[0])], [], CPU),
+        pytest.raises(AdapterError, match="expert does not see the tokens one by one"),
+    ):
+        layer(torch.randn(4, NUM_IN))
