@@ -70,6 +70,11 @@ class NativeBackend:
         return self.engine.stats
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Backend.tokenizer`."""
+        return self._tokenizer
+
+    @property
     def num_unfinished(self) -> int:
         return self.engine.num_unfinished
 
