@@ -60,6 +60,7 @@ def _endpoint(scope: MutableMapping[str, Any]) -> str:
 def _log(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
     if scope["path"] in _QUIET and status < 400:
         return
-    tokens = scope.get("state", {}).get("tokens", "")
+    tokens = scope.get("state", {}).get("tokens", "0+0")
     # A path may hold any character, line ends included.
-    logger.info("%s %r %d%s %.3f s", scope["method"], scope["path"], status, tokens, seconds)
+    path = scope["path"].encode("unicode_escape").decode()
+    logger.info("%s %s %d %s tokens %.3f s", scope["method"], path, status, tokens, seconds)

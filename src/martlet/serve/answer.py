@@ -1,7 +1,5 @@
 """From an ask to a response: whole or as a stream, the same for every endpoint."""
 
-from contextlib import closing
-
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
@@ -35,9 +33,11 @@ async def answer(request: Request, body: SamplingFields, ask: Ask, writer: Reply
             heartbeat_s=service.settings.heartbeat_s,
             explanation=explanation,
         )
-        return EventStream(events, on_close=generation.close)
-    with closing(generation):
+        return EventStream(events, on_close=lambda: _close(generation, request))
+    try:
         outputs = await unless_gone(request.receive, generation.finish())
+    finally:
+        _close(generation, request)
     reply = writer.body(outputs)
     if explanation is not None:
         num_cached = [output.num_cached_tokens for output in outputs]
@@ -50,3 +50,10 @@ def _wants_explanation(request: Request) -> bool:
     if value not in ("0", "1"):
         raise ParameterError(f"the header {EXPLAIN_HEADER} is 1 or 0, not {value!r}")
     return value == "1"
+
+
+def _close(generation: Generation, request: Request) -> None:
+    generation.close()
+    num_prompt = sum(len(prompt.token_ids) for prompt in generation.ask.prompts)
+    num_drawn = sum(len(output.token_ids) for output in generation.finished)
+    request.state.tokens = f"{num_prompt}+{num_drawn}"  # for the request's line in the log

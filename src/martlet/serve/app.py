@@ -16,7 +16,15 @@ from martlet.serve.access import AccessLog
 from martlet.serve.envelope import envelope, envelope_of, headers_of
 from martlet.serve.keys import Scope
 from martlet.serve.openapi import openapi_of
-from martlet.serve.routes import chat, health, metrics, models
+from martlet.serve.routes import (
+    adapters,
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    tokens,
+)
 from martlet.serve.service import Service, needs
 
 logger = logging.getLogger(__name__)
@@ -25,7 +33,10 @@ ROUTERS: tuple[tuple[APIRouter, Scope | None], ...] = (
     (health.router, None),
     (metrics.router, "use"),
     (models.router, "use"),
+    (tokens.router, "use"),
     (chat.router, "use"),
+    (completions.router, "use"),
+    (adapters.router, "administer"),
 )
 """Every group of routes, and the scope that a key needs for it."""
 

@@ -1,6 +1,7 @@
 """Server-sent events as a response that ends with its client."""
 
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 
@@ -10,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 from martlet.errors import Interrupted, MartletError
 from martlet.serve.connection import unless_gone
 from martlet.serve.envelope import envelope_of
+
+logger = logging.getLogger(__name__)
 
 PING = b": ping\n\n"
 """A comment: clients skip it, and proxies see that the connection lives."""
@@ -59,6 +62,7 @@ class EventStream(Response):
                 async for event in source:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except MartletError as error:
+                logger.warning("a stream ended with an error: %s", error)
                 body = encode_event(envelope_of(error), event="error")
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -3,8 +3,8 @@
 import asyncio
 import errno
 import logging
-import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from martlet.errors import InputError
+from martlet.errors import InputError, ParameterError
 from martlet.serve.service import Service
 
 logger = logging.getLogger("martlet.serve")
@@ -27,12 +27,22 @@ request."""
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a server listens, and how."""
+    """Where a server listens, and how.
+
+    Raises:
+        ParameterError: On construction, if the port is none, or a key has no certificate.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ParameterError(f"a port is from 0 to 65535, not {self.port}")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ParameterError("--ssl-keyfile needs --ssl-certfile")
 
     @property
     def is_loopback(self) -> bool:
@@ -44,8 +54,10 @@ def bind(address: Address) -> socket.socket:
     """Takes the port, before anything is loaded; nobody can connect yet.
 
     Raises:
-        InputError: If the port is taken or may not be used, or the host is not this machine's.
+        InputError: If the port is taken or may not be used, the host is not this machine's, or the
+            certificate cannot be read.
     """
+    _check_certificate(address)
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -92,11 +104,16 @@ class Server(uvicorn.Server):
         self._service = service
         self._address = address
         self._on_ready = on_ready
+        self._is_asked_to_stop = False
         self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, and tells that it is done."""
-        self._loop = asyncio.get_running_loop()
         try:
             await super().startup(sockets)
         except OSError as error:  # another process listens on the port since it was bound
@@ -104,14 +121,13 @@ class Server(uvicorn.Server):
         if self.started:
             self._on_ready()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """What a signal does."""
-        del frame
-        if self._draining is None and not self.should_exit:
+    def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
+        """As uvicorn's; called for SIGINT and SIGTERM."""
+        if self.started and not self._is_asked_to_stop:
+            self._is_asked_to_stop = True
             self._loop.call_soon_threadsafe(self._begin_to_drain)
         else:
             self.should_exit = self.force_exit = True
-        logger.debug("signal %s", signal.Signals(sig).name)
 
     def _begin_to_drain(self) -> None:
         self._draining = asyncio.create_task(self._drain())
@@ -131,6 +147,20 @@ class Server(uvicorn.Server):
             logger.warning("stopping: %d samples are given up", engine.num_unfinished)
             engine.give_up()
         self.should_exit = True
+
+
+def _check_certificate(address: Address) -> None:
+    if address.ssl_certfile is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            address.ssl_certfile, address.ssl_keyfile
+        )
+    except OSError as error:  # SSLError is one
+        raise InputError(
+            f"the certificate in {address.ssl_certfile} cannot be used: {error}; it and "
+            "--ssl-keyfile are PEM files"
+        ) from error
 
 
 def _cannot_listen(address: Address, error: OSError) -> InputError:
