@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import httpx
 import openai
 
 from martlet.backends.base import Backend
+from martlet.backends.load import load_backend
+from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions
 from martlet.serve.app import create_app
 from martlet.serve.keys import ApiKeys
 from martlet.serve.run import Address, Server, bind
@@ -18,6 +22,28 @@ from martlet.serve.service import Service
 from martlet.serve.settings import ServeSettings
 
 _Result = TypeVar("_Result")
+
+
+def load_demo(**options: object) -> NativeBackend:
+    """The embedded model, in the precision in which neighbours change nothing."""
+    given = {"dtype": "fp32", "kv_memory_gib": 0.05, **options}
+    backend = load_backend("demo", options=BackendOptions(**given))
+    assert isinstance(backend, NativeBackend)
+    return backend
+
+
+def slow_down(backend: NativeBackend, *, step_s: float) -> None:
+    """Makes every step of a backend's engine last at least so long."""
+    module = backend.engine._model.module
+    module.register_forward_pre_hook(lambda *_: time.sleep(step_s))
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
+    """Waits for what another thread does."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True, kw_only=True)

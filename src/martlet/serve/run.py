@@ -62,10 +62,14 @@ def bind(address: Address) -> socket.socket:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _cannot_listen(address, error) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
     except OSError as error:
+        listener.close()
         raise _cannot_listen(address, error) from error
     return listener
 
@@ -125,11 +129,12 @@ class Server(uvicorn.Server):
         """As uvicorn's; called for SIGINT and SIGTERM."""
         if self.started and not self._is_asked_to_stop:
             self._is_asked_to_stop = True
-            self._loop.call_soon_threadsafe(self._begin_to_drain)
+            self._loop.call_soon_threadsafe(self.begin_to_drain)
         else:
             self.should_exit = self.force_exit = True
 
-    def _begin_to_drain(self) -> None:
+    def begin_to_drain(self) -> None:
+        """Refuses new requests and stops once those that run have finished, or their time is up."""
         self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:

@@ -74,12 +74,13 @@ class ChatReply:
         logprobs: Mapping[str, object] | None = None,
         finish_reason: str | None = None,
     ) -> dict[str, object]:
-        choice = {
+        choice: dict[str, object] = {
             "index": index,
             "delta": delta,
-            "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
+        if logprobs is not None:
+            choice["logprobs"] = logprobs
         return self._head.with_choices([choice])
 
     def _logprobs(

@@ -36,13 +36,12 @@ def explain(error: ValidationError) -> ParameterError:
     here = [finding for finding in findings if _path(finding["loc"]) == param]
     if here[0]["type"] == "missing":
         return ParameterError(f"{param} is required", param=param)
-    kinds = {_WRONG_KIND.get(finding["type"]) for finding in here}
-    if None not in kinds:
-        return ParameterError(
-            f"{param} must be {' or '.join(sorted(map(str, kinds)))}", param=param
-        )
-    reason = here[0]["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return ParameterError(f"{param}: {reason}", param=param)
+    for finding in here:
+        if finding["type"] not in _WRONG_KIND:
+            reason = finding["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            return ParameterError(f"{param}: {reason}", param=param)
+    kinds = sorted({_WRONG_KIND[finding["type"]] for finding in here})
+    return ParameterError(f"{param} must be {' or '.join(kinds)}", param=param)
 
 
 def _depth(path: str) -> int:
