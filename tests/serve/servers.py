@@ -15,9 +15,10 @@ from martlet.backends.base import Backend
 from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
 from martlet.backends.options import BackendOptions
+from martlet.serve.address import Address, bind
 from martlet.serve.app import create_app
 from martlet.serve.keys import ApiKeys
-from martlet.serve.run import Address, Server, bind
+from martlet.serve.run import Server
 from martlet.serve.service import Service
 from martlet.serve.settings import ServeSettings
 

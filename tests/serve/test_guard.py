@@ -8,8 +8,8 @@ import pytest
 
 from martlet.errors import ForbiddenError, InputError, NotFoundError, ParameterError
 from martlet.serve.adapter_paths import allowed_folder, check_name
+from martlet.serve.address import Address, bind
 from martlet.serve.keys import ApiKeys
-from martlet.serve.run import Address, bind
 from martlet.serve.settings import ServeSettings
 from serve.servers import Running, load_demo, serving
 

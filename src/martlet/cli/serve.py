@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from martlet.backends.base import Backend
-    from martlet.serve.run import Address
+    from martlet.serve.address import Address
     from martlet.serve.service import Service
     from martlet.serve.settings import ServeSettings
 
@@ -64,7 +64,7 @@ class NetworkOptions:
         Raises:
             ParameterError: If an option is out of its range.
         """
-        from martlet.serve.run import Address
+        from martlet.serve.address import Address
 
         return Address(
             host=self.host,
@@ -162,20 +162,21 @@ def serve(
     """
     named = _named(model, demo)
     _check_extra()
+    from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
-    from martlet.serve.run import bind
-    from martlet.serve.service import Service
 
     keys = ApiKeys.read(network.api_key_file)
     settings = _settings(limits, network.cors_origins or [], adapter_dir or [])
-    adapters = [_parse_adapter(one) for one in adapter or []]
     names = _names(named, served_model_name or [])
+    adapters = [_parse_adapter(one, names) for one in adapter or []]
     address = network.address()
     with bind(address) as listener:
         typer.echo(f"loading {named}", err=True)
         backend = runtime.load(named)
         try:
-            _install(backend, adapters, names)
+            from martlet.serve.service import Service
+
+            _install(backend, adapters)
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
             _run(service, address, listener)
         finally:
@@ -224,21 +225,21 @@ def _names(model: str, served: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*served, last_part, model]))
 
 
-def _parse_adapter(text: str) -> tuple[str, Path]:
+def _parse_adapter(text: str, base_names: tuple[str, ...]) -> tuple[str, Path]:
     from martlet.errors import ParameterError
+    from martlet.serve.adapter_paths import check_name
 
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise ParameterError(f"--adapter is NAME=DIR, such as poet=./poet, not {text!r}")
+    check_name(name, base_names=base_names)
     return name, Path(path)
 
 
-def _install(backend: "Backend", adapters: list[tuple[str, Path]], names: tuple[str, ...]) -> None:
-    from martlet.serve.adapter_paths import check_name
+def _install(backend: "Backend", adapters: list[tuple[str, Path]]) -> None:
     from martlet.serve.catalog import adapters_of
 
     for name, path in adapters:
-        check_name(name, base_names=names)
         store = adapters_of(backend)
         info = store.install(store.prepare(name, path))
         typer.echo(
