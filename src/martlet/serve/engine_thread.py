@@ -92,7 +92,9 @@ class EngineThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread after its current step; what is unfinished fails."""
+        """Ends the thread after its current step; what is unfinished fails. Twice is once."""
+        if not self._thread.is_alive():
+            return
         self.give_up()
         self._send(lambda _backend: self._ask_to_stop())
         await asyncio.to_thread(self._thread.join)

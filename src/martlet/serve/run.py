@@ -59,9 +59,12 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's."""
+        """As uvicorn's. A second signal skips the app's own end, so the engine is stopped here."""
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+        try:
+            await super().serve(sockets)
+        finally:
+            await self._service.engine.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, and tells that it is done."""
