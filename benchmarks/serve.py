@@ -274,9 +274,10 @@ def _make_model(folder: Path) -> str:
 
 def add_tokenizer(folder: Path) -> Path:
     """Puts a byte-level tokenizer beside weights that have none; each id is a text of its own."""
-    from offline import VOCAB_SIZE
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
+    from offline import VOCAB_SIZE
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE))]

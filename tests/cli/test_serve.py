@@ -18,6 +18,7 @@ from cli.conftest import Call
         (["--demo", "--adapter-dir", "./nowhere"], 3, "there is no folder nowhere"),
         (["--demo", "--api-key-file", "./nowhere"], 3, "cannot be read"),
         (["--demo", "--max-queue", "0"], 2, "max_num_queued must be at least 1"),
+        (["--demo", "--max-body-mb", "nan"], 2, "--max-body-mb must be above 0"),
         (["--demo", "--drain-seconds", "-1"], 2, "drain_s must be 0 or above"),
         (["--demo", "--ssl-keyfile", "key.pem"], 2, "--ssl-keyfile needs --ssl-certfile"),
     ],

@@ -135,6 +135,8 @@ def _statuses_of(operation: schemathesis.APIOperation) -> set[int]:
             case.body["model"] = "demo"
         reply = case.call()
         assert reply.status_code < 500, reply.text
+        if reply.status_code >= 400:
+            assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
         statuses.add(reply.status_code)
 
     ask()

@@ -203,9 +203,11 @@ def _check_extra() -> None:
 def _settings(
     limits: LimitOptions, cors_origins: list[str], adapter_dirs: list[Path]
 ) -> "ServeSettings":
-    from martlet.errors import NotFoundError
+    from martlet.errors import NotFoundError, ParameterError
     from martlet.serve.settings import MIB, ServeSettings
 
+    if not 0 < limits.max_body_mb < float("inf"):
+        raise ParameterError(f"--max-body-mb must be above 0, not {limits.max_body_mb:g}")
     for folder in adapter_dirs:
         if not folder.is_dir():
             raise NotFoundError(f"there is no folder {folder} to load adapters from")

@@ -46,6 +46,9 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_noted)
+        except Exception:
+            status = 500
+            raise
         finally:
             self._meters.note_request(_endpoint(scope), status)
             _log(scope, status, perf_counter() - start)

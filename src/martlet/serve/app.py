@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from martlet import __version__
 from martlet.errors import MartletError
 from martlet.serve.access import AccessLog
-from martlet.serve.envelope import envelope, envelope_of, headers_of
+from martlet.serve.envelope import ENVELOPE_SCHEMA, envelope, envelope_of, headers_of
 from martlet.serve.keys import Scope
 from martlet.serve.openapi import openapi_of
 from martlet.serve.routes import (
@@ -40,6 +40,18 @@ ROUTERS: tuple[tuple[APIRouter, Scope | None], ...] = (
 )
 """Every group of routes, and the scope that a key needs for it."""
 
+REFUSALS: dict[int | str, dict[str, object]] = {
+    status: {
+        "description": description,
+        "content": {"application/json": {"schema": ENVELOPE_SCHEMA}},
+    }
+    for status, description in (
+        ("4XX", "What was asked for cannot be done; the message says why, and what can."),
+        ("5XX", "The server could not do it: it is stopping, or something failed."),
+    )
+}
+"""What the server's own document says of errors."""
+
 
 def create_app(service: Service) -> FastAPI:
     """Builds the ASGI app; its lifespan starts and stops the engine's thread.
@@ -62,7 +74,8 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     for router, scope in ROUTERS:
-        app.include_router(router, dependencies=[] if scope is None else [Depends(needs(scope))])
+        dependencies = [] if scope is None else [Depends(needs(scope))]
+        app.include_router(router, dependencies=dependencies, responses=REFUSALS)
     _add_error_handlers(app)
     if service.settings.cors_origins:
         app.add_middleware(

@@ -10,8 +10,9 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
 
-from martlet.errors import BodyTooLargeError, ForbiddenError, InputError
+from martlet.errors import BodyTooLargeError, ForbiddenError, InputError, Interrupted
 from martlet.serve.schema.base import RequestModel
 from martlet.serve.schema.explain import explain
 from martlet.serve.service import service_of
@@ -66,15 +67,19 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLargeError: If it is.
+        Interrupted: If the client leaves before its end.
     """
     chunks: list[bytes] = []
     num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes <= max_bytes:
-            chunks.append(chunk)
-        elif num_bytes > _NUM_LIMITS_READ * max_bytes:
-            break
+    try:
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes <= max_bytes:
+                chunks.append(chunk)
+            elif num_bytes > _NUM_LIMITS_READ * max_bytes:
+                break
+    except ClientDisconnect as error:
+        raise Interrupted("the client left before its request was whole") from error
     if num_bytes > max_bytes:
         raise BodyTooLargeError(
             f"the body is larger than {max_bytes / MIB:g} MiB; send less, or start the server "

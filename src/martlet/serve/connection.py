@@ -32,4 +32,4 @@ async def unless_gone(receive: Receive, work: Coroutine[None, None, _Result]) ->
     finally:
         working.cancel()
         watching.cancel()
-        await asyncio.wait({working, watching})
+        await asyncio.gather(working, watching, return_exceptions=True)

@@ -141,13 +141,13 @@ class EngineThread:
         for request in requests:
             self._samples[request.request_id] = _Sample(stream=stream, submitted_at=now)
         self._note_load()
+        if timeout_s is not None:
+            stream.watch(self._loop.call_later(timeout_s, self._expire, stream, timeout_s))
         try:
             await self.call(lambda backend: _submit_all(backend, requests))
         except BaseException:
             self.abort(stream)
             raise
-        if timeout_s is not None:
-            self._loop.call_later(timeout_s, self._expire, stream, timeout_s)
         return stream
 
     def check_room(self, num_samples: int) -> None:
@@ -170,6 +170,7 @@ class EngineThread:
 
     def abort(self, stream: SampleStream) -> None:
         """Gives up what is unfinished of a stream; its blocks are free before the next step."""
+        stream.close()
         unfinished = [name for name in stream.request_ids if self._samples.pop(name, None)]
         if unfinished:
             self._send(lambda backend: _abort_all(backend, unfinished))

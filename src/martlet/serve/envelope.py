@@ -21,6 +21,24 @@ _KIND_TO_CODE: Mapping[type[MartletError], str] = {
     AuthenticationError: "invalid_api_key",
 }
 
+ENVELOPE_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+"""The JSON Schema of what `envelope` makes."""
+
 
 def envelope_of(error: MartletError) -> dict[str, object]:
     """The body of a reply that reports an error."""

@@ -26,6 +26,7 @@ class SampleStream:
         self._events: deque[SampleEvent] = deque()
         self._error: MartletError | None = None
         self._arrived = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -36,12 +37,24 @@ class SampleStream:
         """Adds what the engine reported."""
         if isinstance(event, SampleOutput):
             self._missing.discard(event.request_id)
+            if not self._missing:
+                self.close()
         self._events.append(event)
         self._arrived.set()
+
+    def watch(self, deadline: asyncio.TimerHandle) -> None:
+        """Keeps a timer until the stream has ended."""
+        self._deadline = deadline
+
+    def close(self) -> None:
+        """Nothing more is expected."""
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def fail(self, error: MartletError) -> None:
         """Ends the stream: the next `take` raises."""
         self._error = self._error or error
+        self.close()
         self._arrived.set()
 
     async def take(self, *, timeout_s: float | None = None) -> list[SampleEvent]:
