@@ -280,6 +280,7 @@ class EngineThread:
             deltas = self.backend.take_deltas()
         except Exception as error:
             logger.exception("a step raised; the requests in it fail")
+            # Copying a dictionary's keys is one operation, so the loop may change it meanwhile.
             _abort_all(self.backend, list(self._samples))
             self._fail_on_loop(EngineError(f"a step failed: {type(error).__name__}: {error}"))
             return StepReport(deltas=(), outputs=(), stats=None)
