@@ -49,7 +49,10 @@ def test_what_is_no_json(http: httpx.Client, body: bytes, sentence: str) -> None
     ("fields", "param", "sentence"),
     [
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
+        ({"model": "x" * 600}, "model", "at most 512 characters"),
+        ({"logit_bias": {str(i): 0 for i in range(2000)}}, "logit_bias", "at most 1024 items"),
         ({"xyzzy": 1}, "xyzzy", "unknown field 'xyzzy'; known: model, "),
+        ({"foo-bar": 1}, "foo-bar", "unknown field 'foo-bar'"),
         ({"temperature": -1}, "temperature", "from 0 to 1000, not -1"),
         ({"temperature": "1"}, "temperature", "must be a number"),
         ({"top_p": 0}, "top_p", "above 0 and at most 1"),
@@ -158,6 +161,12 @@ def test_a_page_of_another_origin_must_ask_first(http: httpx.Client) -> None:
     assert "access-control-allow-origin" not in as_json.headers
     by_curl = http.post(CHAT, content=body, headers={"Content-Type": "text/plain"})
     assert by_curl.status_code == 200
+
+
+def test_a_body_that_is_one_long_name_is_answered_at_once(http: httpx.Client) -> None:
+    status, error = refusal(http, b'{"' + b"x" * 7_000_000 + b'": 1}')
+    assert status == 400
+    assert len(str(error)) < 1_000
 
 
 def test_nothing_stays_behind(demo: Running, http: httpx.Client) -> None:

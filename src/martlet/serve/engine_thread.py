@@ -191,7 +191,8 @@ class EngineThread:
         """When a place should be free: how long those who wait will take, all lanes busy."""
         num_lanes = self.backend.limits.max_num_requests
         num_waiting = max(1, self.num_unfinished - num_lanes)
-        return min(_LONGEST_RETRY_S, math.ceil(self._seconds_per_sample * num_waiting / num_lanes))
+        seconds = math.ceil(self._seconds_per_sample * num_waiting / num_lanes)
+        return max(1, min(_LONGEST_RETRY_S, seconds))
 
     def _expire(self, stream: SampleStream, timeout_s: float) -> None:
         if any(name in self._samples for name in stream.request_ids):

@@ -37,7 +37,6 @@ class EventStream(Response):
     Args:
         source: Where the events come from.
         on_close: Called in every case once nothing more is sent, even if nothing ever was.
-        headers: Beside those that every stream has.
     """
 
     media_type = "text/event-stream"

@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 REFUSED_FIELD = "refused_field"
 """Type of the errors that name a field and say in a sentence what is wrong with it."""
 
+_LONGEST_SHOWN = 64
+"""Characters of a name that is repeated in an error: a body may be one long name."""
+
 
 class RequestModel(BaseModel):
     """A JSON object whose every field counts. A null is the same as no field."""
@@ -31,7 +34,8 @@ class RequestModel(BaseModel):
             if name in cls.REFUSED:
                 raise refused_field(name, f"{name} is not supported: {cls.REFUSED[name]}")
             if name not in cls.model_fields:
-                raise refused_field(name, _unknown(name, cls.model_fields))
+                shown = name[:_LONGEST_SHOWN]
+                raise refused_field(shown, _unknown(shown, cls.model_fields))
         return fields
 
 

@@ -30,8 +30,9 @@ def explain(error: ValidationError) -> ParameterError:
         if finding["type"] == REFUSED_FIELD:
             place = _path(finding["loc"])
             name, reason = finding["ctx"]["name"], finding["ctx"]["reason"]
-            where = f" (in {place})" if place else ""
-            return ParameterError(f"{reason}{where}", param=_path((*finding["loc"], name)))
+            if not place:
+                return ParameterError(reason, param=name)
+            return ParameterError(f"{reason} (in {place})", param=f"{place}.{name}")
     param = max((_path(finding["loc"]) for finding in findings), key=_depth)
     here = [finding for finding in findings if _path(finding["loc"]) == param]
     if here[0]["type"] == "missing":

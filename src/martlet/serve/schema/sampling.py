@@ -41,7 +41,7 @@ class StreamOptions(RequestModel):
 class SamplingFields(RequestModel):
     """What chat and text completions share."""
 
-    model: str
+    model: str = Field(max_length=512)
     n: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -50,11 +50,11 @@ class SamplingFields(RequestModel):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=1024)] | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
     stop: StopText | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
     seed: int | None = None
     skip_special_tokens: bool | None = None
