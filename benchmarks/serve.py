@@ -239,16 +239,16 @@ async def _ask(client: httpx.AsyncClient, name: str, number: int, work: Work) ->
         reply.status = response.status_code
         tail = b""
         async for chunk in response.aiter_bytes():
-            # The first event is the opening, and carries no token.
-            if reply.status != 200 or chunk.startswith(b": ping") or b'"text":""' in chunk[:300]:
-                tail = chunk
+            tail = (tail + chunk)[-1000:]
+            # The opening, the ending and the count of tokens carry no text of their own.
+            if reply.status != 200 or b'"text":"' not in chunk or b'"text":""' in chunk[:300]:
                 continue
             now = time.perf_counter()
             if reply.first_token_s == 0.0:
                 reply.first_token_s = now - last
             else:
                 reply.gaps_s.append(now - last)
-            last, tail = now, (tail + chunk)[-1000:]
+            last = now
         if reply.status == 200:
             reply.num_tokens = int(re.findall(rb'"completion_tokens":(\d+)', tail)[0])
     return reply
@@ -280,7 +280,8 @@ def add_tokenizer(folder: Path) -> Path:
     from offline import VOCAB_SIZE
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE))]
+    words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE - 1))]
+    words.append("<|endoftext|>")  # Qwen2's tokenizer would add it behind the model's last row
     vocabulary = {word: number for number, word in enumerate(words)}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
