@@ -78,6 +78,9 @@ def run_python(code: str) -> str:
         "martlet.batch.job",
         "martlet.answers.policy",
         "martlet.cli.main",
+        "martlet.serve.address",
+        "martlet.serve.keys",
+        "martlet.serve.settings",
     ],
 )
 def test_light_modules_import_no_torch(module: str) -> None:

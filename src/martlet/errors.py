@@ -8,6 +8,7 @@ read them. The message of an error says what was given, what is allowed and what
     │   ├── ParameterError            400  exit 2   a parameter: unknown, or out of range
     │   ├── RowError                  400  exit 2   a row of a file, with its line number
     │   ├── PromptTooLongError        400  exit 2   no room is left for a reply
+    │   ├── BodyTooLargeError         413  exit 2   a request's body is over the limit
     │   └── TemplateError             400  exit 2   the chat template is missing or refuses
     ├── NotFoundError                 404  exit 3   no such file, folder, model or request
     ├── ModelError                    422  exit 4   a model folder cannot be loaded as it is
@@ -16,6 +17,7 @@ read them. The message of an error says what was given, what is allowed and what
     ├── AuthenticationError           401  exit 2   no key, or an unknown one
     ├── ForbiddenError                403  exit 2   the key, or the operator, does not allow it
     ├── BusyError                     429  exit 8   the queue is full; try again later
+    ├── UnavailableError              503  exit 8   the server is stopping, or its engine stopped
     ├── DeadlineError                 504  exit 8   a request took longer than it was given
     ├── MissingExtraError             501  exit 5   an optional dependency is not installed
     ├── ResourceError                 507  exit 6   memory or disk space does not suffice
@@ -41,7 +43,16 @@ class InputError(MartletError):
 
 
 class ParameterError(InputError):
-    """A parameter is unknown, out of its range, or contradicts another."""
+    """A parameter is unknown, out of its range, or contradicts another.
+
+    Args:
+        message: What was given, what is allowed, what to do.
+        param: The parameter's name, where a caller may want to point at it.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class RowError(InputError):
@@ -62,6 +73,12 @@ class RowError(InputError):
 
 class PromptTooLongError(InputError):
     """A prompt leaves no room for a reply in the model's context."""
+
+
+class BodyTooLargeError(InputError):
+    """The body of a request is larger than the server takes."""
+
+    http_status = 413
 
 
 class TemplateError(InputError):
@@ -118,6 +135,13 @@ class BusyError(MartletError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class UnavailableError(MartletError):
+    """The server is stopping, or its engine has stopped: another one, or a later try, may do."""
+
+    http_status = 503
+    exit_code = 8
 
 
 class DeadlineError(MartletError):

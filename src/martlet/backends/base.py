@@ -8,12 +8,15 @@ engine shares by itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.text.messages import Message
 from martlet.text.tool_calls.functions import Tool
+
+if TYPE_CHECKING:
+    from martlet.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,11 @@ class Backend(Protocol):
 
     @property
     def default_params(self) -> DefaultParams: ...
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's tokenizer. Its `token_bytes` may be called from any thread."""
+        ...
 
     def render(self, prompt: Prompt) -> RenderedPrompt:
         """Applies the chat template where there are messages, and tokenizes.

@@ -5,13 +5,13 @@ A script written for vLLM's offline inference runs with one import changed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from hashlib import blake2b
 
 from tqdm import tqdm
 
 from martlet.backends.base import Prompt, SampleOutput, SampleRequest, TokenLogprob
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
+from martlet.backends.seeds import sample_seed, seed_base
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError
@@ -168,14 +168,13 @@ class LLM:
         """The requests for one prompt: each sample has a seed of its own."""
         number = self._num_requests
         self._num_requests += 1
-        base = f"seed {params.seed}" if params.seed is not None else f"{self._seed}, {number}"
+        base = f"{self._seed}, {number}" if params.seed is None else seed_base(params.seed)
         for index in range(params.n):
-            digest = blake2b(f"{base}, {index}".encode(), digest_size=8).digest()
             yield SampleRequest(
                 request_id=f"{number}-{index}",
                 prompt_ids=prompt_ids,
                 params=params,
-                seed=int.from_bytes(digest, "little"),
+                seed=sample_seed(base, index),
                 adapter=adapter,
             )
 

@@ -80,6 +80,11 @@ class NativeBackend:
         return self.engine.adapters
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Backend.tokenizer`."""
+        return self._tokenizer
+
+    @property
     def num_unfinished(self) -> int:
         return self.engine.num_unfinished
 

@@ -80,6 +80,11 @@ class TransformersBackend:
         self._limit_batches()
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Backend.tokenizer`."""
+        return self._tokenizer
+
+    @property
     def num_unfinished(self) -> int:
         """Requests that wait: between two polls none is being computed."""
         return len(self._waiting)

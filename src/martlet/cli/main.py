@@ -13,6 +13,7 @@ from martlet import __version__
 from martlet.cli.demo import demo
 from martlet.cli.generate import generate
 from martlet.cli.info import info
+from martlet.cli.serve import serve
 from martlet.cli.vote import vote
 from martlet.errors import Interrupted, MartletError
 
@@ -70,7 +71,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, info, demo):
+for _verb in (vote, generate, serve, info, demo):
     app.command()(_verb)
 
 

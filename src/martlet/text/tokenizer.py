@@ -181,6 +181,12 @@ class Tokenizer:
         decoder = ByteDecoder(self._token_bytes, skipped_ids=skipped_ids)
         return "".join(map(decoder.push, token_ids)) + decoder.flush()
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token by itself adds to a text; half a character is possible."""
+        if self._token_bytes is None:
+            return self._decode_inner([token_id]).encode()
+        return self._token_bytes[token_id]
+
     def new_decoder(self, *, skip_special_tokens: bool = True) -> IncrementalDecoder:
         """Start to decode a sequence token by token."""
         skipped_ids = self._skipped_ids(skip_special_tokens)

@@ -1,0 +1,301 @@
+"""`martlet serve`: answers behind OpenAI's API."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from martlet.cli.options import RuntimeOptions, option
+from martlet.cli.verb import verb
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from martlet.backends.base import Backend
+    from martlet.serve.address import Address
+    from martlet.serve.service import Service
+    from martlet.serve.settings import ServeSettings
+
+_MODEL = "Model"
+_NETWORK = "Network"
+_LIMITS = "Limits"
+_NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Where the server listens, and who may ask it."""
+
+    host: Annotated[
+        str,
+        option(_NETWORK, "Where to listen; 0.0.0.0 lets other machines in.", "--host"),
+    ] = "127.0.0.1"
+    port: Annotated[int, option(_NETWORK, "The port; never another one.", "--port")] = 8000
+    api_key_file: Annotated[
+        Path | None,
+        option(
+            _NETWORK,
+            "Lines of KEY SCOPE, the scope use or administer; also MARTLET_API_KEYS and "
+            "MARTLET_ADMIN_KEYS.",
+            "--api-key-file",
+            metavar="FILE",
+        ),
+    ] = None
+    cors_origins: Annotated[
+        list[str] | None,
+        option(
+            _NETWORK,
+            "A web origin whose pages may ask; may be repeated.",
+            "--cors-origin",
+            metavar="ORIGIN",
+        ),
+    ] = None
+    ssl_certfile: Annotated[
+        Path | None, option(_NETWORK, "A certificate for HTTPS, PEM.", "--ssl-certfile")
+    ] = None
+    ssl_keyfile: Annotated[
+        Path | None, option(_NETWORK, "The certificate's private key, PEM.", "--ssl-keyfile")
+    ] = None
+
+    def address(self) -> "Address":
+        """Where to listen.
+
+        Raises:
+            ParameterError: If an option is out of its range.
+        """
+        from martlet.serve.address import Address
+
+        return Address(
+            host=self.host,
+            port=self.port,
+            ssl_certfile=self.ssl_certfile,
+            ssl_keyfile=self.ssl_keyfile,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What the server takes, and for how long."""
+
+    max_queue: Annotated[
+        int,
+        option(_LIMITS, "Samples that may wait; beyond, 429.", "--max-queue", metavar="N"),
+    ] = 1024
+    max_body_mb: Annotated[
+        float,
+        option(_LIMITS, "The largest body of a request, MiB.", "--max-body-mb", metavar="MIB"),
+    ] = 8
+    request_timeout: Annotated[
+        float | None,
+        option(
+            _LIMITS,
+            "Seconds for a request that names no timeout of its own.",
+            "--request-timeout",
+            metavar="SECONDS",
+        ),
+    ] = None
+    drain_seconds: Annotated[
+        float,
+        option(
+            _LIMITS,
+            "How long running requests may finish after the first signal.",
+            "--drain-seconds",
+            metavar="SECONDS",
+        ),
+    ] = 30
+
+
+@verb
+def serve(
+    *,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
+            envvar="MARTLET_MODEL",
+            show_envvar=False,
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, option(_MODEL, "Serve the tiny model that comes along.", "--demo")
+    ] = False,
+    served_model_name: Annotated[
+        list[str] | None,
+        option(
+            _MODEL,
+            "What requests call the model, besides what the command line calls it; may be "
+            "repeated.",
+            "--served-model-name",
+            metavar="NAME",
+        ),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        option(
+            _MODEL,
+            "A PEFT folder, and the name that it answers to; may be repeated.",
+            "--adapter",
+            metavar="NAME=DIR",
+        ),
+    ] = None,
+    adapter_dir: Annotated[
+        list[Path] | None,
+        option(
+            _MODEL,
+            "A folder from below which adapters may be loaded over HTTP; may be repeated.",
+            "--adapter-dir",
+            metavar="DIR",
+        ),
+    ] = None,
+    network: NetworkOptions,
+    limits: LimitOptions,
+    runtime: RuntimeOptions,
+) -> None:
+    """Answer behind OpenAI's API: the model, and adapters by their names.
+
+    Try `martlet serve --demo`, then point any OpenAI client at
+    `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
+    at once.
+    """
+    named = _named(model, demo)
+    _check_extra()
+    from martlet.serve.address import bind
+    from martlet.serve.keys import ApiKeys
+
+    keys = ApiKeys.read(network.api_key_file)
+    settings = _settings(limits, network.cors_origins or [], adapter_dir or [])
+    names = _names(named, served_model_name or [])
+    adapters = [_parse_adapter(one, names) for one in adapter or []]
+    address = network.address()
+    with bind(address) as listener:
+        typer.echo(f"loading {named}", err=True)
+        backend = runtime.load(named)
+        try:
+            from martlet.serve.service import Service
+
+            _install(backend, adapters)
+            service = Service.around(backend, base_names=names, keys=keys, settings=settings)
+            _run(service, address, listener)
+        finally:
+            backend.close()
+
+
+def _named(model: str | None, demo: bool) -> str:
+    from martlet.errors import ParameterError
+
+    if demo == (model is not None):
+        raise ParameterError("name a model to serve, or give --demo, and not both")
+    return model or "demo"
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    from martlet.errors import MissingExtraError
+
+    if any(find_spec(name) is None for name in _NEEDED):
+        raise MissingExtraError("martlet serve", extra="serve")
+
+
+def _settings(
+    limits: LimitOptions, cors_origins: list[str], adapter_dirs: list[Path]
+) -> "ServeSettings":
+    from martlet.errors import NotFoundError, ParameterError
+    from martlet.serve.settings import MIB, ServeSettings
+
+    if not 0 < limits.max_body_mb < float("inf"):
+        raise ParameterError(f"--max-body-mb must be above 0, not {limits.max_body_mb:g}")
+    for folder in adapter_dirs:
+        if not folder.is_dir():
+            raise NotFoundError(f"there is no folder {folder} to load adapters from")
+    return ServeSettings(
+        max_body_bytes=int(limits.max_body_mb * MIB),
+        max_num_queued=limits.max_queue,
+        request_timeout_s=limits.request_timeout,
+        drain_s=limits.drain_seconds,
+        cors_origins=tuple(cors_origins),
+        adapter_dirs=tuple(adapter_dirs),
+    )
+
+
+def _names(model: str, served: list[str]) -> tuple[str, ...]:
+    """What requests may call the base: as the operator says, or a folder by its last part."""
+    last_part = Path(model).resolve().name if Path(model).is_dir() else model
+    return tuple(dict.fromkeys([*served, last_part, model]))
+
+
+def _parse_adapter(text: str, base_names: tuple[str, ...]) -> tuple[str, Path]:
+    from martlet.errors import ParameterError
+    from martlet.serve.adapter_paths import check_name
+
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ParameterError(f"--adapter is NAME=DIR, such as poet=./poet, not {text!r}")
+    check_name(name, base_names=base_names)
+    return name, Path(path)
+
+
+def _install(backend: "Backend", adapters: list[tuple[str, Path]]) -> None:
+    from martlet.serve.catalog import adapters_of
+
+    for name, path in adapters:
+        store = adapters_of(backend)
+        info = store.install(store.prepare(name, path))
+        typer.echo(
+            f"adapter {name}: tensors {info.num_tensors}/{info.num_tensors_expected}, "
+            f"probe KL {info.probe_kl:.2g}",
+            err=True,
+        )
+
+
+def _run(service: "Service", address: "Address", listener: "socket") -> None:
+    import asyncio
+
+    from martlet.serve.app import create_app
+    from martlet.serve.run import Server
+
+    _log_to_stderr()
+    scheme = "http" if address.ssl_certfile is None else "https"
+    host, port = listener.getsockname()[:2]
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    server = Server(
+        create_app(service), service, address, on_ready=lambda: _welcome(service, address, url)
+    )
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("martlet").setLevel(logging.INFO)
+
+
+def _welcome(service: "Service", address: "Address", url: str) -> None:
+    from martlet.backends.native import NativeBackend
+
+    backend, catalog = service.engine.backend, service.catalog
+    facts = [catalog.identity.model, catalog.identity.backend, catalog.identity.dtype]
+    facts.append(f"context {catalog.max_context_tokens:,} tokens")
+    if isinstance(backend, NativeBackend):
+        config = backend.engine.config
+        facts.append(f"pool {config.num_blocks * config.block_size:,} tokens")
+    typer.echo(f"serving {', '.join(facts)}", err=True)
+    if not (service.keys or address.is_loopback):
+        typer.secho(
+            "no API keys: everybody who reaches this machine may use and change this server; give "
+            "--api-key-file",
+            fg=typer.colors.RED,
+            err=True,
+        )
+    key = " -H 'Authorization: Bearer KEY'" if service.keys else ""
+    question = '"messages": [{"role": "user", "content": "Hello"}]'
+    typer.echo(f"listening on {url}/v1 as {', '.join(catalog.names)}; try", err=True)
+    typer.echo(
+        f'  curl {url}/v1/chat/completions{key} -d \'{{"model": "{catalog.names[0]}", '
+        f"{question}}}'",
+        err=True,
+    )

@@ -1,0 +1,38 @@
+"""Prompts to token ids, off the event loop: a long prompt must not hold up the others' tokens."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from martlet.backends.base import Backend, Prompt, RenderedPrompt
+from martlet.text.tokenizer import Tokenizer
+
+_Result = TypeVar("_Result")
+
+
+class Renderer:
+    """One thread that renders and tokenizes: a tokenizer is not thread-safe.
+
+    Args:
+        backend: Only its `render` and `tokenizer` are used.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="martlet-render")
+
+    async def render(self, prompt: Prompt) -> RenderedPrompt:
+        """As `Backend.render`."""
+        return await self._in_thread(lambda: self._backend.render(prompt))
+
+    async def with_tokenizer(self, function: Callable[[Tokenizer], _Result]) -> _Result:
+        """What a function of the tokenizer returns."""
+        return await self._in_thread(lambda: function(self._backend.tokenizer))
+
+    def close(self) -> None:
+        """Ends the thread after what it is at."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
