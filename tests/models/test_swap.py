@@ -113,3 +113,14 @@ def test_memory_that_is_no_file_is_left_alone() -> None:
     weight = torch.ones(2**22)
     MappedPages().give_back(weight)
     assert weight.sum() == 2**22
+
+
+def test_a_mapped_embedding_holds_no_pages_after_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.arange(2**23, dtype=torch.float32).view(2**15, 2**8)}, path)
+    model = nn.Sequential(nn.Embedding.from_pretrained(load_file(path)["weight"]))
+    swap_leaves(model)
+    before = resident_file_kib()
+    rows = model(torch.arange(0, 2**15, 8))
+    assert resident_file_kib() - before < 10_000, "each row has 1 KiB, and 15 pages around it"
+    assert torch.equal(rows[:, 0], torch.arange(0, 2**23, 2**11, dtype=torch.float32))

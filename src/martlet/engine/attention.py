@@ -3,7 +3,7 @@
 transformers calls `paged_attention` once a layer with the packed tokens of many requests. What a
 step needs to know (where to write, whom to attend to) travels as one keyword of the model call, a
 `StepAttention`. Requests that compute one token are attended to together, in groups of similar
-length; longer chunks one by one.
+length; longer chunks one by one, a tile of tokens at a time, each tile with the keys that it sees.
 
 Shapes: T tokens of a step, R requests of a group, L keys, Hq query heads, Hkv key-value heads,
 G = Hq / Hkv, D width of a head. Position p may attend to keys 0..p.
@@ -20,8 +20,13 @@ from martlet.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "martlet_paged"
 """The name under which transformers knows `paged_attention`."""
+TILE_SIZE = 128
+"""Tokens of a prompt that attend together: few enough to skip most of the keys that come after
+them, and to keep their scores in the cache; enough for the products to be large."""
 MAX_NUM_SCORES = 2**25
 """Scores that are written out at once: in bf16, 64 MiB for each of a few copies."""
+MAX_FUSED_REQUESTS = 4
+"""Decoding requests up to which one fused call is faster than four plain ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +47,27 @@ class Reach:
             allowed &= key_positions // self.chunk == query_positions // self.chunk
         return allowed
 
-    def limits(self, end: int) -> bool:
-        """Whether a sequence of `end` tokens notices the limit at all."""
-        return any(limit is not None and limit < end for limit in (self.window, self.chunk))
+    def first_key(self, position: int) -> int:
+        """The first key that a query at a position sees; later positions see none before it."""
+        by_window = 0 if self.window is None else position - self.window + 1
+        by_chunk = 0 if self.chunk is None else position // self.chunk * self.chunk
+        return max(by_window, by_chunk, 0)
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """The blocks of requests that are attended to together."""
+
+    block_ids: Tensor
+    """`[R, N]`, padded with a block of the same request."""
+    _by_num_heads: dict[int, Tensor] = field(default_factory=dict)
+
+    def head_blocks(self, layer: int, cache: KVCache) -> Tensor:
+        """`KVCache.head_blocks`, made once a step for all layers alike."""
+        num_heads = cache.layers[layer].num_kv_heads
+        if num_heads not in self._by_num_heads:
+            self._by_num_heads[num_heads] = cache.head_blocks(layer, self.block_ids)
+        return self._by_num_heads[num_heads]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +76,7 @@ class DecodeGroup:
 
     rows: slice
     """Their rows among the packed tokens."""
-    block_ids: Tensor
-    """`[R, N]`, padded with a block of the same request."""
+    table: BlockTable
     positions: Tensor
     """`[R]`, of the tokens being computed."""
     masks: dict[Reach, Tensor] = field(default_factory=dict)
@@ -64,10 +86,21 @@ class DecodeGroup:
         """`[1, R, 1, L]`: zero where a request sees a key, minus infinity elsewhere."""
         if reach not in self.masks:
             keys = torch.arange(num_keys, device=self.positions.device)
-            allowed = reach.allows(self.positions[:, None], keys[None, :])
-            mask = torch.zeros(allowed.shape, dtype=dtype, device=keys.device)
-            self.masks[reach] = mask.masked_fill_(~allowed, float("-inf"))[None, :, None, :]
+            mask = _additive(reach.allows(self.positions[:, None], keys[None, :]), dtype)
+            self.masks[reach] = mask[None, :, None, :]
         return self.masks[reach]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """Consecutive tokens of a chunk, and the keys that at least one of them sees."""
+
+    rows: slice
+    """The tokens, counted from the first of their chunk."""
+    keys: slice
+    """Positions."""
+    mask: Tensor
+    """`[t, L]` for t tokens and L keys: zero where a token sees a key, minus infinity elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +110,40 @@ class PrefillChunk:
     rows: slice
     start: int
     """Position of the first token."""
-    block_ids: Tensor
-    """`[1, N]`."""
-    masks: dict[Reach, Tensor] = field(default_factory=dict)
-    """Masks `[T, L]`, True where a token sees a key."""
+    table: BlockTable
+    """Of this request alone."""
+    tiles: dict[Reach, list[Tile]] = field(default_factory=dict)
+    """Made once a step for all layers of a kind."""
 
     @property
     def end(self) -> int:
         return self.start + int(self.rows.stop - self.rows.start)
 
-    def mask(self, reach: Reach) -> Tensor:
-        """`[T, L]`: True where a token sees a key."""
-        if reach not in self.masks:
-            keys = torch.arange(self.end, device=self.block_ids.device)
-            self.masks[reach] = reach.allows(keys[self.start :, None], keys[None, :])
-        return self.masks[reach]
+    def tiled(self, reach: Reach, num_heads: int, dtype: torch.dtype) -> list[Tile]:
+        """The chunk cut into tiles, as a layer sees it."""
+        if reach not in self.tiles:
+            size = min(TILE_SIZE, max(1, MAX_NUM_SCORES // (num_heads * self.end)))
+            firsts = range(self.start, self.end, size)
+            self.tiles[reach] = [
+                self._tile(first, min(first + size, self.end), reach, dtype) for first in firsts
+            ]
+        return self.tiles[reach]
+
+    def _tile(self, first: int, end: int, reach: Reach, dtype: torch.dtype) -> Tile:
+        keys = slice(reach.first_key(first), end)
+        positions = torch.arange(keys.start, end, device=self.table.block_ids.device)
+        queries = positions[first - keys.start :]
+        return Tile(
+            rows=slice(first - self.start, end - self.start),
+            keys=keys,
+            mask=_additive(reach.allows(queries[:, None], positions[None, :]), dtype),
+        )
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zero where a mask is True, minus infinity elsewhere."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, float("-inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,13 +201,14 @@ def paged_attention(
         softcap=softcap,
         sinks=s_aux,
     )
-    out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])  # [T, Hq, Dv]
+    parts = []  # of [t, Hq, Dv], in the order of the rows
     for group in step.decode_groups:
-        keys, values = step.cache.gather(layer, group.block_ids)
-        out[group.rows] = _decode(query[0, :, group.rows], keys, values, group, head)
+        keys, values = step.cache.gather(layer, group.table.head_blocks(layer, step.cache))
+        parts.append(_decode(query[0, :, group.rows], keys, values, group, head))
     for chunk in step.prefill_chunks:
         keys, values = _chunk_keys(layer, key[0], value[0], chunk, step.cache)
-        out[chunk.rows] = _prefill(query[0, :, chunk.rows], keys, values, chunk, head)
+        parts.append(_prefill(query[0, :, chunk.rows], keys, values, chunk, head))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out[None], None
 
 
@@ -168,6 +221,11 @@ class _Head:
     softcap: float | None
     sinks: Tensor | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether fused attention knows all of it."""
+        return self.softcap is None and self.sinks is None
+
 
 def _layer_index(module: nn.Module) -> int:
     index = module.layer_idx
@@ -179,26 +237,37 @@ def _decode(query: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, hea
     """One token a request: query `[Hq, R, Dk]`, keys `[Hkv, R, L, Dk]` -> `[R, Hq, Dv]`."""
     num_kv_heads, num_requests, num_keys, _ = keys.shape
     grouped = query.unflatten(0, (num_kv_heads, -1)).transpose(1, 2)  # [Hkv, R, G, Dk]
-    # A copy is needed to fold heads and requests into one axis; scaling makes it for free.
-    grouped = (grouped * head.scaling).flatten(0, 1)  # [Hkv * R, G, Dk]
-    scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2))  # [Hkv * R, G, L]
-    scores = scores.view(num_kv_heads, num_requests, -1, num_keys)
-    weights = _weights(scores, group.mask(head.reach, num_keys, scores.dtype), head)
-    mixed = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1))  # [Hkv * R, G, Dv]
-    mixed = mixed.view(num_kv_heads, num_requests, -1, values.shape[-1])
+    mask = group.mask(head.reach, num_keys, query.dtype)
+    if num_requests <= MAX_FUSED_REQUESTS and head.is_plain:
+        mixed = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=head.scaling
+        )
+    else:
+        # A copy is needed to fold heads and requests into one axis; scaling makes it for free.
+        folded = (grouped * head.scaling).flatten(0, 1)  # [Hkv * R, G, Dk]
+        scores = torch.bmm(folded, keys.flatten(0, 1).transpose(1, 2))  # [Hkv * R, G, L]
+        scores = scores.view(*grouped.shape[:3], num_keys)
+        sinks = None if head.sinks is None else head.sinks.view(num_kv_heads, 1, -1, 1)
+        weights = _weights(scores, mask, head.softcap, sinks)
+        mixed = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1))  # [Hkv * R, G, Dv]
+        mixed = mixed.view(*grouped.shape[:3], values.shape[-1])
     return mixed.transpose(0, 1).flatten(1, 2)  # [R, Hq, Dv]
 
 
-def _weights(scores: Tensor, mask: Tensor, head: _Head) -> Tensor:
-    """Softmax of `[Hkv, R, G, L]` scores; a prefill chunk has R = 1 and G * T rows for G."""
-    if head.softcap is not None:
-        scores = torch.tanh(scores / head.softcap) * head.softcap
-    scores = scores + mask
-    if head.sinks is None:
+def _weights(scores: Tensor, mask: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
+    """Softmax over the keys; `scores` are overwritten.
+
+    Args:
+        scores: `[..., L]`.
+        mask: Added to the scores; of a shape that is broadcast to theirs.
+        sinks: One score more for each row, of a shape that is broadcast to `[..., 1]`.
+    """
+    if softcap is not None:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
+    scores += mask
+    if sinks is None:
         return torch.softmax(scores, dim=-1)
-    sinks = head.sinks.to(scores.dtype).view(scores.shape[0], 1, -1, 1)  # [Hkv, 1, G, 1]
-    num_rows = scores.shape[2] // sinks.shape[2]
-    sinks = sinks.repeat_interleave(num_rows, dim=2).expand(*scores.shape[:3], 1)
+    sinks = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
     return torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)[..., :-1]
 
 
@@ -208,7 +277,7 @@ def _chunk_keys(
     """Keys `[Hkv, L, Dk]` and values `[Hkv, L, Dv]` from position 0 to the chunk's end."""
     if chunk.start == 0:
         return key[:, chunk.rows], value[:, chunk.rows]
-    keys, values = cache.gather(layer, chunk.block_ids)
+    keys, values = cache.gather(layer, chunk.table.head_blocks(layer, cache))
     return keys[:, 0, : chunk.end], values[:, 0, : chunk.end]
 
 
@@ -216,46 +285,16 @@ def _prefill(
     query: Tensor, keys: Tensor, values: Tensor, chunk: PrefillChunk, head: _Head
 ) -> Tensor:
     """Several tokens of a request: query `[Hq, T, Dk]`, keys `[Hkv, L, Dk]` -> `[T, Hq, Dv]`."""
-    if head.softcap is not None or head.sinks is not None:
-        return _prefill_plain(query, keys, values, chunk, head)
-    num_groups = query.shape[0] // keys.shape[0]
-    keys = keys.repeat_interleave(num_groups, dim=0)  # [Hq, L, Dk]
-    values = values.repeat_interleave(num_groups, dim=0)  # [Hq, L, Dv]
-    is_plain = chunk.start == 0 and not head.reach.limits(chunk.end)
-    mixed = F.scaled_dot_product_attention(
-        query[None],
-        keys[None],
-        values[None],
-        attn_mask=None if is_plain else chunk.mask(head.reach),
-        is_causal=is_plain,
-        scale=head.scaling,
-    )
-    return mixed[0].transpose(0, 1)  # [T, Hq, Dv]
-
-
-def _prefill_plain(
-    query: Tensor, keys: Tensor, values: Tensor, chunk: PrefillChunk, head: _Head
-) -> Tensor:
-    """`_prefill` written out, a few tokens at a time, for what the fused kernel does not know."""
-    num_heads, num_tokens, _ = query.shape
-    num_at_once = max(1, MAX_NUM_SCORES // (num_heads * keys.shape[1]))
-    mask = chunk.mask(head.reach)
-    parts = [
-        _attend_plain(query[:, rows], keys, values, mask[rows], head)
-        for first in range(0, num_tokens, num_at_once)
-        for rows in [slice(first, first + num_at_once)]
-    ]
-    return torch.cat(parts)
-
-
-def _attend_plain(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, head: _Head) -> Tensor:
-    """Query `[Hq, T, Dk]`, keys `[Hkv, L, Dk]`, mask `[T, L]` -> `[T, Hq, Dv]`."""
-    num_kv_heads, num_tokens = keys.shape[0], query.shape[1]
-    num_groups = query.shape[0] // num_kv_heads
-    grouped = query.unflatten(0, (num_kv_heads, -1)).flatten(1, 2)  # [Hkv, G * T, Dk]
-    scores = torch.bmm(grouped * head.scaling, keys.transpose(1, 2))[:, None]  # [Hkv, 1, G * T, L]
-    added = scores.new_zeros(mask.shape).masked_fill_(~mask, float("-inf")).repeat(num_groups, 1)
-    weights = _weights(scores, added[None, None], head)[:, 0]
-    mixed = torch.bmm(weights, values).unflatten(1, (num_groups, num_tokens))  # [Hkv, G, T, Dv]
-    out: Tensor = mixed.flatten(0, 1).transpose(0, 1)
+    num_kv_heads = keys.shape[0]
+    grouped = query.unflatten(0, (num_kv_heads, -1)) * head.scaling  # [Hkv, G, T, Dk]
+    sinks = None if head.sinks is None else head.sinks.view(num_kv_heads, -1, 1, 1)
+    out = query.new_empty(query.shape[1], query.shape[0], values.shape[-1])  # [T, Hq, Dv]
+    for tile in chunk.tiled(head.reach, query.shape[0], query.dtype):
+        rows = grouped[:, :, tile.rows]  # [Hkv, G, t, Dk]
+        seen = keys[:, tile.keys].transpose(1, 2)
+        scores = torch.bmm(rows.flatten(1, 2), seen).view(*rows.shape[:3], -1)  # [Hkv, G, t, L]
+        weights = _weights(scores, tile.mask, head.softcap, sinks)
+        mixed = torch.bmm(weights.flatten(1, 2), values[:, tile.keys])  # [Hkv, G * t, Dv]
+        mixed = mixed.view(*rows.shape[:3], -1).flatten(0, 1)  # [Hq, t, Dv]
+        out[tile.rows] = mixed.transpose(0, 1)
     return out

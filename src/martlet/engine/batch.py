@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from martlet.engine.attention import DecodeGroup, PrefillChunk, StepAttention
+from martlet.engine.attention import BlockTable, DecodeGroup, PrefillChunk, StepAttention
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import Chunk, StepPlan
 
@@ -112,7 +112,7 @@ class BatchBuilder:
             block_ids[row, len(chunk.block_ids) :] = chunk.block_ids[-1]
         return DecodeGroup(
             rows=slice(first_row, first_row + len(chunks)),
-            block_ids=self._tensor(block_ids),
+            table=BlockTable(self._tensor(block_ids)),
             positions=self._tensor([chunk.start for chunk in chunks]),
         )
 
@@ -123,7 +123,7 @@ class BatchBuilder:
             PrefillChunk(
                 rows=slice(first_row, first_row + chunk.num_tokens),
                 start=chunk.start,
-                block_ids=self._tensor([chunk.block_ids]),
+                table=BlockTable(self._tensor([chunk.block_ids])),
             )
             for chunk, first_row in zip(chunks, first_rows, strict=False)
         ]

@@ -51,6 +51,10 @@ class KVCache:
         self._values = [
             _zeros((layer.num_kv_heads, *shape, layer.value_dim), dtype, device) for layer in layers
         ]  # each [Hkv, blocks, block_size, Dv]
+        self._slots = [
+            (keys.flatten(1, 2), values.flatten(1, 2))
+            for keys, values in zip(self._keys, self._values, strict=True)
+        ]  # the same memory, each [Hkv, blocks * block_size, D]
         self._scratch = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
@@ -61,23 +65,36 @@ class KVCache:
             value: `[Hkv, T, Dv]`.
             slots: `[T]`, block id times block size plus offset.
         """
-        self._keys[layer].flatten(1, 2).index_copy_(1, slots, key)
-        self._values[layer].flatten(1, 2).index_copy_(1, slots, value)
+        keys, values = self._slots[layer]
+        keys.index_copy_(1, slots, key)
+        values.index_copy_(1, slots, value)
 
-    def gather(self, layer: int, block_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies blocks out, one contiguous matrix a head and request.
-
-        The result is overwritten by the next call.
+    def head_blocks(self, layer: int, block_ids: Tensor) -> Tensor:
+        """Where blocks lie in a layer's pool; the same for all layers with as many heads.
 
         Args:
             block_ids: `[R, N]`.
 
         Returns:
+            `[Hkv, R, N]`, counted in blocks of one head.
+        """
+        heads = torch.arange(self.layers[layer].num_kv_heads, device=block_ids.device)
+        return heads[:, None, None] * self.num_blocks + block_ids
+
+    def gather(self, layer: int, head_blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies blocks out, one contiguous matrix a head and request.
+
+        The result is overwritten by the next call.
+
+        Args:
+            head_blocks: `[Hkv, R, N]`, from the method of this name.
+
+        Returns:
             Keys `[Hkv, R, L, Dk]` and values `[Hkv, R, L, Dv]`.
         """
         return (
-            self._gather(self._keys[layer], block_ids, self._scratch, 0),
-            self._gather(self._values[layer], block_ids, self._scratch, 1),
+            self._gather(self._keys[layer], head_blocks, 0),
+            self._gather(self._values[layer], head_blocks, 1),
         )
 
     def clear(self, block_ids: Sequence[int]) -> None:
@@ -86,16 +103,15 @@ class KVCache:
         for pool in (*self._keys, *self._values):
             pool.index_fill_(1, ids, 0)
 
-    def _gather(self, pool: Tensor, block_ids: Tensor, scratch: list[Tensor], index: int) -> Tensor:
-        num_heads, num_blocks, block_size, dim = pool.shape
-        num_requests, num_gathered = block_ids.shape
-        rows = num_heads * num_requests * num_gathered
-        if scratch[index].numel() < rows * block_size * dim:
-            scratch[index] = pool.new_empty(rows * block_size * dim)
-        out = scratch[index][: rows * block_size * dim].view(rows, block_size * dim)
-        heads = torch.arange(num_heads, device=pool.device) * num_blocks
-        flat_ids = (heads[:, None] + block_ids.reshape(1, -1)).reshape(-1)  # [Hkv * R * N]
-        torch.index_select(pool.view(-1, block_size * dim), 0, flat_ids, out=out)
+    def _gather(self, pool: Tensor, head_blocks: Tensor, index: int) -> Tensor:
+        num_heads, num_requests, num_gathered = head_blocks.shape
+        _, _, block_size, dim = pool.shape
+        num_values = head_blocks.numel() * block_size * dim
+        if self._scratch[index].numel() < num_values:
+            # Requests grow a block at a time: a buffer that grew with them would leave holes.
+            self._scratch[index] = pool.new_empty(1 << (num_values - 1).bit_length())
+        out = self._scratch[index][:num_values].view(-1, block_size * dim)
+        torch.index_select(pool.view(-1, block_size * dim), 0, head_blocks.view(-1), out=out)
         return out.view(num_heads, num_requests, num_gathered * block_size, dim)
 
 

@@ -25,8 +25,8 @@ from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, shape
 from martlet.engine.uniforms import uniforms
 
-MAX_NUM_SHAPED = 2**22
-"""Logits shaped at once: 16 MiB in fp32 stay in the cache between the passes over them."""
+MAX_NUM_SHAPED = 2**21
+"""Logits shaped at once: 8 MiB in fp32 stay in the cache between the passes over them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

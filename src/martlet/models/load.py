@@ -13,6 +13,7 @@ from martlet.errors import ModelError
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.guard import LayerShape, check, own_logits
+from martlet.models.heap import keep_freed_memory
 from martlet.models.swap import swap_leaves
 
 LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
@@ -139,6 +140,7 @@ def load_model(
         ModelError: If it cannot be loaded.
         UnsupportedArchitectureError: If it loads and the guard refuses it.
     """
+    keep_freed_memory()
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     expected = own_logits(module)
     swap_leaves(module)

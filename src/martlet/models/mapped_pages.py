@@ -1,8 +1,9 @@
-"""Pages of mapped weight files, given back as soon as their content was laid out anew.
+"""Pages of mapped weight files, held only as long as they are read.
 
 safetensors maps a file instead of reading it, so a weight costs memory when it is first touched:
 once for the page of the file and once for the packed copy. A page of a file can be dropped at any
-time (it would be read again), and dropping it halves the peak of loading.
+time (it would be read again), and dropping it halves the peak of loading. An embedding stays
+mapped, and with each row that is looked up the system maps the sixteen pages around it.
 """
 
 import ctypes

@@ -1,11 +1,16 @@
 """Replaces the leaves of a loaded model that PyTorch is slow at; they compute the same."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
+
+MANY_ROWS = 16
+"""Rows looked up at once from which on an embedding's pages are given back."""
 
 
 def swap_leaves(model: nn.Module) -> int:
@@ -19,11 +24,23 @@ def swap_leaves(model: nn.Module) -> int:
     """
     pages = MappedPages()
     parents = [module for module in model.modules() if any(module.children())]
-    return sum(
+    num_swapped = sum(
         _swap_leaf(parent, name, pages)
         for parent in parents
         for name in [name for name, _ in parent.named_children()]
     )
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.register_forward_hook(partial(_give_back_rows, pages))
+    return num_swapped
+
+
+def _give_back_rows(
+    pages: MappedPages, embedding: nn.Embedding, args: tuple[torch.Tensor], _: torch.Tensor
+) -> None:
+    """After a prompt, lets go of an embedding's rows; a few rows are not worth the call."""
+    if args[0].numel() >= MANY_ROWS:
+        pages.give_back(embedding.weight)
 
 
 def _swap_leaf(parent: nn.Module, name: str, pages: MappedPages) -> bool:
