@@ -1,6 +1,8 @@
 """Batches, driven by the stock client: replies, refusals, cancelling, live requests beside them."""
 
 import json
+import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from openai.types import Batch
 
 from serve.servers import Running, load_demo, serving, slow_down, wait_until
+from serve.test_command import started
 from serve.test_conformance import check
 from support.shared import needs_shared
 
@@ -51,16 +54,19 @@ def lines_of(client: openai.OpenAI, file_id: str | None) -> list[Body]:
     return [json.loads(one) for one in client.files.content(file_id).text.splitlines()]
 
 
-def comparable(node: object) -> object:
-    """A reply without what is its own, and its scores to the precision of fp32's sums."""
-    if isinstance(node, list):
-        return [comparable(item) for item in node]
-    if isinstance(node, float):
-        return round(node, 4) + 0.0
-    if not isinstance(node, dict):
-        return node
-    own = ("id", "created", "cached_tokens")
-    return {name: comparable(value) for name, value in node.items() if name not in own}
+def assert_alike(first: object, second: object) -> None:
+    """Equal but for what is a reply's own, and for how fp32's sums are rounded."""
+    if isinstance(first, float):
+        assert first == pytest.approx(second, abs=1e-4)
+    elif isinstance(first, list):
+        for one, other in zip(first, second, strict=True):
+            assert_alike(one, other)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first.keys() - {"id", "created", "cached_tokens"}:
+            assert_alike(first[name], second[name])
+    else:
+        assert first == second
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +98,7 @@ def test_a_batch_answers_as_the_endpoints_do(client: openai.OpenAI, http: httpx.
         assert one["error"] is None
         assert one["response"]["status_code"] == 200
         live = http.post(CHAT, json=body).json()
-        assert one["response"]["body"].keys() == live.keys()
-        assert comparable(one["response"]["body"]) == comparable(live)
+        assert_alike(one["response"]["body"], live)
     drawn = sum(one["response"]["body"]["usage"]["completion_tokens"] for one in output)
     assert batch.usage.output_tokens == drawn
 
@@ -270,3 +275,57 @@ def test_one_server_has_a_folder_and_none_makes_it_in_vain(tmp_path: Path) -> No
         assert first.client().files.list().data == []
         with pytest.raises(openai.InternalServerError, match=r"another server uses .* --data-dir"):
             second.client().files.list()
+
+
+def _num_samples_drawn(http: httpx.Client) -> int:
+    counts = re.findall(r"^martlet_samples_total\{.*} (\S+)", http.get("/metrics").text, re.M)
+    return sum(int(float(count)) for count in counts)
+
+
+def test_a_killed_server_goes_on_and_draws_nothing_twice(
+    tmp_path: Path, client: openai.OpenAI
+) -> None:
+    folder = tmp_path / "data"
+    body = chat("Hello", n=2, temperature=1.0, max_tokens=150, ignore_eos=True)
+    lines = [line(f"{k}", {**body, "seed": k}) for k in range(24)]
+    with started("--data-dir", str(folder), "--max-requests", "8") as (process, url, _):
+        first = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+        batch = submit(first, lines)
+        wait_until(lambda: first.batches.retrieve(batch.id).request_counts.completed >= 4)
+        process.kill()
+        process.wait()
+    with sqlite3.connect(folder / "journals" / batch.id) as journal:
+        (num_kept,) = journal.execute("SELECT count(*) FROM sample").fetchone()
+    journal.close()
+    assert 8 <= num_kept < 48
+    with (
+        serving(load_demo(), data_dir=folder) as second,
+        second.http() as http,
+    ):
+        finished = ended(second.client(), batch)
+        assert finished.status == "completed"
+        assert finished.request_counts.completed == 24
+        output = lines_of(second.client(), finished.output_file_id)
+        assert _num_samples_drawn(http) == 48 - num_kept
+    assert not (folder / "journals" / batch.id).exists()
+    undisturbed = ended(client, submit(client, lines))
+    for one, other in zip(output, lines_of(client, undisturbed.output_file_id), strict=True):
+        assert_alike(one["response"]["body"], other["response"]["body"])
+
+
+def test_a_stopped_server_leaves_its_batches_to_the_next_that_has_the_model(
+    tmp_path: Path,
+) -> None:
+    backend = load_demo(max_num_requests=8)
+    slow_down(backend, step_s=0.01)
+    with serving(backend, data_dir=tmp_path) as first:
+        body = chat("Hello", max_tokens=20, ignore_eos=True)
+        batch = submit(first.client(), [line(f"{k}", body) for k in range(60)])
+        wait_until(lambda: first.client().batches.retrieve(batch.id).request_counts.completed > 0)
+    with serving(load_demo(), names=("other",), data_dir=tmp_path) as second:
+        waiting = second.client().batches.retrieve(batch.id)
+        assert waiting.status == "in_progress"
+        assert waiting.request_counts.completed == 0
+    with serving(load_demo(), data_dir=tmp_path) as third:
+        finished = ended(third.client(), batch)
+        assert (finished.status, finished.request_counts.completed) == ("completed", 60)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from fastapi import Request
 from python_multipart import MultipartParser
@@ -11,6 +11,9 @@ from python_multipart.multipart import parse_options_header
 
 from martlet.errors import BodyTooLargeError, InputError, ParameterError
 from martlet.serve.settings import MIB
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MAX_FIELD_BYTES = 1024
 _FORM_BYTES = 64 * 1024
@@ -52,27 +55,26 @@ class UploadForm:
             InputError: If it is no form, or a broken one.
             ParameterError: If a field is too long, or a second file comes.
         """
-        boundary = _boundary_of(request)
-        parser = MultipartParser(
-            boundary,
-            callbacks={
-                "on_part_begin": self._begin_part,
-                "on_header_field": self._take_header_name,
-                "on_header_value": self._take_header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._take_data,
-                "on_part_end": self._end_part,
-                "on_end": self._end,
-            },
-        )
         try:
+            parser = MultipartParser(_boundary_of(request), callbacks=self._callbacks())
             async for chunk in _within(request.stream(), max_file_bytes):
                 parser.write(chunk)
         except FormParserError as error:
             raise InputError(f"the form cannot be read: {error}") from error
         if not self.is_complete:
             raise InputError("the form ends in its middle; send it again")
+
+    def _callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._take_header_name,
+            "on_header_value": self._take_header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._take_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
 
     def _begin_part(self) -> None:
         self._part = _Part()
