@@ -14,7 +14,8 @@ import martlet
 PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"cli"},
-    {"serve", "batch", "train", "export", "compat"},
+    {"serve"},
+    {"batch", "train", "export", "compat"},
     {"backends", "answers"},
     {"engine"},
     {"lora", "text"},

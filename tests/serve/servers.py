@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import httpx
@@ -88,11 +90,13 @@ def serving(
     names: tuple[str, ...] = ("demo",),
     keys: ApiKeys | None = None,
     settings: ServeSettings | None = None,
+    data_dir: Path | None = None,
 ) -> Iterator[Running]:
-    """Serves a backend for as long as the context lasts."""
-    service = Service.around(backend, base_names=names, keys=keys, settings=settings)
+    """Serves a backend for as long as the context lasts, with a folder of its own unless given."""
     address = Address(port=0)
-    with bind(address) as listener:
+    with bind(address) as listener, TemporaryDirectory() as own_dir:
+        settings = replace(settings or ServeSettings(), data_dir=data_dir or Path(own_dir, "data"))
+        service = Service.around(backend, base_names=names, keys=keys, settings=settings)
         ready = threading.Event()
         server = Server(create_app(service), service, address, on_ready=ready.set)
         loop = asyncio.new_event_loop()

@@ -14,7 +14,7 @@ from typing import Self
 from martlet.batch.sample import StoredSample
 from martlet.errors import InputError, MartletError, ResourceError
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sample (
     key TEXT NOT NULL,
@@ -26,17 +26,18 @@ CREATE TABLE IF NOT EXISTS sample (
     num_prompt_tokens INTEGER NOT NULL,
     num_cached_tokens INTEGER NOT NULL,
     error TEXT,
+    tokens TEXT,
     PRIMARY KEY (key, k)
 ) WITHOUT ROWID
 """
 _FINISHED = """
 SELECT k AS "index", text, num_tokens, finish_reason, cumulative_logprob, num_prompt_tokens,
-    num_cached_tokens, error
+    num_cached_tokens, error, tokens
 FROM sample WHERE key = ? AND error IS NULL
 """
 _RECORD = """
 INSERT OR REPLACE INTO sample VALUES (:key, :index, :text, :num_tokens, :finish_reason,
-    :cumulative_logprob, :num_prompt_tokens, :num_cached_tokens, :error)
+    :cumulative_logprob, :num_prompt_tokens, :num_cached_tokens, :error, :tokens)
 """
 _PRIMARY_CODE = 0xFF
 """SQLite's extended result codes carry the primary one in their low byte."""

@@ -1,4 +1,4 @@
-"""One finished sample as the journal keeps it: all that a result needs, and no token."""
+"""One finished sample as the journal keeps it: all that a result needs."""
 
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ class StoredSample:
     """Depends on what was computed beside it, so no result may show it."""
     error: str | None = None
     """Why it failed; it is then drawn again by the next run."""
+    tokens: str | None = None
+    """The drawn tokens and their scores as JSON, for a result that shows them."""
 
     @classmethod
     def from_output(cls, index: int, output: SampleOutput) -> "StoredSample":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MODEL = "Model"
 _NETWORK = "Network"
 _LIMITS = "Limits"
-_NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
+_NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "python_multipart")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,10 @@ class LimitOptions:
         float,
         option(_LIMITS, "The largest body of a request, MiB.", "--max-body-mb", metavar="MIB"),
     ] = 8
+    max_file_mb: Annotated[
+        float,
+        option(_LIMITS, "The largest file of a batch, MiB.", "--max-file-mb", metavar="MIB"),
+    ] = 200
     request_timeout: Annotated[
         float | None,
         option(
@@ -150,6 +154,15 @@ def serve(
             metavar="DIR",
         ),
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        option(
+            _MODEL,
+            "Where files and batches are kept; martlet in $XDG_DATA_HOME unless told.",
+            "--data-dir",
+            metavar="DIR",
+        ),
+    ] = None,
     network: NetworkOptions,
     limits: LimitOptions,
     runtime: RuntimeOptions,
@@ -166,7 +179,7 @@ def serve(
     from martlet.serve.keys import ApiKeys
 
     keys = ApiKeys.read(network.api_key_file)
-    settings = _settings(limits, network.cors_origins or [], adapter_dir or [])
+    settings = _settings(limits, network.cors_origins or [], adapter_dir or [], data_dir)
     names = _names(named, served_model_name or [])
     adapters = [_parse_adapter(one, names) for one in adapter or []]
     address = network.address()
@@ -201,10 +214,13 @@ def _check_extra() -> None:
 
 
 def _settings(
-    limits: LimitOptions, cors_origins: list[str], adapter_dirs: list[Path]
+    limits: LimitOptions,
+    cors_origins: list[str],
+    adapter_dirs: list[Path],
+    data_dir: Path | None,
 ) -> "ServeSettings":
     from martlet.errors import NotFoundError, ParameterError
-    from martlet.serve.settings import MIB, ServeSettings
+    from martlet.serve.settings import MIB, ServeSettings, default_data_dir
 
     if not 0 < limits.max_body_mb < float("inf"):
         raise ParameterError(f"--max-body-mb must be above 0, not {limits.max_body_mb:g}")
@@ -218,6 +234,8 @@ def _settings(
         drain_s=limits.drain_seconds,
         cors_origins=tuple(cors_origins),
         adapter_dirs=tuple(adapter_dirs),
+        data_dir=data_dir or default_data_dir(),
+        max_file_bytes=int(limits.max_file_mb * MIB),
     )
 
 

@@ -13,13 +13,16 @@ from starlette.responses import JSONResponse
 from martlet import __version__
 from martlet.errors import MartletError
 from martlet.serve.access import AccessLog
+from martlet.serve.batches.batch_service import BatchService
 from martlet.serve.envelope import ENVELOPE_SCHEMA, envelope, envelope_of, headers_of
 from martlet.serve.keys import Scope
 from martlet.serve.openapi import openapi_of
 from martlet.serve.routes import (
     adapters,
+    batches,
     chat,
     completions,
+    files,
     health,
     metrics,
     models,
@@ -36,6 +39,8 @@ ROUTERS: tuple[tuple[APIRouter, Scope | None], ...] = (
     (tokens.router, "use"),
     (chat.router, "use"),
     (completions.router, "use"),
+    (files.router, "use"),
+    (batches.router, "use"),
     (adapters.router, "administer"),
 )
 """Every group of routes, and the scope that a key needs for it."""
@@ -60,11 +65,15 @@ def create_app(service: Service) -> FastAPI:
         service: The parts of the server; the engine's thread is not started yet.
     """
 
+    batch_service = BatchService(service)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         await service.refresh_adapters()
+        await batch_service.start()
         yield
+        await batch_service.stop()
         await service.engine.stop()
         service.renderer.close()
 
@@ -73,6 +82,7 @@ def create_app(service: Service) -> FastAPI:
         title="Martlet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.state.batches = batch_service
     for router, scope in ROUTERS:
         dependencies = [] if scope is None else [Depends(needs(scope))]
         app.include_router(router, dependencies=dependencies, responses=REFUSALS)

@@ -4,7 +4,7 @@ JSON is read whatever the content type says, because `curl -d` names another; a 
 held to `application/json`, which it may not send to a foreign server without asking first.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from fastapi import Request
@@ -48,14 +48,27 @@ def json_request(kind: type[RequestModel]) -> dict[str, object]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def parse(kind: type[_Model], body: bytes) -> _Model:
-    """Reads a model from JSON; raises as `json_body` does."""
+def parse(kind: type[_Model], body: bytes, *, noun: str = "body") -> _Model:
+    """Reads a model from JSON; raises as `json_body` does.
+
+    Args:
+        noun: What errors call the bytes.
+    """
     try:
         fields = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InputError(f"the body is not valid JSON: {_in_words(str(error))}") from error
+        raise InputError(f"the {noun} is not valid JSON: {_in_words(str(error))}") from error
     if not isinstance(fields, dict):
-        raise InputError(f"the body must be a JSON object, not {type(fields).__name__}")
+        raise InputError(f"the {noun} must be a JSON object, not {type(fields).__name__}")
+    return model_of(kind, fields)
+
+
+def model_of(kind: type[_Model], fields: Mapping[str, object]) -> _Model:
+    """Makes a model of what was read from JSON.
+
+    Raises:
+        ParameterError: If a field is unknown, missing, not supported or out of its range.
+    """
     try:
         return kind.model_validate(fields)
     except ValidationError as error:

@@ -101,6 +101,10 @@ class Catalog:
         """The base's listed name, then the adapters'."""
         return (self.base_names[0], *self.adapters)
 
+    def knows(self, model: str) -> bool:
+        """Whether something has that name."""
+        return model in self.adapters or model in self.base_names
+
     def resolve(self, model: str) -> str | None:
         """The adapter that a model's name stands for; None for the base.
 

@@ -79,6 +79,7 @@ class EngineThread:
         self._is_stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._load_changed = asyncio.Event()
         self._thread = Thread(target=self._run, name="martlet-engine", daemon=True)
 
     @property
@@ -103,6 +104,12 @@ class EngineThread:
         """Takes no new samples, and waits until those that were taken have finished."""
         self.is_draining = True
         await self._idle.wait()
+
+    async def until_fewer(self, num_samples: int) -> None:
+        """Waits until fewer than so many samples are unfinished."""
+        while self.num_unfinished >= num_samples:
+            self._load_changed.clear()
+            await self._load_changed.wait()
 
     def give_up(self) -> None:
         """Ends what is unfinished with an error."""
@@ -210,6 +217,7 @@ class EngineThread:
             stream.fail(error)
 
     def _note_load(self) -> None:
+        self._load_changed.set()
         if self._samples:
             self._idle.clear()
         else:

@@ -42,9 +42,13 @@ ENVELOPE_SCHEMA = {
 
 def envelope_of(error: MartletError) -> dict[str, object]:
     """The body of a reply that reports an error."""
-    code = _KIND_TO_CODE.get(type(error)) or _snake(type(error).__name__.removesuffix("Error"))
     param = getattr(error, "param", None)
-    return envelope(str(error), status=error.http_status, code=code, param=param)
+    return envelope(str(error), status=error.http_status, code=code_of(error), param=param)
+
+
+def code_of(error: MartletError) -> str:
+    """A word for the kind of an error, which programs may look at."""
+    return _KIND_TO_CODE.get(type(error)) or _snake(type(error).__name__.removesuffix("Error"))
 
 
 def envelope(

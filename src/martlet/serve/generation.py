@@ -15,6 +15,16 @@ from martlet.serve.service import Service
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What makes a reply one of its own, fresh unless given."""
+
+    reply_id: str = field(default_factory=lambda: uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+    draws: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Names the draws of a request that gives no seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
     """What to draw: `params.n` samples of each prompt."""
 
@@ -25,8 +35,7 @@ class Ask:
     effective: EffectiveParams
     timeout_s: float | None = None
     """None takes the server's own deadline."""
-    reply_id: str = field(default_factory=lambda: uuid4().hex)
-    created: int = field(default_factory=lambda: int(time.time()))
+    stamp: Stamp = field(default_factory=Stamp)
 
 
 class Generation:
@@ -51,9 +60,10 @@ class Generation:
             PromptTooLongError: If a prompt and the reply that was asked for exceed the context.
             MartletError: As `EngineThread.submit`.
         """
-        _check_context(ask, service.catalog.max_context_tokens)
+        check_context(ask, service.catalog.max_context_tokens)
         stream = await service.engine.submit(
-            _requests(ask), timeout_s=ask.timeout_s or service.settings.request_timeout_s
+            sample_requests(ask, streams=True),
+            timeout_s=ask.timeout_s or service.settings.request_timeout_s,
         )
         return cls(ask, service, stream)
 
@@ -75,7 +85,7 @@ class Generation:
         for event in await self._stream.take(timeout_s=timeout_s):
             index = self._id_to_index[event.request_id]
             if isinstance(event, SampleOutput):
-                self._check(event)
+                check_whole(event)
                 self.outputs[index] = event
             events.append((index, event))
         return events
@@ -100,34 +110,49 @@ class Generation:
         """Gives up what is unfinished."""
         self._service.engine.abort(self._stream)
 
-    @staticmethod
-    def _check(output: SampleOutput) -> None:
-        if output.finish_reason == "error":
-            raise EngineError(f"the reply could not be computed: {output.error}")
+
+def check_whole(output: SampleOutput) -> None:
+    """Checks that a sample came to its end.
+
+    Raises:
+        EngineError: If it failed.
+    """
+    if output.finish_reason == "error":
+        raise EngineError(f"the reply could not be computed: {output.error}")
 
 
-def _requests(ask: Ask) -> list[SampleRequest]:
+def sample_requests(ask: Ask, *, streams: bool) -> list[SampleRequest]:
+    """The samples of an ask, in the order of choices.
+
+    Args:
+        streams: Whether the engine reports them piece by piece.
+    """
     params = ask.effective.params
     requests = []
     for number, prompt in enumerate(ask.prompts):
         # Without a seed, every request draws afresh. All prompts of a request share what it names.
-        base = secrets.token_hex(8) if params.seed is None else seed_base(params.seed)
+        fresh = f"{ask.stamp.draws}, prompt {number}"
+        base = fresh if params.seed is None else seed_base(params.seed)
         for k in range(params.n):
             requests.append(
                 SampleRequest(
-                    request_id=f"{ask.reply_id}-{number * params.n + k}",
+                    request_id=f"{ask.stamp.reply_id}-{number * params.n + k}",
                     prompt_ids=prompt.token_ids,
                     params=params,
                     seed=sample_seed(base, k),
                     adapter=ask.adapter,
-                    streams=True,
+                    streams=streams,
                 )
             )
     return requests
 
 
-def _check_context(ask: Ask, max_context_tokens: int) -> None:
-    """A reply length that was asked for must fit: a reply cut short of it would be a surprise."""
+def check_context(ask: Ask, max_context_tokens: int) -> None:
+    """A reply length that was asked for must fit: a reply cut short of it would be a surprise.
+
+    Raises:
+        PromptTooLongError: If it does not.
+    """
     max_tokens = ask.effective.params.max_tokens
     if max_tokens is None or ask.effective.name_to_source["max_tokens"] != "request":
         return

@@ -1,7 +1,7 @@
 """The effective sampling parameters of a request, and where each came from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from martlet.backends.base import DefaultParams
 from martlet.engine.params import SamplingParams
@@ -18,8 +18,9 @@ class EffectiveParams:
 
     def as_json(self) -> dict[str, object]:
         """Each parameter's value and source."""
+        values = asdict(self.params)
         return {
-            name: {"value": getattr(self.params, name), "source": source}
+            name: {"value": values[name], "source": source}
             for name, source in self.name_to_source.items()
         }
 

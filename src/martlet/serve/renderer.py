@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from martlet.backends.base import Backend, Prompt, RenderedPrompt
+from martlet.engine.params import SamplingParams
 from martlet.text.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")
@@ -15,7 +16,7 @@ class Renderer:
     """One thread that renders and tokenizes: a tokenizer is not thread-safe.
 
     Args:
-        backend: Only its `render` and `tokenizer` are used.
+        backend: Only its `render`, `prepare` and `tokenizer` are used.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -25,6 +26,11 @@ class Renderer:
     async def render(self, prompt: Prompt) -> RenderedPrompt:
         """As `Backend.render`."""
         return await self._in_thread(lambda: self._backend.render(prompt))
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """As `Backend.prepare`: the form of a reply is compiled before anything is drawn."""
+        if params.structured is not None:
+            await self._in_thread(lambda: self._backend.prepare(params))
 
     async def with_tokenizer(self, function: Callable[[Tokenizer], _Result]) -> _Result:
         """What a function of the tokenizer returns."""

@@ -1,11 +1,22 @@
 """What whoever runs the server decides, resolved once."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from martlet.errors import ParameterError
 
 MIB = 2**20
+
+
+def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where files and batches are kept unless told otherwise.
+
+    Source: XDG Base Directory Specification 0.8; a relative path in the variable counts as none.
+    """
+    base = Path(environment.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "martlet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +41,13 @@ class ServeSettings:
     """Origins whose web pages may use the server; none unless told."""
     adapter_dirs: tuple[Path, ...] = ()
     """Folders from below which adapters may be loaded over HTTP."""
+    data_dir: Path = field(default_factory=default_data_dir)
+    """Where files and batches are kept; created with the first of them."""
+    max_file_bytes: int = 200 * MIB
+    """A larger file is refused with 413."""
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_num_queued"):
+        for name in ("max_body_bytes", "max_num_queued", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.request_timeout_s is not None and not 0 < self.request_timeout_s < float("inf"):

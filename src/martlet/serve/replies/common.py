@@ -54,9 +54,9 @@ class ReplyHead:
         """The head of the reply to an ask."""
         identity = catalog.identity
         return cls(
-            reply_id=f"{prefix}-{ask.reply_id}",
+            reply_id=f"{prefix}-{ask.stamp.reply_id}",
             kind=kind,
-            created=ask.created,
+            created=ask.stamp.created,
             model=ask.model,
             fingerprint=f"fp_{identity.model_hash[:12]}",
         )

@@ -10,6 +10,7 @@ from martlet.errors import ParameterError
 from martlet.serve.schema.base import RequestModel, refused_field
 from martlet.serve.schema.sampling import SamplingFields
 from martlet.text.messages import Message
+from martlet.text.structured import StructuredOutput
 
 _NO_MODEL_FOR_IT = "the models served here read and write text"
 
@@ -80,6 +81,28 @@ class ChatMessage(RequestModel):
         return turn
 
 
+class StructuredOutputs(RequestModel):
+    """The form of a reply beyond what `response_format` can say; exactly one of the fields."""
+
+    REFUSED: ClassVar[Mapping[str, str]] = {
+        "json": "call it json_schema",
+        "grammar": "give a json_schema, a regex or a choice",
+    }
+
+    regex: str | None = Field(default=None, max_length=16_384)
+    choice: Annotated[list[str], Field(min_length=1, max_length=4096)] | None = None
+    json_object: bool | None = None
+    json_schema: dict[str, JsonValue] | None = None
+
+    def as_structured(self) -> StructuredOutput:
+        """The form as sampling parameters carry it.
+
+        Raises:
+            ParameterError: If none or several are given.
+        """
+        return StructuredOutput.from_mapping(self.model_dump(exclude_none=True))
+
+
 class ChatRequest(SamplingFields):
     """A conversation to go on with."""
 
@@ -96,9 +119,9 @@ class ChatRequest(SamplingFields):
         "prompt_cache_retention": "prompts stay in the cache as long as there is room",
         "prompt_cache_options": "prompts are shared block by block, with nothing to set",
         "best_of": "ask for n samples and choose",
-        "guided_json": "use response_format",
-        "guided_regex": "use response_format",
-        "guided_choice": "use response_format",
+        "guided_json": "use structured_outputs",
+        "guided_regex": "use structured_outputs",
+        "guided_choice": "use structured_outputs",
     }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -106,6 +129,8 @@ class ChatRequest(SamplingFields):
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     response_format: dict[str, JsonValue] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    """For what OpenAI's own field cannot say: a regular expression, or a choice of texts."""
     tools: list[dict[str, JsonValue]] | None = None
     tool_choice: str | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
