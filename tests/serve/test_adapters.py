@@ -141,3 +141,26 @@ def test_an_adapter_of_another_base_is_refused_with_the_reason(http: httpx.Clien
     assert refused.status_code == 422
     assert refused.json()["error"]["code"] == "adapter"
     assert http.get("/v1/adapters").json()["data"] == []
+
+
+def test_an_adapter_out_of_memory_is_read_again(tiny_llama: ModelFolder, folders: Path) -> None:
+    options = BackendOptions(dtype="fp32", kv_memory_gib=0.05, max_loaded_adapters=1)
+    backend = load_backend(str(tiny_llama.path), options=options)
+    settings = ServeSettings(adapter_dirs=(folders,))
+    with serving(backend, names=("base",), settings=settings) as one, one.http() as http:
+        client = one.client()
+
+        def ask(model: str) -> str:
+            reply = client.completions.create(model=model, prompt=PROMPT, **GREEDY)
+            return reply.choices[0].text
+
+        load(http, "poet")
+        first = ask("poet")
+        load(http, "judge")
+        assert [card["is_loaded"] for card in http.get("/v1/adapters").json()["data"]] == [
+            True,
+            False,
+        ]
+        assert ask("judge") != first
+        assert ask("poet") == first
+        one.on_engine(lambda backend: backend.engine.check_integrity())

@@ -4,6 +4,7 @@ The variable of an option is `MARTLET_` and the option's name: `MARTLET_MODEL`, 
 Nothing heavy is imported before a group of options becomes what the layers below take.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -180,11 +181,18 @@ class RuntimeOptions:
             max_loaded_adapters=self.max_loaded_adapters,
         )
 
-    def load(self, model: str, *, adapter: str | None = None) -> "Backend":
+    def load(
+        self,
+        model: str,
+        *,
+        adapter: str | None = None,
+        adapters: Mapping[str, str] | None = None,
+    ) -> "Backend":
         """Loads a model, which may take minutes.
 
         Args:
             adapter: What answers the whole run in the model's place, as `NAME=DIR`.
+            adapters: What requests may name, folders by name.
 
         Raises:
             ParameterError: If `adapter` is not written like that.
@@ -192,7 +200,7 @@ class RuntimeOptions:
         """
         from martlet.backends.load import load_backend
 
-        options = self.backend_options()
+        options = replace(self.backend_options(), adapters=adapters or {})
         if adapter is not None:
             name, folder = named_adapter(adapter)
             options = replace(options, adapters={name: folder}, run_adapter=name)

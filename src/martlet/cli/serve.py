@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import RuntimeOptions, option
+from martlet.cli.options import RuntimeOptions, named_adapter, option
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -181,15 +181,15 @@ def serve(
     keys = ApiKeys.read(network.api_key_file)
     settings = _settings(limits, network.cors_origins or [], adapter_dir or [], data_dir)
     names = _names(named, served_model_name or [])
-    adapters = [_parse_adapter(one, names) for one in adapter or []]
+    adapters = _adapters(adapter or [], names)
     address = network.address()
     with bind(address) as listener:
         typer.echo(f"loading {named}", err=True)
-        backend = runtime.load(named)
+        backend = runtime.load(named, adapters=adapters)
         try:
             from martlet.serve.service import Service
 
-            _install(backend, adapters)
+            _tell_proofs(backend)
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
             _run(service, address, listener)
         finally:
@@ -245,28 +245,24 @@ def _names(model: str, served: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*served, last_part, model]))
 
 
-def _parse_adapter(text: str, base_names: tuple[str, ...]) -> tuple[str, Path]:
+def _adapters(given: list[str], base_names: tuple[str, ...]) -> dict[str, str]:
     from martlet.errors import ParameterError
     from martlet.serve.adapter_paths import check_name
 
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise ParameterError(f"--adapter is NAME=DIR, such as poet=./poet, not {text!r}")
-    check_name(name, base_names=base_names)
-    return name, Path(path)
+    name_to_folder: dict[str, str] = {}
+    for name, folder in map(named_adapter, given):
+        check_name(name, base_names=base_names)
+        if name in name_to_folder:
+            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
+        name_to_folder[name] = folder
+    return name_to_folder
 
 
-def _install(backend: "Backend", adapters: list[tuple[str, Path]]) -> None:
-    from martlet.serve.catalog import adapters_of
+def _tell_proofs(backend: "Backend") -> None:
+    from martlet.serve.catalog import list_adapters
 
-    for name, path in adapters:
-        store = adapters_of(backend)
-        info = store.install(store.prepare(name, path))
-        typer.echo(
-            f"adapter {name}: tensors {info.num_tensors}/{info.num_tensors_expected}, "
-            f"probe KL {info.probe_kl:.2g}",
-            err=True,
-        )
+    for info in list_adapters(backend):
+        typer.echo(f"adapter {info.name}: {info.proof}", err=True)
 
 
 def _run(service: "Service", address: "Address", listener: "socket") -> None:

@@ -3,56 +3,11 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 from martlet.backends.base import Backend, ModelIdentity
+from martlet.backends.native import NativeBackend
 from martlet.errors import InputError, NotFoundError
-
-
-class AdapterInfo(Protocol):
-    """What is known of an adapter."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def revision(self) -> int | str: ...
-    @property
-    def num_tensors(self) -> int: ...
-    @property
-    def num_tensors_expected(self) -> int: ...
-    @property
-    def probe_kl(self) -> float: ...
-    @property
-    def is_pinned(self) -> bool: ...
-    @property
-    def is_loaded(self) -> bool: ...
-    @property
-    def num_requests(self) -> int: ...
-
-
-class AdapterStore(Protocol):
-    """The adapters of a backend. Only `prepare` may be called outside the engine's thread."""
-
-    def prepare(self, name: str, path: Path) -> object:
-        """Reads an adapter and checks that it fits the base."""
-        ...
-
-    def install(self, prepared: object) -> AdapterInfo:
-        """Puts what `prepare` read to use; a name that exists gets a new revision."""
-        ...
-
-    def drop(self, name: str) -> None:
-        """Forgets an adapter; requests that began with it finish with it."""
-        ...
-
-    def pin(self, name: str, is_pinned: bool) -> None:
-        """Keeps an adapter in memory, or lets go of it when room is needed."""
-        ...
-
-    def list(self) -> Sequence[AdapterInfo]: ...
+from martlet.lora.store import AdapterInfo, AdapterStore
 
 
 def adapters_of(backend: Backend) -> AdapterStore:
@@ -61,19 +16,17 @@ def adapters_of(backend: Backend) -> AdapterStore:
     Raises:
         InputError: If it takes none.
     """
-    store: AdapterStore | None = getattr(backend, "adapters", None)
-    if store is None:
+    if not isinstance(backend, NativeBackend):
         raise InputError(
             f"the {backend.identity.backend} backend takes no adapters; serve a model that the "
             "native one runs"
         )
-    return store
+    return backend.adapters
 
 
 def list_adapters(backend: Backend) -> Sequence[AdapterInfo]:
     """The adapters of a backend; none for one that takes none."""
-    store: AdapterStore | None = getattr(backend, "adapters", None)
-    return () if store is None else store.list()
+    return backend.adapters.list() if isinstance(backend, NativeBackend) else ()
 
 
 @dataclass(kw_only=True)

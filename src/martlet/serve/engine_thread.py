@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -27,6 +28,9 @@ from martlet.errors import (
     ParameterError,
     UnavailableError,
 )
+from martlet.lora.revision import AdapterRevision
+from martlet.lora.store import AdapterInfo
+from martlet.serve.catalog import adapters_of
 from martlet.serve.meters import Meters
 from martlet.serve.sample_stream import SampleStream
 
@@ -151,11 +155,21 @@ class EngineThread:
         if timeout_s is not None:
             stream.watch(self._loop.call_later(timeout_s, self._expire, stream, timeout_s))
         try:
-            await self.call(lambda backend: _submit_all(backend, requests))
+            await self._submit(requests)
         except BaseException:
             self.abort(stream)
             raise
         return stream
+
+    async def _submit(self, requests: Sequence[SampleRequest]) -> None:
+        """Submits samples; an adapter that was put out of memory is read again first.
+
+        Reading takes seconds, so the engine's thread must not do it: others' tokens would wait.
+        """
+        while evicted := await self.call(lambda backend: _submit_all(backend, requests)):
+            store = adapters_of(self.backend)
+            prepared = await asyncio.to_thread(store.prepare, evicted.name, evicted.path)
+            await self.call(partial(_install, prepared))
 
     def check_room(self, num_samples: int) -> None:
         """Raises as `submit` if that many samples would not be taken now."""
@@ -310,9 +324,19 @@ def _last_step(backend: Backend) -> StepStats | None:
     return backend.engine.last_step if isinstance(backend, NativeBackend) else None
 
 
-def _submit_all(backend: Backend, requests: Sequence[SampleRequest]) -> None:
+def _submit_all(backend: Backend, requests: Sequence[SampleRequest]) -> AdapterInfo | None:
+    """Submits all requests, unless an adapter that they name is not in memory: then returns it."""
+    for name in {request.adapter for request in requests} - {None}:
+        info = adapters_of(backend).get(str(name))
+        if not info.is_loaded:
+            return info
     for request in requests:
         backend.submit(request)
+    return None
+
+
+def _install(prepared: AdapterRevision, backend: Backend) -> None:
+    adapters_of(backend).install(prepared)
 
 
 def _abort_all(backend: Backend, request_ids: Sequence[str]) -> None:

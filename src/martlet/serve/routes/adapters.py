@@ -7,9 +7,10 @@ from fastapi import APIRouter, Depends
 from starlette.responses import PlainTextResponse
 
 from martlet.errors import InputError, NotFoundError
+from martlet.lora.store import AdapterInfo
 from martlet.serve.adapter_paths import allowed_folder, check_name
 from martlet.serve.body import json_body, json_request
-from martlet.serve.catalog import AdapterInfo, adapters_of, list_adapters
+from martlet.serve.catalog import adapters_of, list_adapters
 from martlet.serve.routes.models import proof_of
 from martlet.serve.schema.adapters import (
     LoadAdapter,

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter
 
-from martlet.serve.catalog import AdapterInfo, Catalog
+from martlet.lora.store import AdapterInfo
+from martlet.serve.catalog import Catalog
 from martlet.serve.service import ServiceDep
 
 router = APIRouter()
