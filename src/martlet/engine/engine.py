@@ -23,7 +23,7 @@ from martlet.engine.sampler import StepDraws, sample
 from martlet.engine.scheduler import Scheduler
 from martlet.engine.stats import EngineStats, StepStats
 from martlet.errors import ParameterError, PromptTooLongError
-from martlet.lora.proof import ProbeLogits, probe_ids
+from martlet.lora.proof import probe_ids
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.store import AdapterStore
 from martlet.models.load import LoadedModel
@@ -204,40 +204,32 @@ class Engine:
                 martlet_step=batch.attention,
             )
 
-    def _probe(self, adapter: AdapterRevision) -> ProbeLogits:
-        """Runs the probe's prompt for the base, the adapter and the base again, in one step.
+    def _probe(self, adapter: AdapterRevision | None) -> Tensor:
+        """The logits of the probe's prompt, `[T, V]`, with an adapter or without.
 
         It goes the way of every request, but through a cache of its own.
         """
-        prompt = probe_ids(self._model.vocab_size)
-        num_blocks = -(-len(prompt) // self.config.block_size)
-        requests = [
-            Request(
-                request_id=str(number),
-                prompt_ids=tuple(prompt),
-                params=SamplingParams(),
-                seed=0,
-                stop_ids=frozenset(),
-                max_num_tokens=len(prompt),
-                adapter=revision,
-            )
-            for number, revision in enumerate((None, adapter, None))
-        ]
-        chunks = tuple(
-            Chunk(
-                request=request,
-                start=0,
-                num_tokens=len(prompt),
-                block_ids=tuple(range(number * num_blocks, (number + 1) * num_blocks)),
-                samples=False,
-                scores_prompt=True,
-            )
-            for number, request in enumerate(requests)
+        prompt = tuple(probe_ids(self._model.vocab_size))
+        request = Request(
+            request_id="probe",
+            prompt_ids=prompt,
+            params=SamplingParams(),
+            seed=0,
+            stop_ids=frozenset(),
+            max_num_tokens=len(prompt),
+            adapter=adapter,
         )
-        builder = self._new_builder(self._new_cache(len(chunks) * num_blocks))
-        logits = self._forward(builder.build(StepPlan(chunks=chunks)), is_probe=True)
-        base, adapted, base_again = logits.split(len(prompt))
-        return ProbeLogits(base=base, adapted=adapted, base_again=base_again)
+        num_blocks = -(-len(prompt) // self.config.block_size)
+        chunk = Chunk(
+            request=request,
+            start=0,
+            num_tokens=len(prompt),
+            block_ids=tuple(range(num_blocks)),
+            samples=False,
+            scores_prompt=True,
+        )
+        builder = self._new_builder(self._new_cache(num_blocks))
+        return self._forward(builder.build(StepPlan(chunks=(chunk,))), is_probe=True)
 
     def _new_cache(self, num_blocks: int) -> KVCache:
         return KVCache(

@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from martlet.errors import BusyError, NotFoundError, ParameterError, ResourceError
 from martlet.lora import prepare as preparing
 from martlet.lora.base import BaseLeaves
 from martlet.lora.folder import open_adapter
 from martlet.lora.layer import AdaptedEmbedding, AdaptedLeaf, AdaptedLinear
-from martlet.lora.proof import ProbeLogits, prove
+from martlet.lora.proof import BaseProbe, prove
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
 from martlet.lora.weights import features
@@ -82,7 +82,8 @@ class AdapterStore:
             touches it.
         max_loaded: Adapters kept in memory. Revisions that were replaced or dropped come on top of
             that while requests run with them.
-        probe: Runs the probe's prompt through the serving code, as it is at that moment.
+        probe: Runs the probe's prompt through the serving code, as it is at that moment, with an
+            adapter or without; returns its logits, `[T, V]`.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class AdapterStore:
         model: LoadedModel,
         *,
         max_loaded: int,
-        probe: Callable[[AdapterRevision], ProbeLogits],
+        probe: Callable[[AdapterRevision | None], Tensor],
     ) -> None:
         self.step = AdapterStep()
         self._module = model.module
@@ -98,6 +99,7 @@ class AdapterStore:
         self._base = BaseLeaves.of(model.module, model.own_norms)
         self._max_loaded = max_loaded
         self._probe = probe
+        self._base_probe: BaseProbe | None = None
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         """By name, the least recently used first."""
         self._num_holders: Counter[AdapterRevision] = Counter()
@@ -124,6 +126,12 @@ class AdapterStore:
         with ThreadPoolExecutor(max_workers=1, initializer=_give_way) as executor:
             return executor.submit(preparing.prepare, name, folder, self._base).result()
 
+    def probe_base(self) -> BaseProbe:
+        """What adapters are compared with; computed once, before the first one if not by then."""
+        if self._base_probe is None:
+            self._base_probe = BaseProbe.of(self._probe(None), self._probe(None))
+        return self._base_probe
+
     def install(self, prepared: AdapterRevision) -> AdapterInfo:
         """Puts an adapter in place, or in the place of the one of its name, and proves it.
 
@@ -137,7 +145,7 @@ class AdapterStore:
         known = self._entries.get(prepared.name)
         fresh = self._wrap(prepared.deltas)
         try:
-            probe_kl = prove(prepared, self._probe(prepared))
+            probe_kl = prove(prepared, self._probe(prepared), self.probe_base())
             if known is None or not known.is_loaded:
                 self._make_room()
         except BaseException:

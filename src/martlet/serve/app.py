@@ -14,6 +14,7 @@ from martlet import __version__
 from martlet.errors import MartletError
 from martlet.serve.access import AccessLog
 from martlet.serve.batches.batch_service import BatchService
+from martlet.serve.catalog import probe_base
 from martlet.serve.envelope import ENVELOPE_SCHEMA, envelope, envelope_of, headers_of
 from martlet.serve.keys import Scope
 from martlet.serve.openapi import openapi_of
@@ -70,6 +71,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
+        await service.engine.call(probe_base)
         await service.refresh_adapters()
         await batch_service.start()
         yield

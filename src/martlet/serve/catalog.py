@@ -29,6 +29,12 @@ def list_adapters(backend: Backend) -> Sequence[AdapterInfo]:
     return backend.adapters.list() if isinstance(backend, NativeBackend) else ()
 
 
+def probe_base(backend: Backend) -> None:
+    """Computes what adapters are compared with, before anybody waits for tokens."""
+    if isinstance(backend, NativeBackend):
+        backend.adapters.probe_base()
+
+
 @dataclass(kw_only=True)
 class Catalog:
     """Names that the field `model` of a request may say.
