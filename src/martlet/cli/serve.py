@@ -24,6 +24,52 @@ _NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "python_multip
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedOptions:
+    """What is served, and what is kept."""
+
+    demo: Annotated[bool, option(_MODEL, "Serve the tiny model that comes along.", "--demo")] = (
+        False
+    )
+    names: Annotated[
+        list[str] | None,
+        option(
+            _MODEL,
+            "What requests call the model, besides what the command line calls it; may be "
+            "repeated.",
+            "--served-model-name",
+            metavar="NAME",
+        ),
+    ] = None
+    adapters: Annotated[
+        list[str] | None,
+        option(
+            _MODEL,
+            "A PEFT folder, and the name that it answers to; may be repeated.",
+            "--adapter",
+            metavar="NAME=DIR",
+        ),
+    ] = None
+    adapter_dirs: Annotated[
+        list[Path] | None,
+        option(
+            _MODEL,
+            "A folder from below which adapters may be loaded over HTTP; may be repeated.",
+            "--adapter-dir",
+            metavar="DIR",
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        option(
+            _MODEL,
+            "Where files and batches are kept; martlet in $XDG_DATA_HOME unless told.",
+            "--data-dir",
+            metavar="DIR",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """Where the server listens, and who may ask it."""
 
@@ -123,46 +169,7 @@ def serve(
             show_envvar=False,
         ),
     ] = None,
-    demo: Annotated[
-        bool, option(_MODEL, "Serve the tiny model that comes along.", "--demo")
-    ] = False,
-    served_model_name: Annotated[
-        list[str] | None,
-        option(
-            _MODEL,
-            "What requests call the model, besides what the command line calls it; may be "
-            "repeated.",
-            "--served-model-name",
-            metavar="NAME",
-        ),
-    ] = None,
-    adapter: Annotated[
-        list[str] | None,
-        option(
-            _MODEL,
-            "A PEFT folder, and the name that it answers to; may be repeated.",
-            "--adapter",
-            metavar="NAME=DIR",
-        ),
-    ] = None,
-    adapter_dir: Annotated[
-        list[Path] | None,
-        option(
-            _MODEL,
-            "A folder from below which adapters may be loaded over HTTP; may be repeated.",
-            "--adapter-dir",
-            metavar="DIR",
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        option(
-            _MODEL,
-            "Where files and batches are kept; martlet in $XDG_DATA_HOME unless told.",
-            "--data-dir",
-            metavar="DIR",
-        ),
-    ] = None,
+    served: ServedOptions,
     network: NetworkOptions,
     limits: LimitOptions,
     runtime: RuntimeOptions,
@@ -173,15 +180,15 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
-    named = _named(model, demo)
+    named = _named(model, served.demo)
     _check_extra()
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
 
     keys = ApiKeys.read(network.api_key_file)
-    settings = _settings(limits, network.cors_origins or [], adapter_dir or [], data_dir)
-    names = _names(named, served_model_name or [])
-    adapters = _adapters(adapter or [], names)
+    settings = _settings(limits, network.cors_origins or [], served)
+    names = _names(named, served.names or [])
+    adapters = _adapters(served.adapters or [], names)
     address = network.address()
     with bind(address) as listener:
         typer.echo(f"loading {named}", err=True)
@@ -214,16 +221,14 @@ def _check_extra() -> None:
 
 
 def _settings(
-    limits: LimitOptions,
-    cors_origins: list[str],
-    adapter_dirs: list[Path],
-    data_dir: Path | None,
+    limits: LimitOptions, cors_origins: list[str], served: ServedOptions
 ) -> "ServeSettings":
     from martlet.errors import NotFoundError, ParameterError
     from martlet.serve.settings import MIB, ServeSettings, default_data_dir
 
     if not 0 < limits.max_body_mb < float("inf"):
         raise ParameterError(f"--max-body-mb must be above 0, not {limits.max_body_mb:g}")
+    adapter_dirs = served.adapter_dirs or []
     for folder in adapter_dirs:
         if not folder.is_dir():
             raise NotFoundError(f"there is no folder {folder} to load adapters from")
@@ -234,7 +239,7 @@ def _settings(
         drain_s=limits.drain_seconds,
         cors_origins=tuple(cors_origins),
         adapter_dirs=tuple(adapter_dirs),
-        data_dir=data_dir or default_data_dir(),
+        data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
     )
 
