@@ -58,9 +58,8 @@ class OutputItems:
             events.append(self._event("response.content_part.done", content_index=0, part=part))
             item = {**self._item, "status": status, "content": [part]}
         else:
-            events.append(
-                self._event("response.function_call_arguments.done", arguments=self._text)
-            )
+            kind, name = "response.function_call_arguments.done", self._item["name"]
+            events.append(self._event(kind, name=name, arguments=self._text))
             item = {**self._item, "status": status, "arguments": self._text}
         events.append(self._item_event("done", item))
         self.finished.append(item)
