@@ -1,8 +1,11 @@
 """From an ask to a response: whole or as a stream, the same for every endpoint."""
 
+from collections.abc import AsyncGenerator, Callable, Sequence
+
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from martlet.backends.base import SampleOutput
 from martlet.errors import ParameterError
 from martlet.serve.connection import unless_gone
 from martlet.serve.event_stream import EventStream
@@ -12,11 +15,40 @@ from martlet.serve.replies.stream import stream_reply
 from martlet.serve.schema.sampling import SamplingFields
 from martlet.serve.service import service_of
 
+Explanation = dict[str, object] | None
+"""How a reply came about; None unless the request asks for it."""
 EXPLAIN_HEADER = "x-martlet-explain"
 
 
 async def answer(request: Request, body: SamplingFields, ask: Ask, writer: ReplyWriter) -> Response:
+    """Draws what was asked for, in the words of completions; raises as `respond`."""
+
+    def events(generation: Generation, explanation: Explanation) -> AsyncGenerator[bytes]:
+        return stream_reply(
+            generation,
+            writer,
+            include_usage=body.stream_options is not None and body.stream_options.include_usage,
+            heartbeat_s=service_of(request).settings.heartbeat_s,
+            explanation=explanation,
+        )
+
+    return await respond(request, ask, word=writer.body, events=events if body.stream else None)
+
+
+async def respond(
+    request: Request,
+    ask: Ask,
+    *,
+    word: Callable[[Sequence[SampleOutput]], dict[str, object]],
+    events: Callable[[Generation, Explanation], AsyncGenerator[bytes]] | None,
+) -> Response:
     """Draws what was asked for, and gives it up as soon as the client leaves.
+
+    Args:
+        request: Who asks.
+        ask: For what.
+        word: Makes the whole reply of the finished samples.
+        events: Makes a stream of them; None where the reply is wanted whole.
 
     Raises:
         MartletError: As `Generation.begin` and `Generation.news`; once a stream has begun, errors
@@ -25,20 +57,14 @@ async def answer(request: Request, body: SamplingFields, ask: Ask, writer: Reply
     service = service_of(request)
     explanation = explanation_of(ask, service.catalog) if _wants_explanation(request) else None
     generation = await Generation.begin(ask, service)
-    if body.stream:
-        events = stream_reply(
-            generation,
-            writer,
-            include_usage=body.stream_options is not None and body.stream_options.include_usage,
-            heartbeat_s=service.settings.heartbeat_s,
-            explanation=explanation,
-        )
-        return EventStream(events, on_close=lambda: _close(generation, request))
+    if events is not None:
+        stream = events(generation, explanation)
+        return EventStream(stream, on_close=lambda: _close(generation, request))
     try:
         outputs = await unless_gone(request.receive, generation.finish())
     finally:
         _close(generation, request)
-    reply = writer.body(outputs)
+    reply = word(outputs)
     if explanation is not None:
         num_cached = [output.num_cached_tokens for output in outputs]
         reply["martlet"] = {**explanation, "num_cached_tokens": num_cached}

@@ -27,6 +27,7 @@ from martlet.serve.routes import (
     health,
     metrics,
     models,
+    responses,
     tokens,
 )
 from martlet.serve.service import Service, needs
@@ -40,6 +41,7 @@ ROUTERS: tuple[tuple[APIRouter, Scope | None], ...] = (
     (tokens.router, "use"),
     (chat.router, "use"),
     (completions.router, "use"),
+    (responses.router, "use"),
     (files.router, "use"),
     (batches.router, "use"),
     (adapters.router, "administer"),
