@@ -26,7 +26,7 @@ def small() -> Iterator[Running]:
 
 
 def kept(server: Running) -> list[Path]:
-    return list((server.service.settings.data_dir / "files").iterdir())
+    return list((server.service.settings.data_dir / "files").glob("*"))
 
 
 def test_a_file_comes_back_as_it_was(client: openai.OpenAI) -> None:
