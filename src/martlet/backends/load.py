@@ -20,6 +20,7 @@ from martlet.errors import (
     UnsupportedArchitectureError,
 )
 from martlet.lora.folder import open_adapter
+from martlet.lora.provenance import ServingIdentity, check_provenance
 from martlet.lora.store import AdapterInfo
 from martlet.models.context import context_limit, positions_allow
 from martlet.models.folder import ModelFolder, open_folder
@@ -98,8 +99,11 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     )
     if folder.num_embeddings is not None:
         tokenizer.check_against_embedding(folder.num_embeddings)
+    serving = ServingIdentity(
+        model=model, model_hash=folder.model_hash, template_hash=tokenizer.template_hash
+    )
     for path in options.adapters.values():
-        open_adapter(path)
+        check_provenance(open_adapter(path).path, serving)
     device = _device(options.device)
     dtype = _dtype(options.dtype, folder, device)
     return OpenedModel(

@@ -20,6 +20,7 @@ from martlet.engine.engine import Engine, StepOutput
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.engine.stats import EngineStats
+from martlet.lora.provenance import ServingIdentity
 from martlet.lora.store import AdapterStore
 from martlet.models.load import LoadedModel
 from martlet.text.grammar import GrammarCompiler
@@ -63,6 +64,11 @@ class NativeBackend:
             max_num_requests=config.max_num_requests,
         )
         self.engine = Engine(model, config)
+        self.adapters.serving = ServingIdentity(
+            model=identity.model,
+            model_hash=identity.model_hash,
+            template_hash=identity.template_hash,
+        )
         self._vocab_size = model.vocab_size
         self._tokenizer = tokenizer
         self._grammars = GrammarCompiler(tokenizer, vocab_size=model.vocab_size)

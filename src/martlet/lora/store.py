@@ -22,6 +22,7 @@ from martlet.lora.base import BaseLeaves
 from martlet.lora.folder import open_adapter
 from martlet.lora.layer import AdaptedEmbedding, AdaptedLeaf, AdaptedLinear
 from martlet.lora.proof import BaseProbe, prove
+from martlet.lora.provenance import ServingIdentity, check_provenance
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
 from martlet.lora.weights import features
@@ -93,6 +94,9 @@ class AdapterStore:
         max_loaded: int,
         probe: Callable[[AdapterRevision | None], Tensor],
     ) -> None:
+        self.serving: ServingIdentity | None = None
+        """What serves them, set by whoever knows: adapters that say where they come from must
+        agree with it."""
         self.step = AdapterStep()
         self._module = model.module
         _take_out_layers(model.module)
@@ -117,12 +121,15 @@ class AdapterStore:
         Raises:
             NotFoundError: If there is no such folder.
             AdapterError: If it holds no adapter, one that is not supported, or one that does not
-                fit; the message tells the counts and the first names that failed.
+                fit; the message tells the counts and the first names that failed. Also if its
+                `martlet.json` names another base or chat template.
             ParameterError: If the name is empty.
         """
         if not name.strip():
             raise ParameterError("an adapter needs a name that is not empty")
         folder = open_adapter(path)
+        if self.serving is not None:
+            check_provenance(folder.path, self.serving)
         with ThreadPoolExecutor(max_workers=1, initializer=_give_way) as executor:
             return executor.submit(preparing.prepare, name, folder, self._base).result()
 
