@@ -1,0 +1,142 @@
+"""The base, loaded for training, and what of it is trained."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from martlet.errors import MissingExtraError, ModelError, ParameterError
+from martlet.models.folder import ModelFolder
+from martlet.models.load import LOADING_ERRORS
+from martlet.train.config import TrainConfig, TunerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model with some weights that move."""
+
+    module: PreTrainedModel | PeftModel
+    base: PreTrainedModel
+    """The model without PEFT around it."""
+    computes_in: torch.dtype
+    """Precision of the products."""
+
+    @property
+    def num_trained(self) -> int:
+        """Values that move."""
+        return sum(each.numel() for each in self.module.parameters() if each.requires_grad)
+
+
+def load_for_training(
+    folder: ModelFolder, config: TrainConfig, *, device: torch.device, dtype: torch.dtype
+) -> TrainedModel:
+    """Loads a base and puts the adapter's layers in.
+
+    An adapter's base is held in the precision of the products, weights that are trained in fp32.
+
+    Args:
+        dtype: Precision of the products.
+
+    Raises:
+        ModelError: If transformers cannot load it.
+        MissingExtraError: If it is to be held in 4 bits and bitsandbytes is not installed.
+        ParameterError: If no module has a name that `targets` gives.
+    """
+    tuner = config.tuner
+    base = _load(folder, dtype=torch.float32 if tuner.full else dtype, tuner=tuner, device=device)
+    if tuner.full:
+        base.requires_grad_(True)
+        return TrainedModel(module=base, base=base, computes_in=dtype)
+    base.requires_grad_(False)
+    if tuner.qlora:
+        # Norms stay as they are: in fp32 they would not be what is served.
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        _restore_dtype(base, dtype)
+    return TrainedModel(module=_adapted(base, config), base=base, computes_in=dtype)
+
+
+def save_weights(trained: TrainedModel, config: TrainConfig, folder: Path, *, base: Path) -> None:
+    """Writes the adapter as PEFT does, or the whole model as transformers does.
+
+    Args:
+        base: The base's folder, which the adapter names.
+    """
+    module = trained.module
+    if isinstance(module, PeftModel):
+        # PiSSA's adapter belongs to a base without its largest values; as a difference to the
+        # base as it is (of twice the rank) it can be served like any other.
+        initial = folder / _INITIAL if config.tuner.pissa else None
+        module.peft_config["default"].base_model_name_or_path = str(base)
+        module.save_pretrained(
+            folder, path_initial_model_for_weight_conversion=None if initial is None else initial
+        )
+        return
+    module.save_pretrained(folder)
+
+
+_INITIAL = "initial"
+
+
+def _load(
+    folder: ModelFolder, *, dtype: torch.dtype, tuner: TunerConfig, device: torch.device
+) -> PreTrainedModel:
+    if tuner.qlora and find_spec("bitsandbytes") is None:
+        raise MissingExtraError("--qlora", extra="train")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            dtype=dtype,
+            local_files_only=True,
+            device_map={"": device},
+            quantization_config=quantization if tuner.qlora else None,
+        )
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{folder.path} cannot be loaded for training: {error}") from error
+    return model
+
+
+def _restore_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _adapted(base: PreTrainedModel, config: TrainConfig) -> PeftModel:
+    tuner = config.tuner
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=tuner.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=tuner.dropout,
+        target_modules=list(tuner.targets) or "all-linear",
+        use_dora=tuner.dora,
+        use_rslora=tuner.rslora,
+        init_lora_weights="pissa" if tuner.pissa else True,
+    )
+    try:
+        adapted: PeftModel = get_peft_model(base, settings)
+    except ValueError as error:
+        raise ParameterError(
+            f"targets={', '.join(tuner.targets)}: {error}; linear layers are: "
+            f"{', '.join(sorted(_linear_names(base)))}",
+            param="targets",
+        ) from error
+    return adapted
+
+
+def _linear_names(model: nn.Module) -> set[str]:
+    return {
+        name.rpartition(".")[2]
+        for name, each in model.named_modules()
+        if isinstance(each, nn.Linear)
+    }
