@@ -40,6 +40,8 @@ class Tokenizer:
     folder: Path
     bos_id: int | None
     """The token that begins a text, for models that have one."""
+    eos_id: int | None
+    """The token that ends a text."""
     num_tokens: int
     """The highest token id plus one, added tokens included."""
     stop_id_sources: Mapping[int, tuple[str, ...]]
@@ -62,6 +64,7 @@ class Tokenizer:
             )
         self.num_tokens = max(vocabulary.values()) + 1
         self.bos_id = inner.bos_token_id
+        self.eos_id = inner.eos_token_id
         self._special_ids = frozenset(
             token_id for token_id, token in added_tokens.items() if token.special
         ).union(inner.all_special_ids)
@@ -289,14 +292,17 @@ class Tokenizer:
             token_ids = token_ids[1:]
         return token_ids
 
-    def _find_end_of_turn_id(self) -> int | None:
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """The token that the chat template puts behind an assistant's words, as text."""
         if self._template is None:
             return None
-        token_to_id = {
-            token.content: token_id for token_id, token in self._inner.added_tokens_decoder.items()
-        }
-        token = self._template.find_end_of_turn(token_to_id)
-        return None if token is None else token_to_id[token]
+        tokens = self._inner.added_tokens_decoder.values()
+        return self._template.find_end_of_turn(token.content for token in tokens)
+
+    def _find_end_of_turn_id(self) -> int | None:
+        token = self.end_of_turn
+        return None if token is None else self._inner.convert_tokens_to_ids(token)
 
 
 def _backend_of(inner: PreTrainedTokenizerBase) -> BackendTokenizer | None:

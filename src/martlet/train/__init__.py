@@ -1,0 +1,1 @@
+"""From rows to an adapter: data formats, the doctor, training runs and their proof."""
