@@ -15,7 +15,8 @@ PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"cli"},
     {"serve"},
-    {"batch", "train", "export", "compat"},
+    {"train", "export", "compat"},
+    {"batch"},
     {"backends", "answers"},
     {"engine"},
     {"lora", "text"},

@@ -1,17 +1,17 @@
 """The base, loaded for training, and what of it is trained."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from martlet.errors import MissingExtraError, ModelError, ParameterError
+from martlet.errors import ModelError, ParameterError
 from martlet.models.folder import ModelFolder
 from martlet.models.load import LOADING_ERRORS
+from martlet.models.nf4 import load_nf4
 from martlet.train.config import TrainConfig, TunerConfig
 
 
@@ -84,21 +84,14 @@ _INITIAL = "initial"
 def _load(
     folder: ModelFolder, *, dtype: torch.dtype, tuner: TunerConfig, device: torch.device
 ) -> PreTrainedModel:
-    if tuner.qlora and find_spec("bitsandbytes") is None:
-        raise MissingExtraError("--qlora", extra="train")
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    if tuner.qlora:
+        return load_nf4(folder, dtype=dtype, device=device)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder.path,
             dtype=dtype,
             local_files_only=True,
             device_map={"": device},
-            quantization_config=quantization if tuner.qlora else None,
         )
     except LOADING_ERRORS as error:
         raise ModelError(f"{folder.path} cannot be loaded for training: {error}") from error

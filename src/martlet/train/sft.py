@@ -41,7 +41,7 @@ class SupervisedTrainer(Trainer):
             inputs = self._prepare_inputs(batch)
             labels = inputs.pop("labels")
             with self.compute_loss_context_manager():
-                losses = _losses(self.model(**inputs), labels)
+                losses = losses_of(self.model(**inputs), labels)
             totals += torch.tensor([losses.sum(), len(losses)], device=totals.device)
         total, count = self.accelerator.reduce(totals, reduction="sum").tolist()
         self.model.train()
@@ -135,11 +135,11 @@ def mean_loss(
     outputs: CausalLMOutputWithPast, labels: Tensor, num_items_in_batch: Tensor | int | None
 ) -> Tensor:
     """The loss of a batch's tokens, summed, over the number of a step's tokens."""
-    losses = _losses(outputs, labels)
+    losses = losses_of(outputs, labels)
     return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
 
 
-def _losses(outputs: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
+def losses_of(outputs: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
     """The loss of every token that is to be learned, `[N]`."""
     logits = outputs.logits
     if logits is None:

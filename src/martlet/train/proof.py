@@ -1,0 +1,134 @@
+"""What is looked at when a run has ended: parity with serving, and a few replies."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from martlet.backends.base import Prompt, SampleRequest
+from martlet.backends.load import load_backend
+from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions, DType
+from martlet.engine.params import SamplingParams
+from martlet.errors import AdapterError, UnsupportedArchitectureError
+from martlet.lora.provenance import Generation, ParityProof, Provenance
+from martlet.train.base import TrainedModel
+from martlet.train.batches import Collate
+from martlet.train.config import TrainConfig
+from martlet.train.encoding import EncodedExample
+from martlet.train.example import Completion, Conversation
+from martlet.train.parity import TOLERANCES, compare, score_by_engine, score_by_trainer
+
+ADAPTER_NAME = "trained"
+_NUM_GENERATIONS = 3
+_MAX_REPLY_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What a finished run was seen to do."""
+
+    parity: ParityProof
+    generations: tuple[Generation, ...]
+
+    def into(self, provenance: Provenance) -> Provenance:
+        """The provenance with this in it."""
+        return replace(provenance, proof=self.parity, generations=self.generations)
+
+
+def prove(
+    config: TrainConfig,
+    rows: tuple[Conversation | Completion, ...],
+    encoded: tuple[EncodedExample, ...],
+    trained: TrainedModel,
+    collate: Collate,
+    folder: Path,
+) -> Proof:
+    """Serves what was written, and compares it with what is in the trainer's memory.
+
+    Args:
+        rows: What to compare on.
+        encoded: The same as training had them.
+        collate: How training batches them.
+        folder: What training wrote.
+    """
+    by_trainer = score_by_trainer(trained, encoded, collate)
+    try:
+        backend = _serve(config, trained, folder)
+    except AdapterError as error:
+        return Proof(parity=_refused(str(error)), generations=())
+    adapter = None if config.tuner.full else ADAPTER_NAME
+    tolerance = TOLERANCES[trained.computes_in]
+    served = score_by_engine(backend, rows, adapter=adapter)
+    parity = compare(by_trainer, served, backend, tolerance=tolerance)
+    generations = _generate(backend, rows[:_NUM_GENERATIONS], adapter)
+    backend.close()
+    return Proof(parity=parity, generations=generations)
+
+
+def _serve(config: TrainConfig, trained: TrainedModel, folder: Path) -> NativeBackend:
+    """Loads what was written as a server would."""
+    dtype: DType = "fp32" if trained.computes_in == torch.float32 else "bf16"
+    options = BackendOptions(
+        backend="native",
+        dtype=dtype,
+        chat_template=config.chat_template,
+        adapters={} if config.tuner.full else {ADAPTER_NAME: str(folder)},
+    )
+    backend = load_backend(str(folder) if config.tuner.full else config.model, options=options)
+    assert isinstance(backend, NativeBackend)
+    return backend
+
+
+def _refused(reason: str) -> ParityProof:
+    nothing = float("nan")
+    return ParityProof(
+        passed=False,
+        num_rows=0,
+        num_tokens=0,
+        trainer_loss=nothing,
+        serving_loss=nothing,
+        tolerance=0.0,
+        reason=reason,
+    )
+
+
+def _generate(
+    backend: NativeBackend,
+    rows: tuple[Conversation | Completion, ...],
+    adapter: str | None,
+) -> tuple[Generation, ...]:
+    """The likeliest replies to the last turns of a few rows."""
+    prompts = [_question(row) for row in rows]
+    for number, (prompt, _) in enumerate(prompts):
+        ids = backend.render(prompt).token_ids
+        room = backend.limits.max_context_tokens - len(ids)
+        backend.submit(
+            SampleRequest(
+                request_id=str(number),
+                prompt_ids=ids,
+                params=SamplingParams(temperature=0.0, max_tokens=min(room, _MAX_REPLY_TOKENS)),
+                seed=0,
+                adapter=adapter,
+            )
+        )
+    replies: dict[int, str] = {}
+    while backend.num_unfinished:
+        replies |= {int(each.request_id): each.text for each in backend.poll()}
+    return tuple(
+        Generation(
+            prompt=backend.render(prompt).text, reply=replies[number], expected=expected
+        )
+        for number, (prompt, expected) in enumerate(prompts)
+    )
+
+
+def _question(row: Conversation | Completion) -> tuple[Prompt, str]:
+    if isinstance(row, Completion):
+        return Prompt(text=row.prompt), row.completion
+    last = max(i for i, turn in enumerate(row.messages) if turn.get("role") == "assistant")
+    before, reply = row.messages[:last], row.messages[last]
+    return Prompt(messages=before, tools=row.tools), str(reply.get("content") or "")
