@@ -24,7 +24,12 @@ LAYERS = [
     {"errors", "demo"},
 ]
 """From the top down: a module may import its own folder and the layers below."""
-SCRIPTS = {"martlet.demo.lessons", "martlet.demo.training", "martlet.demo.evaluation"}
+SCRIPTS = {
+    "martlet.demo.lessons",
+    "martlet.demo.training",
+    "martlet.demo.evaluation",
+    "martlet.demo.rows",
+}
 """Run by hand to make the embedded model; they use what they are made for."""
 
 

@@ -21,6 +21,7 @@ read them. The message of an error says what was given, what is allowed and what
     ├── DeadlineError                 504  exit 8   a request took longer than it was given
     ├── MissingExtraError             501  exit 5   an optional dependency is not installed
     ├── ResourceError                 507  exit 6   memory or disk space does not suffice
+    ├── ParityError                   500  exit 9   what was trained is not what is served
     ├── EngineError                   500  exit 7   a step failed, and its requests with it
     └── Interrupted                   499  exit 130 a run was stopped; all computed is kept
 """
@@ -173,6 +174,12 @@ class ResourceError(MartletError):
 
     http_status = 507
     exit_code = 6
+
+
+class ParityError(MartletError):
+    """Two ways to compute the same, such as training and serving, do not agree."""
+
+    exit_code = 9
 
 
 class EngineError(MartletError):

@@ -14,6 +14,7 @@ from martlet.cli.demo import demo
 from martlet.cli.generate import generate
 from martlet.cli.info import info
 from martlet.cli.serve import serve
+from martlet.cli.train import train
 from martlet.cli.vote import vote
 from martlet.errors import Interrupted, MartletError
 
@@ -71,7 +72,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, serve, info, demo):
+for _verb in (vote, generate, train, serve, info, demo):
     app.command()(_verb)
 
 

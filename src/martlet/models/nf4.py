@@ -4,7 +4,6 @@ An adapter that was trained on such a base belongs to the rounded weights. Writt
 bf16 or fp32, they can be served and merged like any other model.
 """
 
-import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from martlet.errors import MissingExtraError, ModelError
+from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
 
 _LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
-_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.gguf", "config.json")
 
 
-def load_nf4(
-    folder: ModelFolder, *, dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
+def load_nf4(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Loads a folder with its linear layers in NF4.
 
     Args:
@@ -69,10 +66,7 @@ def write_as_nf4(folder: ModelFolder, out: Path, *, dtype: torch.dtype) -> None:
         warnings.simplefilter("ignore")
         model.dequantize(dtype)
     model.to(dtype)
-    for path in folder.path.iterdir():
-        if path.is_file() and not any(path.match(pattern) for pattern in _WEIGHT_FILES):
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, out / path.name)
+    copy_companions(folder, out)
     model.save_pretrained(out)
 
 

@@ -1,25 +1,24 @@
 """A training run from its config to a proven adapter: the one place where the parts meet."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import Trainer, set_seed
+from transformers import AutoTokenizer, Trainer, set_seed
 
 from martlet import __version__
 from martlet.backends.load import open_model
 from martlet.backends.options import BackendOptions
 from martlet.errors import Interrupted, ParityError, ResourceError
 from martlet.lora.provenance import TEMPLATE_NAME, ParityProof, Provenance
+from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
 from martlet.text.tokenizer import Tokenizer
 from martlet.train.base import TrainedModel, load_for_training, save_weights
 from martlet.train.config import TrainConfig, to_fields
 from martlet.train.curve import draw_curve
 from martlet.train.lessons import Lessons
-from martlet.train.preferences import make_preference_trainer
 from martlet.train.progress import Reporter, Watch
 from martlet.train.proof import prove
 from martlet.train.run_folder import RunFolder, open_run
@@ -63,7 +62,8 @@ class TrainResult:
     num_tokens: int
     """Computed by this process."""
     seconds: float
-    proof: ParityProof
+    proof: ParityProof | None
+    """None in the processes that leave it to the first."""
 
 
 def open_job(config: TrainConfig) -> TrainJob:
@@ -79,7 +79,7 @@ def open_job(config: TrainConfig) -> TrainJob:
             dtype=config.steps.precision, chat_template=config.chat_template, backend="native"
         ),
     )
-    lessons = Lessons.read(config, opened.tokenizer, opened.memory.max_context_tokens)
+    lessons = Lessons.read(config, opened.tokenizer)
     inputs = {
         "base": opened.folder.model_hash,
         "template": opened.tokenizer.template_hash,
@@ -129,16 +129,82 @@ def run_job(
         )
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
-        return _result(job, trainer, trained, reporter, proof=_UNPROVEN)
+        return _result(job, trained, trainer, reporter, proof=None)
     _write(job, trained)
     draw_curve(job.folder.metrics, job.folder.curve)
-    proof = prove(job.config, job.lessons, trained, job.folder.path)
-    provenance = proof.into(_provenance(job))
-    provenance.write(job.folder.path)
+    proof = prove(job.config, job.lessons, trained, trainer.data_collator, job.folder.path)
+    proof.into(_provenance(job)).write(job.folder.path)
     job.folder.drop_checkpoints()
     if not proof.parity.passed:
         raise ParityError(
             f"what was trained is not what is served: {proof.parity.reason}. {job.folder.path} "
             "is marked, and will not be served"
         )
-    return _result(job, trainer, trained, reporter, proof=proof.parity)
+    return _result(job, trained, trainer, reporter, proof=proof.parity)
+
+
+def _trainer(job: TrainJob, trained: TrainedModel, reporter: Reporter) -> Trainer:
+    lessons, folder = job.lessons, job.folder
+    if job.config.tuner.method == "sft":
+        return make_trainer(trained, job.config, lessons=lessons, folder=folder, reporter=reporter)
+    from martlet.train.preferences import make_preference_trainer  # TRL takes seconds to import
+
+    return make_preference_trainer(
+        trained,
+        job.config,
+        tokenizer=AutoTokenizer.from_pretrained(job.tokenizer.folder),
+        lessons=lessons,
+        folder=folder,
+        reporter=reporter,
+    )
+
+
+def _write(job: TrainJob, trained: TrainedModel) -> None:
+    """Writes the weights, and what serving needs beside them."""
+    folder = job.folder.path
+    save_weights(trained, job.config, folder, base=job.base.path)
+    if job.tokenizer.template is not None:
+        (folder / TEMPLATE_NAME).write_text(job.tokenizer.template, encoding="utf-8")
+    if job.config.tuner.full:
+        copy_companions(job.base, folder)
+
+
+def _provenance(job: TrainJob) -> Provenance:
+    config = job.config
+    return Provenance(
+        base=config.model,
+        base_hash=job.base.model_hash,
+        template_hash=job.tokenizer.template_hash,
+        tokenizer_hash=job.tokenizer.tokenizer_hash,
+        stop_ids=job.tokenizer.stop_ids,
+        tuner="full" if config.tuner.full else "lora",
+        method=config.tuner.method,
+        base_dtype=str(job.dtype).removeprefix("torch."),
+        base_quantization="nf4" if config.tuner.qlora else None,
+        martlet=__version__,
+        recipe=to_fields(config),
+        data=job.lessons.file_hashes,
+    )
+
+
+def _result(
+    job: TrainJob,
+    trained: TrainedModel,
+    trainer: Trainer,
+    reporter: Reporter,
+    *,
+    proof: ParityProof | None,
+) -> TrainResult:
+    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    validation_losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    return TrainResult(
+        folder=job.folder.path,
+        num_steps=trainer.state.global_step,
+        num_trained_values=trained.num_trained,
+        loss=losses[-1] if losses else None,
+        validation_loss=validation_losses[-1] if validation_losses else None,
+        num_tokens=reporter.num_tokens,
+        seconds=reporter.seconds,
+        proof=proof,
+    )

@@ -17,7 +17,7 @@ from martlet.lora.provenance import ParityProof
 from martlet.train.base import TrainedModel
 from martlet.train.batches import Collate
 from martlet.train.encoding import EncodedExample, Encoder
-from martlet.train.example import Completion, Conversation
+from martlet.train.example import Example, Preference
 from martlet.train.sft import losses_of
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 1e-2}
@@ -61,13 +61,15 @@ def score_by_trainer(
 
 def score_by_engine(
     backend: NativeBackend,
-    rows: Sequence[Conversation | Completion],
+    rows: Sequence[Example],
     *,
     adapter: str | None,
 ) -> list[ScoredExample]:
     """Scores rows with the serving engine, encoded by the tokenizer that serves."""
     encoder = Encoder(backend.tokenizer)
-    examples = [each for row in rows for each in encoder.encode(row)]
+    examples = [
+        each for row in rows if not isinstance(row, Preference) for each in encoder.encode(row)
+    ]
     params = SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0)
     for number, example in enumerate(examples):
         backend.submit(

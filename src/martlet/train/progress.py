@@ -62,6 +62,11 @@ class Reporter(TrainerCallback):
         """Counted by the trainer as it computes."""
         self.was_stopped = False
 
+    @property
+    def seconds(self) -> float:
+        """Since training began in this process."""
+        return 0.0 if self._started is None else monotonic() - self._started
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -92,7 +97,7 @@ class Reporter(TrainerCallback):
             loss=logs.get("loss"),
             validation_loss=logs.get("eval_loss"),
             num_tokens=self.num_tokens,
-            seconds=0.0 if self._started is None else monotonic() - self._started,
+            seconds=self.seconds,
             num_steps_here=state.global_step - self._first_step,
         )
         line = {

@@ -1,28 +1,33 @@
 """What is looked at when a run has ended: parity with serving, and a few replies."""
 
-import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from martlet.backends.base import Prompt, SampleRequest
 from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
 from martlet.backends.options import BackendOptions, DType
 from martlet.engine.params import SamplingParams
-from martlet.errors import AdapterError, UnsupportedArchitectureError
+from martlet.errors import AdapterError
 from martlet.lora.provenance import Generation, ParityProof, Provenance
+from martlet.models.folder import open_folder
+from martlet.models.nf4 import write_as_nf4
+from martlet.models.resolve import resolve
 from martlet.train.base import TrainedModel
 from martlet.train.batches import Collate
 from martlet.train.config import TrainConfig
-from martlet.train.encoding import EncodedExample
-from martlet.train.example import Completion, Conversation
+from martlet.train.example import Completion, Conversation, Example
+from martlet.train.lessons import Lessons
 from martlet.train.parity import TOLERANCES, compare, score_by_engine, score_by_trainer
 
 ADAPTER_NAME = "trained"
+NUM_ROWS = 64
+"""Rows that are compared: enough for a mean, and seconds of work."""
 _NUM_GENERATIONS = 3
 _MAX_REPLY_TOKENS = 256
 
@@ -41,8 +46,7 @@ class Proof:
 
 def prove(
     config: TrainConfig,
-    rows: tuple[Conversation | Completion, ...],
-    encoded: tuple[EncodedExample, ...],
+    lessons: Lessons,
     trained: TrainedModel,
     collate: Collate,
     folder: Path,
@@ -50,26 +54,40 @@ def prove(
     """Serves what was written, and compares it with what is in the trainer's memory.
 
     Args:
-        rows: What to compare on.
-        encoded: The same as training had them.
+        lessons: Whose rows to compare on, and the same as training had them.
         collate: How training batches them.
         folder: What training wrote.
     """
-    by_trainer = score_by_trainer(trained, encoded, collate)
-    try:
-        backend = _serve(config, trained, folder)
-    except AdapterError as error:
-        return Proof(parity=_refused(str(error)), generations=())
+    rows = (lessons.validation or lessons.training).head(NUM_ROWS)
+    by_trainer = score_by_trainer(trained, rows.sequences, collate)
     adapter = None if config.tuner.full else ADAPTER_NAME
-    tolerance = TOLERANCES[trained.computes_in]
-    served = score_by_engine(backend, rows, adapter=adapter)
-    parity = compare(by_trainer, served, backend, tolerance=tolerance)
-    generations = _generate(backend, rows[:_NUM_GENERATIONS], adapter)
-    backend.close()
+    with _base_as_trained(config, trained, folder) as base:
+        try:
+            backend = _serve(base, config, trained, folder)
+        except AdapterError as error:
+            return Proof(parity=_refused(str(error)), generations=())
+        served = score_by_engine(backend, rows.examples, adapter=adapter)
+        generations = _generate(backend, rows.examples[:_NUM_GENERATIONS], adapter)
+        parity = compare(by_trainer, served, backend, tolerance=TOLERANCES[trained.computes_in])
+        backend.close()
     return Proof(parity=parity, generations=generations)
 
 
-def _serve(config: TrainConfig, trained: TrainedModel, folder: Path) -> NativeBackend:
+@contextmanager
+def _base_as_trained(config: TrainConfig, trained: TrainedModel, folder: Path) -> Iterator[str]:
+    """The base that the adapter was trained on: for QLoRA, with its weights as 4 bits leave them."""
+    if config.tuner.full:
+        yield str(folder)
+    elif not config.tuner.qlora:
+        yield config.model
+    else:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="base-") as place:
+            base = open_folder(resolve(config.model))
+            write_as_nf4(base, Path(place), dtype=trained.computes_in)
+            yield place
+
+
+def _serve(base: str, config: TrainConfig, trained: TrainedModel, folder: Path) -> NativeBackend:
     """Loads what was written as a server would."""
     dtype: DType = "fp32" if trained.computes_in == torch.float32 else "bf16"
     options = BackendOptions(
@@ -78,7 +96,7 @@ def _serve(config: TrainConfig, trained: TrainedModel, folder: Path) -> NativeBa
         chat_template=config.chat_template,
         adapters={} if config.tuner.full else {ADAPTER_NAME: str(folder)},
     )
-    backend = load_backend(str(folder) if config.tuner.full else config.model, options=options)
+    backend = load_backend(base, options=options)
     assert isinstance(backend, NativeBackend)
     return backend
 
@@ -98,7 +116,7 @@ def _refused(reason: str) -> ParityProof:
 
 def _generate(
     backend: NativeBackend,
-    rows: tuple[Conversation | Completion, ...],
+    rows: Sequence[Example],
     adapter: str | None,
 ) -> tuple[Generation, ...]:
     """The likeliest replies to the last turns of a few rows."""
@@ -119,16 +137,15 @@ def _generate(
     while backend.num_unfinished:
         replies |= {int(each.request_id): each.text for each in backend.poll()}
     return tuple(
-        Generation(
-            prompt=backend.render(prompt).text, reply=replies[number], expected=expected
-        )
+        Generation(prompt=backend.render(prompt).text, reply=replies[number], expected=expected)
         for number, (prompt, expected) in enumerate(prompts)
     )
 
 
-def _question(row: Conversation | Completion) -> tuple[Prompt, str]:
+def _question(row: Example) -> tuple[Prompt, str]:
     if isinstance(row, Completion):
         return Prompt(text=row.prompt), row.completion
+    assert isinstance(row, Conversation)
     last = max(i for i, turn in enumerate(row.messages) if turn.get("role") == "assistant")
     before, reply = row.messages[:last], row.messages[last]
     return Prompt(messages=before, tools=row.tools), str(reply.get("content") or "")

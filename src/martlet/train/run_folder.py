@@ -1,10 +1,10 @@
 """The folder of a run: which run it belongs to, how far that came, and what stays when it ends.
 
-    recipe.yaml        the whole config, defaults included; `martlet train --config` takes it
-    checkpoints/       from which the run goes on
-    metrics.jsonl      losses, step by step
-    loss.png           their curve
-    martlet.json       written last but for the proof: the run is finished
+recipe.yaml        the whole config, defaults included; `martlet train --config` takes it
+checkpoints/       from which the run goes on
+metrics.jsonl      losses, step by step
+loss.png           their curve
+martlet.json       written last but for the proof: the run is finished
 """
 
 import json

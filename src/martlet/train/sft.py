@@ -1,6 +1,5 @@
 """Supervised fine-tuning: transformers' Trainer, with rows packed and the loss on replies alone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from martlet.train.base import TrainedModel
 from martlet.train.batches import Batch, Rows, pack, pad
 from martlet.train.config import TrainConfig
-from martlet.train.encoding import EncodedExample
+from martlet.train.lessons import Lessons
 from martlet.train.loss import token_losses
 from martlet.train.progress import Reporter
 from martlet.train.run_folder import RunFolder
@@ -57,8 +56,7 @@ def make_trainer(
     trained: TrainedModel,
     config: TrainConfig,
     *,
-    training: Sequence[EncodedExample],
-    validation: Sequence[EncodedExample],
+    lessons: Lessons,
     folder: RunFolder,
     reporter: Reporter,
 ) -> SupervisedTrainer:
@@ -67,13 +65,14 @@ def make_trainer(
     Rows are packed where the architecture allows it and padded elsewhere.
     """
     collate = pack if attend_in_segments(trained.base) else pad
+    validation = lessons.validation.sequences
     callbacks: list[Any] = [reporter]
     if config.keep.patience is not None:
         callbacks.append(EarlyStoppingCallback(config.keep.patience))
     trainer = SupervisedTrainer(
         model=trained.module,
         args=training_arguments(config, trained, folder, has_validation=bool(validation)),
-        train_dataset=Rows(training),
+        train_dataset=Rows(lessons.training.sequences),
         eval_dataset=Rows(validation) if validation else None,
         data_collator=collate,
         compute_loss_func=mean_loss,
