@@ -11,7 +11,7 @@ from tqdm import tqdm
 from martlet.backends.base import Prompt, SampleOutput, SampleRequest, TokenLogprob
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
-from martlet.backends.seeds import sample_seed, seed_base
+from martlet.backends.seeds import given_seed, sample_seed
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError
@@ -168,13 +168,14 @@ class LLM:
         """The requests for one prompt: each sample has a seed of its own."""
         number = self._num_requests
         self._num_requests += 1
-        base = f"{self._seed}, {number}" if params.seed is None else seed_base(params.seed)
+        base = f"{self._seed}, {number}"
         for index in range(params.n):
+            fixed = None if params.seed is None else given_seed(params.seed, index)
             yield SampleRequest(
                 request_id=f"{number}-{index}",
                 prompt_ids=prompt_ids,
                 params=params,
-                seed=sample_seed(base, index),
+                seed=sample_seed(base, index) if fixed is None else fixed,
                 adapter=adapter,
             )
 

@@ -150,6 +150,7 @@ class Run:
             params=draw.planned.params,
             seed=draw.planned.seed_of(place.k),
             adapter=self._backend.identity.adapter,
+            prompt=None if draw.planned.num_dropped_tokens else draw.planned.question.prompt,
         )
         try:
             self._backend.submit(request)

@@ -81,5 +81,5 @@ def _wants_explanation(request: Request) -> bool:
 def _close(generation: Generation, request: Request) -> None:
     generation.close()
     num_prompt = sum(len(prompt.token_ids) for prompt in generation.ask.prompts)
-    num_drawn = sum(len(output.token_ids) for output in generation.finished)
+    num_drawn = sum(output.num_tokens for output in generation.finished)
     request.state.tokens = f"{num_prompt}+{num_drawn}"  # for the request's line in the log

@@ -188,7 +188,7 @@ class Drawing:
         self.usage = Usage(
             num_prompt=self.usage.num_prompt + sum(o.num_prompt_tokens for o in first_of_each),
             num_cached=self.usage.num_cached + sum(o.num_cached_tokens for o in first_of_each),
-            num_drawn=self.usage.num_drawn + sum(len(o.token_ids) for o in outputs),
+            num_drawn=self.usage.num_drawn + sum(o.num_tokens for o in outputs),
         )
 
     def _fail(self, line: BatchLine, error: MartletError) -> None:

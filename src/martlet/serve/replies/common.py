@@ -82,7 +82,7 @@ def usage_of(outputs: Sequence[SampleOutput], *, n: int) -> dict[str, object]:
     """
     first_of_each = outputs[::n]
     num_prompt = sum(output.num_prompt_tokens for output in first_of_each)
-    num_drawn = sum(len(output.token_ids) for output in outputs)
+    num_drawn = sum(output.num_tokens for output in outputs)
     num_cached = sum(output.num_cached_tokens for output in first_of_each)
     return {
         "prompt_tokens": num_prompt,
