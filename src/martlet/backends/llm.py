@@ -153,8 +153,8 @@ class LLM:
         each = _one_each(params, len(prompts))
         rendered = [self._backend.render(prompt) for prompt in prompts]
         requests = [
-            list(self._samples(prompt.token_ids, one, adapter))
-            for prompt, one in zip(rendered, each, strict=True)
+            list(self._samples(prompt, shown.token_ids, one, adapter))
+            for prompt, shown, one in zip(prompts, rendered, each, strict=True)
         ]
         samples = self._draw([sample for row in requests for sample in row], use_tqdm)
         return [
@@ -163,7 +163,11 @@ class LLM:
         ]
 
     def _samples(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, adapter: str | None
+        self,
+        prompt: Prompt,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        adapter: str | None,
     ) -> Iterator[SampleRequest]:
         """The requests for one prompt: each sample has a seed of its own."""
         number = self._num_requests
@@ -177,6 +181,7 @@ class LLM:
                 params=params,
                 seed=sample_seed(base, index) if fixed is None else fixed,
                 adapter=adapter,
+                prompt=prompt,
             )
 
     def _draw(self, requests: Sequence[SampleRequest], use_tqdm: bool) -> dict[str, SampleOutput]:

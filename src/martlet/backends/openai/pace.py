@@ -96,9 +96,9 @@ class Pace:
                 self.hold(now, reset_s)
 
     def _start_round(self, now: float | None) -> None:
-        self._round_start = now
+        self._round_start: float | None = now
         self._num_done = 0
-        self._was_full = True
+        self._was_full: bool = True
 
     def _end_round(self, now: float) -> None:
         seconds = now - (self._round_start or now)

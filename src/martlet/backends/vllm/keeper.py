@@ -14,49 +14,59 @@ import sys
 import threading
 import time
 
-_GRACE_S = 15.0
-"""Between the request to end and the end."""
+_GRACE_S = 12.0
+"""For the command to end by itself, and its children with it."""
+_LAST_GRACE_S = 3.0
+"""For what it left behind."""
 
 
 def main(command: list[str]) -> int:
-    # The group's own signals: the command and its children share this process's group.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, restore_signals=True)
+    # A handler, since to ignore the signal would be inherited by the command.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
     code = process.wait()
-    _end_group(process)
-    return code
+    _end_group()
+    return code if code >= 0 else 128 - code
 
 
 def _end_with_parent(process: "subprocess.Popen[bytes]") -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
-    _end_group(process)
+    process.terminate()
+    _wait_until_alone(_GRACE_S)
+    _end_group()
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Asks the whole group to end, and after a while makes it; ends this process too."""
+def _end_group() -> None:
+    """Asks all others of the group to end, and after a while makes them: then this ends too."""
+    if _is_alone():
+        return
     os.killpg(0, signal.SIGTERM)
-    end = time.monotonic() + _GRACE_S
-    while time.monotonic() < end:
-        if process.poll() is not None and not _has_company():
-            sys.stdout.flush()
-            os._exit(process.returncode & 0xFF)
+    _wait_until_alone(_LAST_GRACE_S)
+    if not _is_alone():
+        os.killpg(0, signal.SIGKILL)
+
+
+def _wait_until_alone(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not _is_alone():
         time.sleep(0.1)
-    os.killpg(0, signal.SIGKILL)
 
 
-def _has_company() -> bool:
-    """Whether other processes of the group live."""
+def _is_alone() -> bool:
+    """Whether no other process of the group lives; one that nobody waited for does not."""
     own, group = os.getpid(), os.getpgrp()
-    for name in os.listdir("/proc"):  # noqa: PTH208  # only this needs no import
+    for name in os.listdir("/proc"):  # noqa: PTH208  # pathlib takes long to import
         if name.isdigit() and int(name) != own:
             try:
-                if os.getpgid(int(name)) == group:
-                    return True
+                with open(f"/proc/{name}/stat") as file:  # noqa: PTH123
+                    state, _, its_group = file.read().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-    return False
+            if int(its_group) == group and state != "Z":
+                return False
+    return True
 
 
 if __name__ == "__main__":

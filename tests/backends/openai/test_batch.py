@@ -1,0 +1,47 @@
+"""A run over a server ends as it would here, whatever the server does in between."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from backends.unruly_server import FAULTS, UnrulyFront, listening
+from batch.lines import read_lines, write_lines
+from martlet.backends.base import Backend
+from martlet.backends.load import load_backend
+from martlet.batch.job import Job
+from martlet.batch.options import JobOptions
+from martlet.batch.task import GENERATE
+from serve.servers import load_demo, serving
+
+NUM_ROWS = 1000
+ROWS = [{"id": i, "prompt": f"Ann has {i} apples. Who has them?"} for i in range(NUM_ROWS)]
+PARAMS = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "max_tokens": 4, "ignore_eos": True}
+
+
+def run(folder: Path, backend: Backend, name: str, **params: object) -> bytes:
+    """The result's bytes."""
+    data = write_lines(folder / "data.jsonl", ROWS)
+    out = folder / f"{name}.jsonl"
+    options = JobOptions(data=str(data), out=out, given_params={**PARAMS, **params})
+    Job.read(GENERATE, options).run(backend)
+    return out.read_bytes()
+
+
+def test_a_thousand_rows_over_an_unruly_server_are_those_of_the_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """429, 500, half replies and nonsense in turn: complete, in order, and the same bytes."""
+    caplog.set_level(logging.CRITICAL, logger="uvicorn.error")
+    native = load_demo()
+    here = run(tmp_path, native, "here")
+    with serving(native) as running:
+        front = UnrulyFront(running.url, every=12)
+        with listening(front) as url:
+            remote = load_backend(f"{url}/v1#demo")
+            there = run(tmp_path, remote, "there")
+            remote.close()
+    native.close()
+    assert [row["id"] for row in read_lines(tmp_path / "there.jsonl")] == list(range(NUM_ROWS))
+    assert there == here
+    assert min(front.told[fault] for fault in FAULTS) >= 10, front.told
