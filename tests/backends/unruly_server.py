@@ -1,10 +1,12 @@
-"""A front before a real server that answers badly every few requests, as busy servers do."""
+"""A front before a real server that answers badly now and then, as busy servers do."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 
 import httpx
 import uvicorn
@@ -16,18 +18,29 @@ FAULTS = ("busy", "refusal", "half", "nonsense")
 _HTML = b"<html>502 Bad Gateway</html>"
 
 
+def in_turn(every: int) -> Iterator[str | None]:
+    """Each kind of fault in turn, one in so many requests."""
+    for number in count(1):
+        turn, rest = divmod(number, every)
+        yield FAULTS[turn % len(FAULTS)] if rest == 0 else None
+
+
 class UnrulyFront:
-    """An ASGI app that passes requests on, and every few replies with a fault, in turn.
+    """An ASGI app that passes requests on, and replies to some with a fault.
 
     Args:
         url: The server behind it.
-        every: One request in so many meets a fault.
+        faults: For each request for a reply in turn; at their end, all pass.
+        is_anonymous: Whether `/v1/models` does not tell what kind of server it is.
     """
 
-    def __init__(self, url: str, *, every: int) -> None:
+    def __init__(
+        self, url: str, *, faults: Iterable[str | None] = (), is_anonymous: bool = False
+    ) -> None:
         self.told: Counter[str] = Counter()
-        self._every = every
-        self._num_asked = 0
+        self.asked: list[dict[str, object]] = []
+        self._faults = iter(faults)
+        self._is_anonymous = is_anonymous
         self._client = httpx.AsyncClient(base_url=url, timeout=60)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +53,11 @@ class UnrulyFront:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        fault = self._next_fault() if scope["path"].endswith("completions") else None
+        fault = None
+        if scope["path"].endswith("completions"):
+            self.asked.append(json.loads(body))
+            fault = next(self._faults, None)
+            self.told[fault or "passed"] += 1
         if fault == "busy":
             await _reply(send, 429, b'{"error": {"message": "slow down"}}', {"retry-after": "0"})
         elif fault == "refusal":
@@ -57,17 +74,12 @@ class UnrulyFront:
         await self._client.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _next_fault(self) -> str | None:
-        self._num_asked += 1
-        number, rest = divmod(self._num_asked, self._every)
-        fault = FAULTS[number % len(FAULTS)] if rest == 0 else None
-        self.told[fault or "passed"] += 1
-        return fault
-
     async def _pass_on(self, scope: Scope, body: bytes, send: Send, *, is_whole: bool) -> None:
         request = self._client.build_request(scope["method"], scope["path"], content=body)
         response = await self._client.send(request)
         content = response.content
+        if self._is_anonymous and scope["path"] == "/v1/models":
+            content = b'{"data": [{"id": "demo", "owned_by": "someone"}]}'
         headers = {"content-type": response.headers["content-type"]}
         if is_whole:
             await _reply(send, response.status_code, content, headers)

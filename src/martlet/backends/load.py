@@ -111,8 +111,8 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     """
     if names_server(model, options):
         raise ParameterError(
-            f"{options.base_url or model} is a server's URL, and the {options.backend} backend "
-            "runs a model here; leave --backend out, or name a model's folder"
+            f"{options.base_url or model} is a server's URL: name a model's folder, or, to ask the "
+            "server, leave --backend out"
         )
     refuse_unused(options, options.backend, unused=("vllm",), advice="give --backend vllm")
     folder = open_folder(resolve(model, with_code=options.trust_remote_code))

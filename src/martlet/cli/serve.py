@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from martlet.backends.options import is_url
 from martlet.cli.options import RuntimeOptions, named_adapter, option
 from martlet.cli.verb import verb
 
@@ -164,7 +165,8 @@ def serve(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
-            help="A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
+            help="A folder, a Hugging Face id, ms: and a ModelScope id, demo, or a server: "
+            "URL#NAME, with --tokenizer.",
             envvar="MARTLET_MODEL",
             show_envvar=False,
         ),
@@ -182,6 +184,7 @@ def serve(
     """
     named = _named(model, served.demo)
     _check_extra()
+    from martlet.errors import ParameterError
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
 
@@ -189,6 +192,11 @@ def serve(
     settings = _settings(limits, network.cors_origins or [], served)
     names = _names(named, served.names or [])
     adapters = _adapters(served.adapters or [], names)
+    if adapters and runtime.backend == "vllm":
+        raise ParameterError(
+            "adapters by their names are served by the native backend alone; leave --backend vllm "
+            "out, or serve a merged model"
+        )
     address = network.address()
     with bind(address) as listener:
         typer.echo(f"loading {named}", err=True)
@@ -197,6 +205,7 @@ def serve(
             from martlet.serve.service import Service
 
             _tell_proofs(backend)
+            _ = backend.tokenizer  # a server whose tokenizer nobody has can serve nothing
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
             _run(service, address, listener)
         finally:
@@ -247,6 +256,8 @@ def _settings(
 def _names(model: str, served: list[str]) -> tuple[str, ...]:
     """What requests may call the base: as the operator says, or a folder by its last part."""
     last_part = Path(model).resolve().name if Path(model).is_dir() else model
+    if is_url(model):
+        last_part = model.partition("#")[2] or model
     return tuple(dict.fromkeys([*served, last_part, model]))
 
 

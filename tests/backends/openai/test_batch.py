@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.unruly_server import FAULTS, UnrulyFront, listening
+from backends.unruly_server import FAULTS, UnrulyFront, in_turn, listening
 from batch.lines import read_lines, write_lines
 from martlet.backends.base import Backend
 from martlet.backends.load import load_backend
@@ -36,7 +36,7 @@ def test_a_thousand_rows_over_an_unruly_server_are_those_of_the_engine(
     native = load_demo()
     here = run(tmp_path, native, "here")
     with serving(native) as running:
-        front = UnrulyFront(running.url, every=12)
+        front = UnrulyFront(running.url, faults=in_turn(12))
         with listening(front) as url:
             remote = load_backend(f"{url}/v1#demo")
             there = run(tmp_path, remote, "there")

@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def adapter(folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_adapter(folder, tmp_path_factory.mktemp("adapters") / "a", r=12)
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "a", folder, r=12)
 
 
 def options(adapter: Path, **more: object) -> BackendOptions:
@@ -161,5 +161,4 @@ def test_a_kill_in_the_middle_ends_the_run_and_keeps_what_is_finished(
     with pytest.raises(EngineError, match=r"(?s)vLLM has ended.*\.log"):
         job.run(vllm, on_progress=kill)
     assert json.loads(Path(f"{out}.card.json").read_text())["status"] == "failed"
-    partial = next(tmp_path.glob("out.jsonl.part*"), None) or Path(f"{out}.partial")
-    assert len(read_lines(partial)) >= 40
+    assert len(read_lines(Path(f"{out}.partial"))) >= 40

@@ -1,6 +1,6 @@
 """A server behind the backends' contract: what it answers, nobody here computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 
 from martlet.backends.base import (
@@ -18,7 +18,13 @@ from martlet.backends.openai.courier import Courier, Ticket
 from martlet.backends.openai.rendering import Renders, RendersHere
 from martlet.backends.openai.server import Server
 from martlet.engine.params import SamplingParams
-from martlet.errors import InputError, MartletError, ParameterError, PromptTooLongError
+from martlet.errors import (
+    InputError,
+    MartletError,
+    NotFoundError,
+    ParameterError,
+    PromptTooLongError,
+)
 from martlet.text.tokenizer import Tokenizer
 
 _POLL_S = 0.02
@@ -36,6 +42,7 @@ class OpenAIBackend:
         renders: Turns prompts into token ids.
         identity: What answers.
         default_params: What the model's folder recommends, where it is known.
+        adapters: What requests may name in the model's place.
         on_close: Called at the end of `close`.
     """
 
@@ -47,6 +54,7 @@ class OpenAIBackend:
         *,
         identity: ModelIdentity,
         default_params: DefaultParams | None = None,
+        adapters: Collection[str] = (),
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = identity
@@ -54,6 +62,7 @@ class OpenAIBackend:
         self.server = server
         self._courier = courier
         self._renders = renders
+        self._adapters = frozenset(adapters)
         self._on_close = on_close
         self._tickets = count()
         self._id_to_ticket: dict[str, Ticket] = {}
@@ -99,6 +108,11 @@ class OpenAIBackend:
         """See `Backend.submit`."""
         if request.request_id in self._id_to_ticket:
             raise ParameterError(f"request id {request.request_id!r} is in use")
+        if request.adapter is not None and request.adapter not in self._adapters:
+            raise NotFoundError(
+                f"{self.server.described} was asked for adapter {request.adapter!r}; known here: "
+                f"{', '.join(sorted(self._adapters)) or 'none'}"
+            )
         limit = self.limits.max_context_tokens
         if len(request.prompt_ids) >= limit:
             raise PromptTooLongError(

@@ -119,8 +119,9 @@ class Courier:
 
     def close(self) -> None:
         """Gives everything up and ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
     # What follows runs in the thread.
 
@@ -133,6 +134,7 @@ class Courier:
             self._loop.close()
 
     async def _give_up(self) -> None:
+        self._waiting.clear()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -192,11 +194,12 @@ class Courier:
             self._pump()
 
     def _note_fault(self, error: TransientError, generation: int) -> None:
-        now = time.monotonic()
-        if error.kind == "throttled":
-            self._pace.note_throttled(now, generation=generation, retry_after_s=error.retry_after_s)
-        else:
-            self._pace.note_throttled(now, generation=generation)
+        if error.kind == "broken":
+            self._pace.note_fault()
+            return
+        self._pace.note_throttled(
+            time.monotonic(), generation=generation, retry_after_s=error.retry_after_s
+        )
 
     def _try_again(self, parcel: _Parcel, error: TransientError) -> None:
         if error.kind == "broken":

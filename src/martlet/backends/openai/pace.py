@@ -6,12 +6,14 @@ Knows no network and no clock: whoever uses it says what happened and what time 
 import re
 from collections.abc import Mapping
 
-_FIRST_WINDOW = 8
-_STEP = 4
-_GROWTH = 1.05
-"""A round that is this much faster than the one before was worth its larger window."""
+_STEP = 8
+"""Of the window, which begins with one."""
+_LEAST_ROUND = 16
+"""Replies that a rate is measured over, at least."""
+_WORTH = 0.5
+"""A larger window stays if the rate grew by this part of what the window did."""
 _PATIENCE = 6
-"""Rounds without growth after which a larger window is tried once more."""
+"""Rounds after which a larger window is tried once more."""
 LONGEST_WAIT_S = 600.0
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
 _UNIT_TO_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -34,10 +36,11 @@ class Pace:
         self._is_fixed = is_fixed
         self._num_cuts = 0
         self._not_before = 0.0
-        self.window = most if is_fixed else min(_FIRST_WINDOW, most)
+        self.window = most if is_fixed else min(_STEP, most)
         self._start_round(None)
-        self._last_rate = 0.0
-        self._num_flat_rounds = 0
+        self._added = 0  # to the window, on trial
+        self._rate = 0.0  # before that
+        self._num_rounds_until_trial = 1
 
     def delay_s(self, now: float) -> float:
         """Seconds until the server takes requests again; 0 mostly."""
@@ -60,13 +63,17 @@ class Pace:
             return
         self._num_done += 1
         self._was_full = self._was_full and num_under_way >= self.window
-        if self._num_done >= self.window:
+        if self._num_done >= max(self.window, _LEAST_ROUND):
             self._end_round(now)
+
+    def note_fault(self) -> None:
+        """A request failed by itself: no reason for fewer, and none for more."""
+        self._start_round(None)
 
     def note_throttled(
         self, now: float, *, generation: int, retry_after_s: float | None = None
     ) -> None:
-        """The server wants less, or a request timed out.
+        """The server wants less, or is away.
 
         Args:
             now: The time in seconds.
@@ -80,7 +87,7 @@ class Pace:
         self._num_cuts += 1
         if not self._is_fixed:
             self.window = max(1, self.window // 2)
-        self._last_rate = 0.0
+        self._added, self._num_rounds_until_trial = 0, 1
         self._start_round(None)
 
     def hold(self, now: float, seconds: float) -> None:
@@ -104,13 +111,23 @@ class Pace:
         seconds = now - (self._round_start or now)
         rate = self._num_done / seconds if seconds > 0 else float("inf")
         if self._was_full and not self._is_fixed:
-            grew = rate >= _GROWTH * self._last_rate
-            self._num_flat_rounds = 0 if grew else self._num_flat_rounds + 1
-            if grew or self._num_flat_rounds >= _PATIENCE:
-                self.window = min(self._most, self.window + _STEP)
-                self._num_flat_rounds = 0
-            self._last_rate = rate
+            self._judge(rate)
         self._start_round(now)
+
+    def _judge(self, rate: float) -> None:
+        """Keeps the window, widens it for a trial, or takes back what a trial did not pay for."""
+        if self._added:
+            growth = self._added / (self.window - self._added)
+            if rate < self._rate * (1 + _WORTH * growth):
+                self.window -= self._added
+                self._added, self._num_rounds_until_trial = 0, _PATIENCE
+                return
+        self._rate = rate
+        self._num_rounds_until_trial -= 1
+        if self._added or self._num_rounds_until_trial <= 0:
+            self._added = min(_STEP, self._most - self.window)
+            self.window += self._added
+            self._num_rounds_until_trial = _PATIENCE
 
 
 def duration_s(given: str) -> float | None:

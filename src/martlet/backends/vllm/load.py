@@ -74,6 +74,7 @@ def load_vllm(model: str, options: BackendOptions) -> OpenAIBackend:
         renders,
         identity=identity,
         default_params=recommended_params(folder),
+        adapters=tuple(options.adapters),
         on_close=process.close,
     )
 
@@ -85,8 +86,9 @@ def _connect(
     client = httpx.Client(trust_env=False, timeout=_PROBE_TIMEOUT_S)
     try:
         server = look_at(address, client)
+        proofs = {name: prove_adapter(name, server, client) for name in options.adapters}
         if (name := options.run_adapter) is not None:
-            identity = _adapted(identity, name, options, proof=prove_adapter(name, server, client))
+            identity = _adapted(identity, name, options, proof=proofs[name])
         renders = choose_rendering(server, tokenizer, client, has_own_template=False)
     except BaseException:
         client.close()
