@@ -37,7 +37,9 @@ class Pace:
         self._num_cuts = 0
         self._not_before = 0.0
         self.window = most if is_fixed else min(_STEP, most)
-        self._start_round(None)
+        self._round_start: float | None = None
+        self._num_done = 0
+        self._was_full = True
         self._added = 0  # to the window, on trial
         self._rate = 0.0  # before that
         self._num_rounds_until_trial = 1
@@ -103,9 +105,9 @@ class Pace:
                 self.hold(now, reset_s)
 
     def _start_round(self, now: float | None) -> None:
-        self._round_start: float | None = now
+        self._round_start = now
         self._num_done = 0
-        self._was_full: bool = True
+        self._was_full = True
 
     def _end_round(self, now: float) -> None:
         seconds = now - (self._round_start or now)
