@@ -101,9 +101,9 @@ async def _reply(send: Send, status: int, body: bytes, headers: Mapping[str, str
 
 
 @contextmanager
-def listening(app: object) -> Iterator[str]:
+def listening(app: object, *, port: int = 0) -> Iterator[str]:
     """The URL of an ASGI app, for as long as the context lasts."""
-    with bind(Address(port=0)) as listener:
+    with bind(Address(port=port)) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
