@@ -25,7 +25,7 @@ from martlet.errors import (
 from martlet.models.folder import ModelFolder
 from martlet.models.resolve import resolve
 from martlet.serve.keys import ApiKeys
-from serve.servers import Running, load_demo, serving
+from serve.servers import Running, load_demo, serving, wait_until
 
 MESSAGES = [{"role": "user", "content": "Ann is left of Bo. Who is right of Ann?"}]
 PROMPT = Prompt(messages=MESSAGES)
@@ -174,7 +174,9 @@ def test_a_tokenizer_here_must_agree_with_the_servers(
         next(opened(f"{running.url}/v1", tokenizer=str(tiny_llama.path)))
 
 
-def test_a_request_that_is_given_up_leaves_the_server(remote: OpenAIBackend) -> None:
+def test_a_request_that_is_given_up_leaves_the_server(
+    remote: OpenAIBackend, running: Running
+) -> None:
     rendered = remote.render(PROMPT)
     long = SamplingParams(max_tokens=400, ignore_eos=True)
     for number in range(4):
@@ -183,10 +185,11 @@ def test_a_request_that_is_given_up_leaves_the_server(remote: OpenAIBackend) -> 
                 request_id=str(number), prompt_ids=rendered.token_ids, params=long, seed=1
             )
         )
-    remote.poll()
+    wait_until(lambda: running.service.engine.num_unfinished == 4)
     for number in range(4):
         remote.abort(str(number))
     assert remote.num_unfinished == 0
+    wait_until(lambda: running.service.engine.num_unfinished == 0)
     assert ask(remote)[0].error is None
 
 

@@ -18,7 +18,7 @@ from threading import Thread
 from martlet.backends.base import SampleDelta, SampleOutput, SampleRequest
 from martlet.backends.openai.body import HttpAsk
 from martlet.backends.openai.exchange import Exchange, Letter
-from martlet.backends.openai.pace import Pace
+from martlet.backends.openai.pace import LONGEST_WAIT_S, Pace
 from martlet.backends.openai.refusals import RequestRefusedError, TransientError
 from martlet.backends.openai.server import Server
 from martlet.errors import MartletError, UnavailableError
@@ -29,6 +29,8 @@ MAX_NUM_ATTEMPTS = 8
 """Of one request, not counting what is nobody's fault but the server's."""
 PATIENCE_S = 600.0
 """How long a server may answer nothing before a run ends; what is finished is kept."""
+_QUIET_S = 10.0
+"""Silence after which, and between which, the user is told why."""
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 
@@ -75,7 +77,7 @@ class Courier:
         self._waiting: deque[_Parcel] = deque()
         self._parcels: dict[Ticket, _Parcel] = {}
         self._num_under_way = 0
-        self._last_answer = time.monotonic()
+        self._last_answer = self._last_word = time.monotonic()
         self._wake: asyncio.TimerHandle | None = None
         self._events: SimpleQueue[tuple[Ticket | None, Event]] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
@@ -216,9 +218,17 @@ class Courier:
             waited = f"{self._server.described} has answered nothing for {silence:.0f} s: {error}"
             self._events.put((None, UnavailableError(waited)))
         else:
-            logger.info("%s: %s; trying again", self._server.described, error)
+            asked = min(error.retry_after_s or 0.0, LONGEST_WAIT_S)
             delay = backoff_s(parcel.num_attempts + parcel.num_waits, random.random())
-            self._loop.call_later(max(delay, error.retry_after_s or 0), self._send_again, parcel)
+            self._tell(error, max(delay, asked))
+            self._loop.call_later(max(delay, asked), self._send_again, parcel)
+
+    def _tell(self, error: TransientError, delay: float) -> None:
+        """Says now and then why nothing comes."""
+        now = time.monotonic()
+        if error.kind != "broken" and now - self._last_answer > _QUIET_S < now - self._last_word:
+            self._last_word = now
+            logger.warning("%s: %s; next try in %.0f s", self._server.described, error, delay)
 
     def _send_again(self, parcel: _Parcel) -> None:
         # To the front: the rows after it have waited less.
