@@ -144,7 +144,10 @@ def _tokenizer(options: BackendOptions) -> Tokenizer | None:
 
 def _tell_limits(server: Server) -> None:
     """Says what a run over this server will not have."""
-    facts = ["its weights have no hash here: results are tied to its URL and the model's name"]
+    facts = [
+        "its weights have no hash here, so results are tied to its URL and the model's name",
+        "what its folder recommends for sampling is not known",
+    ]
     if not server.can.keeps_seeds:
         facts.append("seeds are sent, and whether they fix a reply is up to it")
     if server.max_context_tokens is None:

@@ -10,9 +10,9 @@ _STEP = 8
 """Of the window, which begins with one."""
 _LEAST_ROUND = 16
 """Replies that a rate is measured over, at least."""
-_WORTH = 0.5
+_WORTH = 0.3
 """A larger window stays if the rate grew by this part of what the window did."""
-_PATIENCE = 6
+_PATIENCE = 3
 """Rounds after which a larger window is tried once more."""
 LONGEST_WAIT_S = 600.0
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
