@@ -14,10 +14,13 @@ from martlet.backends.base import Backend, Prompt, SampleRequest
 from martlet.backends.load import load_backend
 from martlet.backends.openai.backend import OpenAIBackend
 from martlet.backends.options import BackendOptions, VllmOptions
+from martlet.backends.vllm.command import serve_command
 from martlet.backends.vllm.process import VllmProcess, free_port
 from martlet.engine.params import SamplingParams
 from martlet.errors import EngineError, NotFoundError, ParameterError
+from martlet.models.folder import ModelFolder
 from serve.servers import load_demo, wait_until
+from support.adapters import make_adapter
 
 PROMPT = Prompt(messages=[{"role": "user", "content": "Ann is left of Bo. Who is right of Ann?"}])
 PARAMS = SamplingParams(temperature=0.8, max_tokens=12, ignore_eos=True)
@@ -150,3 +153,27 @@ def test_what_would_have_no_effect_is_refused_before_anything_starts(tmp_path: P
     started = BackendOptions(backend="vllm", vllm=VllmOptions(program=vllm))
     with pytest.raises(ParameterError, match="runs already"):
         load_backend("http://127.0.0.1:8000/v1", options=started)
+
+
+def test_the_command_says_all_that_was_asked_for(tiny_llama: ModelFolder, tmp_path: Path) -> None:
+    adapters = {
+        name: str(make_adapter(tmp_path / name, tiny_llama, r=rank))
+        for name, rank in (("a", 4), ("b", 20))
+    }
+    vllm = VllmOptions(tensor_parallel_size=2, data_parallel_size=4, quantization="fp8")
+    options = BackendOptions(
+        backend="vllm",
+        vllm=vllm,
+        adapters=adapters,
+        max_num_requests=32,
+        max_context_tokens=4096,
+        prefix_sharing=False,
+    )
+    command = serve_command("vllm", Path("m"), port=1234, dtype="bfloat16", options=options)
+    assert " ".join(command) == (
+        "vllm serve m --host 127.0.0.1 --port 1234 --served-model-name martlet-base "
+        "--dtype bfloat16 --max-num-seqs 32 --generation-config vllm --max-model-len 4096 "
+        "--quantization fp8 --tensor-parallel-size 2 --data-parallel-size 4 "
+        "--no-enable-prefix-caching --enable-lora --max-lora-rank 32 --max-loras 2 "
+        f"--lora-modules a={adapters['a']} b={adapters['b']}"
+    )

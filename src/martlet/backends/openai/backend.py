@@ -68,6 +68,7 @@ class OpenAIBackend:
         self._id_to_ticket: dict[str, Ticket] = {}
         self._ticket_to_id: dict[Ticket, str] = {}
         self._deltas: list[SampleDelta] = []
+        self._failure: MartletError | None = None
 
     @property
     def limits(self) -> BackendLimits:
@@ -142,7 +143,8 @@ class OpenAIBackend:
         outputs = []
         for ticket, event in self._courier.collect(timeout_s=_POLL_S):
             if isinstance(event, MartletError):
-                raise event
+                self._failure = event
+                continue
             if ticket not in self._ticket_to_id:
                 continue  # given up meanwhile
             if isinstance(event, SampleDelta):
@@ -150,7 +152,14 @@ class OpenAIBackend:
                 continue
             del self._id_to_ticket[self._ticket_to_id.pop(ticket)]
             outputs.append(event)
+        if not outputs:  # what was finished before a failure comes first
+            self._raise_failure()
         return outputs
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def take_deltas(self) -> list[SampleDelta]:
         """See `Backend.take_deltas`."""

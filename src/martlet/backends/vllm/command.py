@@ -10,8 +10,8 @@ from martlet.lora.folder import open_adapter
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` may be."""
-SERVED_NAME = "model"
-"""What requests call the model."""
+SERVED_NAME = "martlet-base"
+"""What requests call the model; no adapter is likely to have this name."""
 
 
 def find_program(name: str) -> str:
