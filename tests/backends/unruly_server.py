@@ -30,16 +30,23 @@ class UnrulyFront:
 
     Args:
         url: The server behind it.
-        faults: For each request for a reply in turn; at their end, all pass.
+        faults: For each request in turn, `None` to pass it on; at their end, all pass.
+        path_ending: Of the paths that meet them.
         is_anonymous: Whether `/v1/models` does not tell what kind of server it is.
     """
 
     def __init__(
-        self, url: str, *, faults: Iterable[str | None] = (), is_anonymous: bool = False
+        self,
+        url: str,
+        *,
+        faults: Iterable[str | None] = (),
+        path_ending: str = "completions",
+        is_anonymous: bool = False,
     ) -> None:
         self.told: Counter[str] = Counter()
         self.asked: list[dict[str, object]] = []
         self._faults = iter(faults)
+        self._path_ending = path_ending
         self._is_anonymous = is_anonymous
         self._client = httpx.AsyncClient(base_url=url, timeout=60)
 
@@ -54,7 +61,7 @@ class UnrulyFront:
             if not message.get("more_body"):
                 break
         fault = None
-        if scope["path"].endswith("completions"):
+        if scope["path"].endswith(self._path_ending):
             self.asked.append(json.loads(body))
             fault = next(self._faults, None)
             self.told[fault or "passed"] += 1

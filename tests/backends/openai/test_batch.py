@@ -12,10 +12,12 @@ from backends.unruly_server import FAULTS, UnrulyFront, in_turn, listening
 from batch.lines import read_lines, write_lines
 from martlet.backends.base import Backend
 from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
 from martlet.batch.summary import Progress
 from martlet.batch.task import GENERATE
+from martlet.models.resolve import resolve
 from serve.servers import load_demo, serving
 
 NUM_ROWS = 1000
@@ -49,7 +51,8 @@ def test_a_thousand_rows_over_an_unruly_server_are_those_of_the_engine(
     with serving(native) as running:
         front = UnrulyFront(running.url, faults=in_turn(12))
         with listening(front) as url:
-            remote = load_backend(f"{url}/v1#demo")
+            options = BackendOptions(tokenizer=str(resolve("demo")))
+            remote = load_backend(f"{url}/v1#demo", options=options)
             there = run(tmp_path, remote, "there")
             remote.close()
     native.close()

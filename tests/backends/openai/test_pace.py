@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from martlet.backends.openai.courier import backoff_s
 from martlet.backends.openai.pace import Pace, duration_s
-from martlet.backends.openai.refusals import retry_after_s
+from martlet.backends.openai.refusals import backoff_s, retry_after_s
 
 
 @dataclass

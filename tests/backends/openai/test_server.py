@@ -120,6 +120,17 @@ def test_a_reply_may_have_a_form(remote: OpenAIBackend) -> None:
         ask(remote, Prompt(text="Ann"), params)
 
 
+def test_planning_is_as_patient_as_drawing(
+    running: Running, native: NativeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="uvicorn.error")
+    front = UnrulyFront(running.url, faults=("busy", "half", "nonsense"), path_ending="tokenize")
+    with listening(front) as url:
+        for backend in opened(f"{url}/v1"):
+            assert backend.render(PROMPT).token_ids == native.render(PROMPT).token_ids
+    assert len(front.asked) == 4
+
+
 @pytest.mark.parametrize("faults", [(), ("half", "refusal", "half")])
 def test_a_stream_that_breaks_off_goes_on_where_it_was(
     running: Running,

@@ -19,20 +19,21 @@ from martlet.backends.base import SampleDelta, SampleOutput, SampleRequest
 from martlet.backends.openai.body import HttpAsk
 from martlet.backends.openai.exchange import Exchange, Letter
 from martlet.backends.openai.pace import LONGEST_WAIT_S, Pace
-from martlet.backends.openai.refusals import RequestRefusedError, TransientError
+from martlet.backends.openai.refusals import (
+    MAX_NUM_ATTEMPTS,
+    RequestRefusedError,
+    TransientError,
+    backoff_s,
+)
 from martlet.backends.openai.server import Server
 from martlet.errors import MartletError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-MAX_NUM_ATTEMPTS = 8
-"""Of one request, not counting what is nobody's fault but the server's."""
 PATIENCE_S = 600.0
 """How long a server may answer nothing before a run ends; what is finished is kept."""
 _QUIET_S = 10.0
 """Silence after which, and between which, the user is told why."""
-_FIRST_BACKOFF_S = 0.5
-_LONGEST_BACKOFF_S = 30.0
 
 Ticket = int
 Event = SampleDelta | SampleOutput | MartletError
@@ -142,6 +143,7 @@ class Courier:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._exchange.close()
+        await self._loop.shutdown_asyncgens()
 
     def _accept(self, parcel: _Parcel) -> None:
         if not self._parcels:
@@ -238,17 +240,6 @@ class Courier:
     def _finish(self, parcel: _Parcel, output: SampleOutput) -> None:
         if self._parcels.pop(parcel.ticket, None) is not None:
             self._events.put((parcel.ticket, output))
-
-
-def backoff_s(num_failures: int, part: float) -> float:
-    """Seconds before the next try.
-
-    Args:
-        num_failures: From 1 on.
-        part: A draw from 0 to 1, the full jitter.
-    """
-    exponent = min(num_failures - 1, 16)
-    return part * float(min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**exponent))
 
 
 def _failed(request: SampleRequest, message: str) -> SampleOutput:

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import httpx
@@ -12,7 +11,7 @@ from martlet.backends.base import SampleDelta, SampleOutput, SampleRequest
 from martlet.backends.openai.body import HttpAsk
 from martlet.backends.openai.refusals import (
     RequestRefusedError,
-    TransientError,
+    faults_named,
     row_error_of,
     run_error_of,
 )
@@ -72,7 +71,7 @@ class Exchange:
         """
         transcript = Transcript(request=letter.request)
         asking = self._client.stream("POST", letter.ask.url, json=letter.ask.body)
-        with _faults_named():
+        with faults_named():
             async with asking as response:
                 self._on_headers(response.headers)
                 if response.status_code != 200:
@@ -97,7 +96,7 @@ class Exchange:
 async def _read_stream(response: httpx.Response, transcript: Transcript, letter: Letter) -> None:
     """Hands on what was not told yet; a stream that begins anew must repeat what was."""
     told = letter.told
-    async for chunk in _events_of(response):
+    async for chunk in _chunks_of(response):
         delta = transcript.add(chunk)
         text = transcript.text
         if not (text.startswith(told) or told.startswith(text)):
@@ -111,28 +110,12 @@ async def _read_stream(response: httpx.Response, transcript: Transcript, letter:
         letter.on_delta(replace(delta, text=delta.text[num_known:]))
 
 
-async def _events_of(response: httpx.Response) -> AsyncIterator[object]:
-    """The chunks of a stream of server-sent events, up to its `[DONE]`."""
+async def _chunks_of(response: httpx.Response) -> AsyncIterator[object]:
+    """The chunks of a stream of server-sent events.
+
+    Read to its end, behind `[DONE]`: else the connection could not be used again.
+    """
     async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
         data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            return
-        yield json.loads(data)
-
-
-@contextmanager
-def _faults_named() -> Iterator[None]:
-    """Names what can go wrong on the way as a `TransientError`."""
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise TransientError(f"no connection: {error}", kind="unreachable") from error
-    except httpx.TimeoutException as error:
-        raise TransientError("no answer in time", kind="broken") from error
-    except httpx.HTTPError as error:
-        broke = f"the connection broke: {error or type(error).__name__}"
-        raise TransientError(broke, kind="broken") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TransientError(f"the server answers nonsense: {error}", kind="broken") from error
+        if line.startswith("data:") and data != "[DONE]":
+            yield json.loads(data)

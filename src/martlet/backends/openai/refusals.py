@@ -1,10 +1,13 @@
 """What a server's refusal means: for a row, for the whole run, or only for now."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
+
+import httpx
 
 from martlet.backends.openai.address import ServerAddress
 from martlet.errors import (
@@ -14,6 +17,10 @@ from martlet.errors import (
     NotFoundError,
 )
 
+MAX_NUM_ATTEMPTS = 8
+"""Of one request, not counting what is nobody's fault but the server's."""
+_FIRST_BACKOFF_S = 0.5
+_LONGEST_BACKOFF_S = 30.0
 _LONGEST_MESSAGE = 500
 _USED_UP = ("insufficient_quota", "billing_hard_limit_reached")
 """Codes of a 429 that no waiting mends."""
@@ -125,3 +132,30 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(given or "").timestamp() - now)
     except ValueError:
         return None
+
+
+def backoff_s(num_failures: int, part: float) -> float:
+    """Seconds before the next try.
+
+    Args:
+        num_failures: From 1 on.
+        part: A draw from 0 to 1, the full jitter.
+    """
+    exponent = min(num_failures - 1, 16)
+    return part * float(min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**exponent))
+
+
+@contextmanager
+def faults_named() -> Iterator[None]:
+    """Names what can go wrong on the way as a `TransientError`."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise TransientError(f"no connection: {error}", kind="unreachable") from error
+    except httpx.TimeoutException as error:
+        raise TransientError("no answer in time", kind="broken") from error
+    except httpx.HTTPError as error:
+        broke = f"the connection broke: {error or type(error).__name__}"
+        raise TransientError(broke, kind="broken") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TransientError(f"the server answers nonsense: {error}", kind="broken") from error

@@ -7,9 +7,11 @@ from typing import Protocol
 import httpx
 
 from martlet.backends.base import Prompt, RenderedPrompt
+from martlet.backends.openai.asking import ask_json
+from martlet.backends.openai.refusals import RequestRefusedError
 from martlet.backends.openai.server import Server
 from martlet.backends.render import render
-from martlet.errors import InputError, TemplateError, UnavailableError
+from martlet.errors import InputError, TemplateError
 from martlet.text.messages import Message, checked_turn
 from martlet.text.tokenizer import Tokenizer
 
@@ -70,21 +72,21 @@ class RendersThere:
             InputError: If the server refuses it.
             UnavailableError: If it does not answer.
         """
-        url = f"{self._server.address.root_url}/tokenize"
-        response = self._post(url, {"model": self._server.model, **body})
-        if response.status_code == 200:
-            return tuple(response.json()["tokens"])
-        raise InputError(f"{url} answers {response.status_code}: {response.text[:500]}")
+        address = self._server.address
+        url = f"{address.root_url}/tokenize"
+        asked = {"model": self._server.model, **body}
+        try:
+            answer = ask_json(self._client, url, address=address, body=asked)
+        except RequestRefusedError as error:
+            raise InputError(f"{url}: {error}") from error
+        match answer:
+            case {"tokens": list() as token_ids}:
+                return tuple(token_ids)
+        raise InputError(f"{url} answers without token ids: {str(answer)[:200]}")
 
     def close(self) -> None:
         """Closes the connection."""
         self._client.close()
-
-    def _post(self, url: str, body: dict[str, object]) -> httpx.Response:
-        try:
-            return self._client.post(url, json=body)
-        except httpx.HTTPError as error:
-            raise UnavailableError(f"{url} does not answer: {error}") from error
 
 
 class RendersNowhere:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import httpx
 
 from martlet.backends.openai.address import ServerAddress
+from martlet.backends.openai.asking import ask_json
 from martlet.backends.openai.capabilities import BY_KIND, Capabilities, ServerKind
-from martlet.backends.openai.refusals import run_error_of
-from martlet.errors import NotFoundError, ParameterError, UnavailableError
+from martlet.backends.openai.refusals import RequestRefusedError
+from martlet.errors import NotFoundError, ParameterError
 
 _OWNER_TO_KIND: Mapping[str, ServerKind] = {
     "martlet": "martlet",
@@ -71,23 +72,15 @@ def look_at(address: ServerAddress, client: httpx.Client) -> Server:
 
 
 def _model_cards(address: ServerAddress, client: httpx.Client) -> list[Mapping[str, object]]:
+    url = f"{address.base_url}/models"
     try:
-        response = client.get(f"{address.base_url}/models", timeout=LOOK_TIMEOUT_S)
-    except httpx.HTTPError as error:
-        raise UnavailableError(
-            f"no server answers at {address.base_url} ({type(error).__name__}: {error}); start it, "
-            "or check the URL"
-        ) from error
-    refusal = run_error_of(response.status_code, response.content, address=address)
-    if refusal is not None:
-        raise refusal
-    match _json(response):
-        case {"data": Sequence() as data} if response.status_code == 200:
+        answer = ask_json(client, url, address=address)
+    except RequestRefusedError as error:
+        raise NotFoundError(f"{url}: {error}; the URL mostly ends with /v1") from error
+    match answer:
+        case {"data": Sequence() as data}:
             return [card for card in data if isinstance(card, Mapping) and "id" in card]
-    raise NotFoundError(
-        f"{address.base_url}/models answers {response.status_code}, not with a list of models; the "
-        "URL of OpenAI's API mostly ends with /v1"
-    )
+    raise NotFoundError(f"{url} holds no list of models; the URL mostly ends with /v1")
 
 
 def _chosen(cards: Sequence[Mapping[str, object]], address: ServerAddress) -> Mapping[str, object]:
@@ -133,14 +126,8 @@ def _version(address: ServerAddress, client: httpx.Client) -> str:
 
 
 def _get(url: str, client: httpx.Client) -> object:
+    """What may be there; nothing if it is not."""
     try:
-        return _json(client.get(url, timeout=LOOK_TIMEOUT_S))
-    except httpx.HTTPError:
-        return None
-
-
-def _json(response: httpx.Response) -> object:
-    try:
-        return response.json()
-    except ValueError:
+        return client.get(url).json()
+    except (httpx.HTTPError, ValueError):
         return None
