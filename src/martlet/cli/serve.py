@@ -313,7 +313,7 @@ def _welcome(service: "Service", address: "Address", url: str) -> None:
     if isinstance(backend, NativeBackend):
         config = backend.engine.config
         facts.append(f"pool {config.num_blocks * config.block_size:,} tokens")
-    typer.echo(f"serving {', '.join(facts)}", err=True)
+    typer.echo(f"serving {', '.join(filter(None, facts))}", err=True)
     if not (service.keys or address.is_loopback):
         typer.secho(
             "no API keys: everybody who reaches this machine may use and change this server; give "
