@@ -116,8 +116,8 @@ class RuntimeOptions:
         str | None,
         option(
             _SERVER,
-            "A server that speaks OpenAI's API, its key in OPENAI_API_KEY; --model is then its "
-            "name for one.",
+            "A server that speaks OpenAI's API, its key in OPENAI_API_KEY; --model then names "
+            "one of its models.",
             "--base-url",
             metavar="URL",
         ),
