@@ -8,6 +8,7 @@ import typer
 
 from martlet.cli.options import RuntimeOptions, named_adapter, option
 from martlet.cli.verb import verb
+from martlet.text.conversation import ContextPolicy
 
 if TYPE_CHECKING:
     from socket import socket
@@ -136,6 +137,14 @@ class LimitOptions:
         float,
         option(_LIMITS, "The largest file of a batch, MiB.", "--max-file-mb", metavar="MIB"),
     ] = 200
+    context_policy: Annotated[
+        ContextPolicy,
+        option(
+            _LIMITS,
+            "What becomes of a chat that leaves no room for its reply, unless it says so itself.",
+            "--context-policy",
+        ),
+    ] = "error"
     request_timeout: Annotated[
         float | None,
         option(
@@ -241,6 +250,7 @@ def _settings(
         adapter_dirs=tuple(adapter_dirs),
         data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
+        context_policy=limits.context_policy,
     )
 
 
