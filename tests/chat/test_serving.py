@@ -1,4 +1,4 @@
-"""The context policy over HTTP: a field of chats, a server's default, and a note with each reply."""
+"""The context policy over HTTP: a field, a server's default, a note with each reply."""
 
 import json
 from collections.abc import Iterator

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import RuntimeOptions, named_adapter, option
+from martlet.cli.options import (
+    ModelArgument,
+    RuntimeOptions,
+    named_adapters,
+    named_model,
+    option,
+)
 from martlet.cli.verb import verb
 from martlet.text.conversation import ContextPolicy
 
@@ -168,16 +174,7 @@ class LimitOptions:
 @verb
 def serve(
     *,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
-            envvar="MARTLET_MODEL",
-            show_envvar=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     served: ServedOptions,
     network: NetworkOptions,
     limits: LimitOptions,
@@ -189,7 +186,7 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
-    named = _named(model, served.demo)
+    named = named_model(model, served.demo, purpose="to serve")
     _check_extra()
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
@@ -210,14 +207,6 @@ def serve(
             _run(service, address, listener)
         finally:
             backend.close()
-
-
-def _named(model: str | None, demo: bool) -> str:
-    from martlet.errors import ParameterError
-
-    if demo == (model is not None):
-        raise ParameterError("name a model to serve, or give --demo, and not both")
-    return model or "demo"
 
 
 def _check_extra() -> None:
@@ -261,15 +250,11 @@ def _names(model: str, served: list[str]) -> tuple[str, ...]:
 
 
 def _adapters(given: list[str], base_names: tuple[str, ...]) -> dict[str, str]:
-    from martlet.errors import ParameterError
     from martlet.serve.adapter_paths import check_name
 
-    name_to_folder: dict[str, str] = {}
-    for name, folder in map(named_adapter, given):
+    name_to_folder = named_adapters(given)
+    for name in name_to_folder:
         check_name(name, base_names=base_names)
-        if name in name_to_folder:
-            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
-        name_to_folder[name] = folder
     return name_to_folder
 
 
