@@ -1,5 +1,6 @@
 """The real program in a pseudo-terminal, typed to as a person would."""
 
+import codecs
 import os
 import pty
 import re
@@ -26,6 +27,7 @@ class Terminal:
         self.raw = ""
         """All that came, as it came."""
         self._num_seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -62,7 +64,7 @@ class Terminal:
 
     def _read(self) -> None:
         try:
-            self.raw += os.read(self._master, 65536).decode(errors="replace")
+            self.raw += self._decoder.decode(os.read(self._master, 65536))
         except OSError:  # how Linux says that the other side is closed
             time.sleep(0.01)
 

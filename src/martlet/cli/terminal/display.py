@@ -144,6 +144,8 @@ class _Lines:
 def _trimmed(line: Line) -> Line:
     """Without the blanks at its end, which would be copied with it; a background stays."""
     kept = list(line)
-    while kept and not kept[-1].text.strip() and not (kept[-1].style and kept[-1].style.bgcolor):
-        kept.pop()
+    while kept and not (kept[-1].style and kept[-1].style.bgcolor):
+        last = kept.pop()
+        if text := last.text.rstrip(" "):
+            return [*kept, last._replace(text=text)]
     return kept
