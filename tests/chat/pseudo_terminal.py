@@ -32,6 +32,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    def press(self, key: str) -> None:
+        """Types a key that means something else before the program reads its line.
+
+        The prompt stands there a moment earlier.
+        """
+        time.sleep(0.3)
+        self.type(key)
+
     def say(self, line: str) -> None:
         """Types a line and Enter."""
         self.type(line + ENTER)

@@ -74,7 +74,7 @@ def test_three_hundred_turns_never_lose_the_system_message(
     monkeypatch.setattr(backend, "submit", watched)
     chat = make_chat(backend, system=SYSTEM, max_tokens=2, ignore_eos=True)
     for number in range(300):
-        reply = chat.ask(f"Question <{number}>." + " More." * 8)
+        reply = chat.ask(f"Question <{number}>." + " More." * 3)
         first = reply.use.num_dropped_turns
         assert f"system\n{SYSTEM}" in prompts[-1]
         assert list(visible_turns(prompts[-1], number + 1)) == [*range(first, number + 1)]
@@ -116,7 +116,7 @@ def test_a_question_that_cannot_be_asked_leaves_no_trace(backend: NativeBackend)
 def test_settings_are_effective_and_say_where_they_come_from(backend: NativeBackend) -> None:
     chat = make_chat(backend, top_p=0.9)
     rows = {row.split()[0]: " ".join(row.split()[1:]) for row in obey(chat, "/set").splitlines()}
-    assert rows["temperature"] == "0.7 default of martlet chat"
+    assert rows["temperature"] == "0.7 generation_config.json"
     assert rows["top_p"] == "0.9 command line"
     assert rows["context_policy"] == "drop-old-turns"
     assert obey(chat, "/set temperature 0.2").split() == ["temperature", "0.2", "/set"]

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def state(tmp_path: Path) -> Path:
 def saved(terminal: Terminal, path: Path) -> list[dict[str, str]]:
     """The conversation as the program itself writes it down."""
     terminal.say(f"/save {path}")
-    terminal.wait_for("saved as line")
+    terminal.wait_for("saved as line[^>]*> ")
     messages: list[dict[str, str]] = json.loads(path.read_text().splitlines()[-1])["messages"]
     return messages
 
@@ -79,7 +78,8 @@ def test_a_conversation_with_an_adapter(llm: LLM, judge: Path, state: Path, tmp_
         shown = terminal.wait_for(f"base: {STATISTICS}judge: {STATISTICS}")
         assert "│" in shown
         assert by_judge.split()[0] in shown
-        terminal.type(CTRL_D)
+        terminal.wait_for("base> ")
+        terminal.press(CTRL_D)
         assert terminal.wait() == 0
     history = state / "martlet" / "chat_history"
     assert history.read_text().splitlines()[:1] == [QUESTION]
@@ -113,8 +113,8 @@ def test_lines_are_edited_remembered_and_joined(state: Path, tmp_path: Path) -> 
     with chatting(*EXACT, state=state) as terminal:
         terminal.wait_for("base> ")
         terminal.type(UP + UP)
-        terminal.wait_for("/save")
-        terminal.type(CTRL_C)
+        terminal.wait_for(r"save \S+rows.jsonl")
+        terminal.press(CTRL_C)
         terminal.wait_for("Ctrl-C again, or Ctrl-D, leaves")
         terminal.wait_for("base> ")
         terminal.say("/sistem")
@@ -132,15 +132,13 @@ def test_ctrl_c_stops_a_reply_and_twice_at_the_prompt_leaves(state: Path, tmp_pa
         terminal.wait_for("base> ")
         _, reply = saved(terminal, tmp_path / "rows.jsonl")
         assert reply["content"], "what was said stays in the conversation"
-        terminal.wait_for("base> ")
         terminal.say("/set ignore_eos false")
         terminal.wait_for("base> ")
         terminal.say("Hello again")
         terminal.wait_for(STATISTICS)
         terminal.wait_for("base> ")
         for expected in ("leaves", ""):
-            time.sleep(0.2)  # the prompt stands there a moment before the line is read
-            terminal.type(CTRL_C)
+            terminal.press(CTRL_C)
             terminal.wait_for(expected)
         assert terminal.wait() == 0
 
@@ -160,7 +158,10 @@ def endless(state: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.stdin.close()
     yield process
     process.kill()
-    process.communicate()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 def test_a_pipe_gets_the_reply_alone(llm: LLM, state: Path) -> None:
