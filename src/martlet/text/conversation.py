@@ -199,10 +199,11 @@ def _least_cut(drafts: _Drafts[_Prompt], turn: int, room: int) -> int | None:
 
 def _too_long(use: ContextUse, *, num_reserved: int) -> PromptTooLongError:
     what, way_out = _POLICY_TO_FAULT[use.policy]
+    left = use.num_room_tokens
+    shorter = f"ask for at most {left} tokens" if left > 0 else "shorten the messages"
     return PromptTooLongError(
         f"{what} {use.num_prompt_tokens} tokens and {num_reserved} are kept for the reply, but the "
-        f"model's context holds {use.max_context_tokens}; ask for a shorter reply (max_tokens) or "
-        f"{way_out}"
+        f"model's context holds {use.max_context_tokens}; {shorter}, or {way_out}"
     )
 
 

@@ -92,7 +92,7 @@ class Chat:
             )
         if reply.text or reply.ending != "stopped":
             self.dialogue.answer(question, reply.text, again=again)
-        self.talk.print(line_of_reply(reply))
+        self.talk.print(line_of_reply(reply), soft_wrap=True)
         return reply
 
     def compare(self, question: str | None) -> None:
@@ -121,7 +121,7 @@ class Chat:
                 fitted, voices, self.settings.params, show=show, stop_requested=stop
             )
         for name, reply in zip(self.voices, replies, strict=True):
-            self.talk.print(f"[dim]{name}:[/] ", line_of_reply(reply), sep="")
+            self.talk.print(f"[dim]{name}:[/] ", line_of_reply(reply), sep="", soft_wrap=True)
 
     def asked_last(self) -> str:
         """The last question.
