@@ -108,12 +108,24 @@ def test_lines_are_edited_remembered_and_joined(state: Path, tmp_path: Path) -> 
         terminal.wait_for("base> ")
         messages = saved(terminal, tmp_path / "rows.jsonl")
         assert [turn["content"] for turn in messages[::2]] == ["first\nsecond\nthird", "one\n\ntwo"]
+        terminal.say("/new")
+        terminal.wait_for("base> ")
+        terminal.say("Hello")
+        terminal.wait_for(STATISTICS)
+        terminal.wait_for("base> ")
+        terminal.say("/edit")
+        terminal.wait_for("base> Hello")
+        terminal.press(" again" + ENTER)
+        terminal.wait_for(STATISTICS)
+        terminal.wait_for("base> ")
+        (question, _) = saved(terminal, tmp_path / "edited.jsonl")
+        assert question["content"] == "Hello again"
         terminal.say("/quit")
         assert terminal.wait() == 0
     with chatting(*EXACT, state=state) as terminal:
         terminal.wait_for("base> ")
         terminal.type(UP + UP)
-        terminal.wait_for(r"save \S+rows.jsonl")
+        terminal.wait_for(r"save \S+edited.jsonl")
         terminal.press(CTRL_C)
         terminal.wait_for("Ctrl-C again, or Ctrl-D, leaves")
         terminal.wait_for("base> ")

@@ -1,7 +1,7 @@
 """A chat under way: who answers, what was said, how replies are drawn and shown."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -32,6 +32,8 @@ class Chat:
     dialogue: Dialogue = field(default_factory=Dialogue)
     adapter: str | None = None
     """Who answers; None for the base."""
+    edited: Callable[[str], str] | None = None
+    """Lets the person change a text; None if there is none to do so."""
     out: Console = field(default_factory=lambda: Console(highlight=False))
     """Replies, and nothing else."""
     talk: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))

@@ -112,6 +112,14 @@ def _retry(chat: Chat, _argument: str) -> None:
     chat.ask(chat.asked_last(), again=True)
 
 
+def _edit(chat: Chat, _argument: str) -> None:
+    question = chat.asked_last()
+    if chat.edited is None:
+        raise InputError("nobody is there to edit it; ask again in other words")
+    if changed := chat.edited(question).strip():
+        chat.ask(changed, again=True)
+
+
 def _save(chat: Chat, argument: str) -> None:
     (path,) = _words(argument, "/save FILE", least=1, most=1)
     if not chat.dialogue.turns:
@@ -190,6 +198,9 @@ COMMANDS: Mapping[str, Command] = {
         run=_compare,
     ),
     "/retry": Command(takes="", explanation="Draws another reply to the question.", run=_retry),
+    "/edit": Command(
+        takes="", explanation="Changes the last question and asks it again.", run=_edit
+    ),
     "/save": Command(
         takes="FILE", explanation="Adds the conversation to a file of training rows.", run=_save
     ),

@@ -16,6 +16,7 @@ def converse(chat: Chat) -> None:
     """
     chat.check_template(chat.dialogue.system)
     reader = Reader(history_path(), lambda before: completions(chat, before))
+    chat.edited = lambda text: reader.edit(f"{chat.adapter or BASE}> ", text)
     chat.talk.print(_welcome(chat.backend), markup=False)
     was_interrupted = False
     while True:
