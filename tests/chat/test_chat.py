@@ -100,6 +100,10 @@ def test_replies_are_those_of_python_and_retry_draws_the_next(backend: NativeBac
     assert [turn["role"] for turn in chat.dialogue.messages] == ["system", "user", "assistant"]
     assert told(chat.out) == "".join(f"{text.rstrip()}\n" for text in expected)
     assert "tokens/s · first after" in told(chat.talk)
+    messages[-1] = {"role": "user", "content": "Hello"}
+    edited = chat.ask("Hello", again=True).text
+    assert edited == llm.chat(messages, params)[0].outputs[0].text
+    assert chat.dialogue.turns[0] == messages[-1]
 
 
 def test_a_question_that_cannot_be_asked_leaves_no_trace(backend: NativeBackend) -> None:

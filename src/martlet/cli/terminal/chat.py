@@ -77,7 +77,8 @@ class Chat:
         Raises:
             MartletError: If it cannot be asked or answered; the dialogue is as before.
         """
-        self._num_tries = self._num_tries + 1 if again else 0
+        is_same = again and question == self.dialogue.last_question
+        self._num_tries = self._num_tries + 1 if is_same else 0
         fitted = self.speaker.fit(
             self.dialogue.asking(question, again=again),
             max_tokens=self.settings.params.max_tokens,
