@@ -1,4 +1,11 @@
-"""One token from a row of logits, given one uniform number: the inverse of a cumulative sum.
+"""One token from a row of logits: the first to arrive, where likelier ones come sooner.
+
+Each token gets a waiting time, exponentially distributed and divided by its weight; the shortest
+wins with exactly the token's probability (the exponential race, or Gumbel-max). A time is a hash
+of seed, position and token, so a change of the logits in their last bits changes the draw only
+where two arrive at almost the same time. Inverting a cumulative sum would draw from the same
+distribution, but shift each boundary between two tokens: in a flat distribution of n tokens a draw
+tips n times as often.
 
 The filters are applied in the order top_k, top_p, min_p, as in transformers. Nothing sorts the
 vocabulary: a filter looks at the most likely tokens, and at all of them only for the rows where
@@ -13,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from martlet.engine.noise import Keys, waiting_times
 from martlet.engine.params import SamplingParams
 
 SEGMENT = 128
@@ -41,51 +49,50 @@ def argmax(logits: Tensor) -> Tensor:
     return first
 
 
-def choose_unfiltered(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws from the softmax of each row, in the order of the vocabulary.
+def choose_unfiltered(logits: Tensor, keys: Keys) -> Tensor:
+    """Draws from the softmax of each row: first a segment, then a token of it.
 
     Args:
         logits: `[M, V]` in fp32; overwritten.
-        uniforms: `[M]` in fp64, from [0, 1).
+        keys: `[M]`, for the random numbers.
 
     Returns:
         Token ids, `[M]`.
     """
+    num_rows = logits.shape[0]
     weights = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
     segments = weights.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
-    totals = segments.sum(dim=2).double().cumsum(dim=1)  # [M, C]
-    targets = (uniforms * totals[:, -1])[:, None]  # [M, 1]
-    segment = _first_above(totals, targets)
-    before = torch.where(segment > 0, totals.gather(1, (segment - 1).clamp(min=0)), 0.0)
-    rows = torch.arange(logits.shape[0], device=logits.device)
-    inside = segments[rows, segment[:, 0]].double().cumsum(dim=1)  # [M, SEGMENT]
-    # Scaled to the segment's own sum: rounding in fp32 must not push the target past its end.
-    width = totals.gather(1, segment) - before
-    within = (targets - before) / width * inside[:, -1:]
-    return (segment * SEGMENT + _first_above(inside, within))[:, 0]
+    totals = segments.sum(dim=2)  # [M, C]
+    # Negative ids: a segment's time must have nothing to do with that of a token.
+    segment = _first_to_arrive(totals, keys, -1 - torch.arange(totals.shape[1])[None])
+    inside = segments[torch.arange(num_rows, device=logits.device), segment]  # [M, SEGMENT]
+    first = (segment * SEGMENT)[:, None]
+    token_ids = first + torch.arange(SEGMENT, device=logits.device)  # [M, SEGMENT]
+    return first[:, 0] + _first_to_arrive(inside, keys, token_ids)
 
 
-def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], uniforms: Tensor) -> Tensor:
-    """Draws from the filtered softmax of each row, most likely token first.
+def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys) -> Tensor:
+    """Draws from the filtered softmax of each row.
 
     Args:
         logits: `[M, V]` in fp32; row i is filtered by `params[i]`.
-        uniforms: `[M]` in fp64, from [0, 1).
+        keys: `[M]`, for the random numbers.
 
     Returns:
         Token ids, `[M]`.
     """
     num_candidates = max(NUM_CANDIDATES, *(p.top_k for p in params))
-    token_ids, is_certain = _choose_among(logits, params, uniforms, num_candidates)
+    token_ids, is_certain = _choose_among(logits, params, keys, num_candidates)
     if not is_certain.all():
         rows = (~is_certain).nonzero()[:, 0]
         rest = [params[row] for row in rows.tolist()]
-        token_ids[rows], _ = _choose_among(logits[rows], rest, uniforms[rows], logits.shape[1])
+        own_keys = keys[rows.cpu().numpy()]
+        token_ids[rows], _ = _choose_among(logits[rows], rest, own_keys, logits.shape[1])
     return token_ids
 
 
 def _choose_among(
-    logits: Tensor, params: Sequence[SamplingParams], uniforms: Tensor, num_candidates: int
+    logits: Tensor, params: Sequence[SamplingParams], keys: Keys, num_candidates: int
 ) -> tuple[Tensor, Tensor]:
     """Draws among the most likely tokens; also says for which rows no other token could pass."""
     num_candidates = min(num_candidates, logits.shape[1])
@@ -99,15 +106,21 @@ def _choose_among(
     before = weights.cumsum(dim=1) - weights
     passes = before < mass * _column([p.top_p for p in params], logits)
     passes &= weights >= weights[:, :1] * _column([p.min_p for p in params], logits)
-    kept = (weights * passes).cumsum(dim=1)
-    chosen = _first_above(kept, uniforms[:, None] * kept[:, -1:])
+    chosen = _first_to_arrive(weights * passes, keys, ids)
     is_certain = (weights[:, -1] * passes[:, -1] == 0) | (num_candidates == logits.shape[1])
-    return ids.gather(1, chosen)[:, 0], is_certain
+    return ids.gather(1, chosen[:, None])[:, 0], is_certain
 
 
-def _first_above(cumulative: Tensor, targets: Tensor) -> Tensor:
-    """Index of the first sum above the target in each row, `[M, K], [M, 1] -> [M, 1]`."""
-    return torch.searchsorted(cumulative, targets, right=True).clamp(max=cumulative.shape[1] - 1)
+def _first_to_arrive(weights: Tensor, keys: Keys, ids: Tensor) -> Tensor:
+    """The column of each row that wins the race, `[M, K] -> [M]`.
+
+    Args:
+        weights: `[M, K]`, not negative; a column of weight 0 never wins.
+        keys: `[M]`.
+        ids: What stands in each column, `[M, K]` or `[1, K]`.
+    """
+    times = torch.from_numpy(waiting_times(keys[:, None], ids.cpu().numpy()))
+    return (times.to(weights.device) / weights).argmin(dim=1)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from martlet.engine.choice import (
 )
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
+from martlet.engine.noise import draw_keys
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, mask, shape
-from martlet.engine.uniforms import uniforms
 
 MAX_NUM_SHAPED = 2**21
 """Logits shaped at once: 8 MiB in fp32 stay in the cache between the passes over them."""
@@ -126,8 +126,7 @@ def _draw_shaped(
     # A row of zeros has a draw like any other; what comes of it is thrown away.
     shaped[~is_finite] = 0
     # The draw for the token at a position depends on the seed and that position alone.
-    numbers = uniforms([r.seed for r in requests], [r.num_tokens for r in requests])
-    draws = torch.from_numpy(numbers).to(logits.device)
+    keys = draw_keys([r.seed for r in requests], [r.num_tokens for r in requests])
     token_ids = torch.empty(len(requests), dtype=torch.long, device=logits.device)
     greedy = [row for row, r in enumerate(requests) if r.params.is_greedy]
     filtered = [
@@ -142,9 +141,9 @@ def _draw_shaped(
         token_ids[greedy] = argmax(shaped[greedy])
     if filtered:
         params = [requests[row].params for row in filtered]
-        token_ids[filtered] = choose_filtered(shaped[filtered], params, draws[filtered])
+        token_ids[filtered] = choose_filtered(shaped[filtered], params, keys[filtered])
     if free:
-        token_ids[free] = choose_unfiltered(shaped[free], draws[free])
+        token_ids[free] = choose_unfiltered(shaped[free], keys[free])
     drawn = zip(token_ids.tolist(), is_finite.tolist(), strict=True)
     return [token_id if is_whole else None for token_id, is_whole in drawn]
 
