@@ -4,7 +4,7 @@ The variable of an option is `MARTLET_` and the option's name: `MARTLET_MODEL`, 
 Nothing heavy is imported before a group of options becomes what the layers below take.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -71,6 +71,17 @@ ModelOption = Annotated[
         metavar="MODEL",
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A folder, a Hugging Face id, ms: and a ModelScope id, demo, or a server: "
+        "URL#NAME, with --tokenizer.",
+        envvar="MARTLET_MODEL",
+        show_envvar=False,
+    ),
+]
 AdapterOption = Annotated[
     str | None,
     option(
@@ -98,6 +109,34 @@ def named_adapter(given: str) -> tuple[str, str]:
     if not name or not folder:
         raise ParameterError(f"--adapter takes NAME=DIR, such as judge=./judge, not {given!r}")
     return name, folder
+
+
+def named_adapters(given: Sequence[str]) -> dict[str, str]:
+    """Splits several `NAME=DIR`: folders by name.
+
+    Raises:
+        ParameterError: If one is not written like that, or a name comes twice.
+    """
+    name_to_folder: dict[str, str] = {}
+    for name, folder in map(named_adapter, given):
+        if name in name_to_folder:
+            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
+        name_to_folder[name] = folder
+    return name_to_folder
+
+
+def named_model(model: str | None, demo: bool, *, purpose: str) -> str:
+    """The model of a verb that takes `--demo` in place of one.
+
+    Args:
+        purpose: What it is for, such as `to serve`.
+
+    Raises:
+        ParameterError: If none or both are given.
+    """
+    if demo == (model is not None):
+        raise ParameterError(f"name a model {purpose}, or give --demo, and not both")
+    return model or "demo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +369,7 @@ class SamplingOptions:
         int | None,
         option(
             _SAMPLING,
-            "The longest reply, in tokens; unless given, 1024 for vote and what fits for generate.",
+            "The longest reply, in tokens; unless given, 1024 for vote and what fits for others.",
             "--max-tokens",
         ),
     ] = None
@@ -356,7 +395,7 @@ class SamplingOptions:
     ] = None
     seed: Annotated[
         int | None,
-        option(_SAMPLING, "Fixes every draw; unless given, it is 0.", "--seed"),
+        option(_SAMPLING, "Fixes every draw; unless given, 0, and a chat draws afresh.", "--seed"),
     ] = None
 
     def given_params(self) -> dict[str, object]:

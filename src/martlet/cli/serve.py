@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from martlet.backends.options import is_url
-from martlet.cli.options import RuntimeOptions, named_adapter, option
+from martlet.cli.options import (
+    ModelArgument,
+    RuntimeOptions,
+    named_adapters,
+    named_model,
+    option,
+)
 from martlet.cli.verb import verb
+from martlet.text.conversation import ContextPolicy
 
 if TYPE_CHECKING:
     from socket import socket
@@ -137,6 +144,14 @@ class LimitOptions:
         float,
         option(_LIMITS, "The largest file of a batch, MiB.", "--max-file-mb", metavar="MIB"),
     ] = 200
+    context_policy: Annotated[
+        ContextPolicy,
+        option(
+            _LIMITS,
+            "What becomes of a chat that leaves no room for its reply, unless it says so itself.",
+            "--context-policy",
+        ),
+    ] = "error"
     request_timeout: Annotated[
         float | None,
         option(
@@ -160,17 +175,7 @@ class LimitOptions:
 @verb
 def serve(
     *,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A folder, a Hugging Face id, ms: and a ModelScope id, demo, or a server: "
-            "URL#NAME, with --tokenizer.",
-            envvar="MARTLET_MODEL",
-            show_envvar=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     served: ServedOptions,
     network: NetworkOptions,
     limits: LimitOptions,
@@ -182,7 +187,7 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
-    named = _named(model, served.demo)
+    named = named_model(model, served.demo, purpose="to serve")
     _check_extra()
     from martlet.errors import ParameterError
     from martlet.serve.address import bind
@@ -210,14 +215,6 @@ def serve(
             _run(service, address, listener)
         finally:
             backend.close()
-
-
-def _named(model: str | None, demo: bool) -> str:
-    from martlet.errors import ParameterError
-
-    if demo == (model is not None):
-        raise ParameterError("name a model to serve, or give --demo, and not both")
-    return model or "demo"
 
 
 def _check_extra() -> None:
@@ -250,6 +247,7 @@ def _settings(
         adapter_dirs=tuple(adapter_dirs),
         data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
+        context_policy=limits.context_policy,
     )
 
 
@@ -262,15 +260,11 @@ def _names(model: str, served: list[str]) -> tuple[str, ...]:
 
 
 def _adapters(given: list[str], base_names: tuple[str, ...]) -> dict[str, str]:
-    from martlet.errors import ParameterError
     from martlet.serve.adapter_paths import check_name
 
-    name_to_folder: dict[str, str] = {}
-    for name, folder in map(named_adapter, given):
+    name_to_folder = named_adapters(given)
+    for name in name_to_folder:
         check_name(name, base_names=base_names)
-        if name in name_to_folder:
-            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
-        name_to_folder[name] = folder
     return name_to_folder
 
 

@@ -12,6 +12,7 @@ from martlet.errors import EngineError, PromptTooLongError
 from martlet.serve.parameters import EffectiveParams
 from martlet.serve.sample_stream import SampleEvent, SampleStream
 from martlet.serve.service import Service
+from martlet.text.conversation import ContextUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Ask:
     effective: EffectiveParams
     timeout_s: float | None = None
     """None takes the server's own deadline."""
+    context: ContextUse | None = None
+    """What of a chat was dropped, and what is left; None for texts."""
     stamp: Stamp = field(default_factory=Stamp)
 
 

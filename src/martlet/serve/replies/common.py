@@ -1,12 +1,13 @@
 """What all ways to reply have in common: the head, the usage, the explanation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from martlet.backends.base import SampleDelta, SampleOutput, TokenLogprob
 from martlet.serve.catalog import Catalog
 from martlet.serve.generation import Ask
+from martlet.text.conversation import ContextUse
 from martlet.text.tokenizer import Tokenizer
 
 Json = Mapping[str, object]
@@ -92,6 +93,13 @@ def usage_of(outputs: Sequence[SampleOutput], *, n: int) -> dict[str, object]:
     }
 
 
+def note_of(ask: Ask) -> dict[str, object]:
+    """What a reply says of itself unasked: what its context policy dropped, unless that is none."""
+    if ask.context is None or ask.context.policy == "error":
+        return {}
+    return {"context": _context_of(ask.context)}
+
+
 def explanation_of(ask: Ask, catalog: Catalog) -> dict[str, object]:
     """How a reply came about: what `X-Martlet-Explain: 1` asks for."""
     adapter = catalog.adapters.get(ask.adapter) if ask.adapter is not None else None
@@ -105,7 +113,12 @@ def explanation_of(ask: Ask, catalog: Catalog) -> dict[str, object]:
         "adapter_revision": None if adapter is None else adapter.revision,
         "num_prompt_tokens": [len(prompt.token_ids) for prompt in ask.prompts],
         "prompts": [prompt.text for prompt in ask.prompts],
+        "context": None if ask.context is None else _context_of(ask.context),
     }
+
+
+def _context_of(use: ContextUse) -> dict[str, object]:
+    return {**asdict(use), "num_room_tokens": use.num_room_tokens}
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:
