@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from martlet.backends.base import Backend, Prompt
-from martlet.backends.seeds import sample_seed, seed_base
+from martlet.backends.seeds import given_seed
 from martlet.cli.terminal.comparison import comparison_shown
 from martlet.cli.terminal.dialogue import Dialogue
 from martlet.cli.terminal.display import reply_shown
@@ -84,7 +84,7 @@ class Chat:
             max_tokens=self.settings.params.max_tokens,
             policy=self.settings.policy,
         )
-        voice = Voice(adapter=self.adapter, seed=sample_seed(self._draws(), self._num_tries))
+        voice = Voice(adapter=self.adapter, seed=self._seed(self._num_tries))
         with reply_stoppable() as stop_requested, reply_shown(self.out) as display:
             (reply,) = self.speaker.speak(
                 fitted,
@@ -117,7 +117,7 @@ class Chat:
             max_tokens=self.settings.params.max_tokens,
             policy=self.settings.policy,
         )
-        seed = sample_seed(self._draws(), 0)
+        seed = self._seed(0)
         voices = [Voice(adapter=name, seed=seed) for name in (None, *self.adapters)]
         with reply_stoppable() as stop, comparison_shown(self.out, self.voices) as show:
             replies = self.speaker.speak(
@@ -147,7 +147,7 @@ class Chat:
             self.backend.render(Prompt(messages=dialogue.messages))
         self.dialogue = dialogue
 
-    def _draws(self) -> str:
-        """Names the draws of a question: those of a seed, or fresh ones."""
+    def _seed(self, index: int) -> int:
+        """The seed of a question's sample `index`: of the seed that was set, or a fresh one."""
         seed = self.settings.params.seed
-        return secrets.token_hex(8) if seed is None else seed_base(seed)
+        return secrets.randbits(64) if seed is None else given_seed(seed, index)
