@@ -23,11 +23,20 @@ def in_a_shell(
 def test_the_help_shows_every_verb_and_how_to_start(call: Call) -> None:
     shown = call("--help")
     assert shown.exit_code == 0
-    for piece in ("vote", "generate", "info", "demo", "martlet demo", "MARTLET_MODEL", "130"):
+    for piece in (
+        "vote",
+        "generate",
+        "chat",
+        "info",
+        "demo",
+        "martlet demo",
+        "MARTLET_MODEL",
+        "130",
+    ):
         assert piece in shown.stdout
 
 
-@pytest.mark.parametrize("verb", ["vote", "generate", "info", "demo"])
+@pytest.mark.parametrize("verb", ["vote", "generate", "chat", "info", "demo"])
 def test_the_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     code = (
         "import sys; sys.argv = ['martlet', sys.argv[1], '--help']\n"

@@ -13,6 +13,7 @@ from cli.conftest import Call
         ([], 2, "name a model to serve, or give --demo"),
         (["demo", "--demo"], 2, "not both"),
         (["--demo", "--port", "70000"], 2, "0 to 65535"),
+        (["--demo", "--backend", "vllm", "--adapter", "a=./a"], 2, "the native backend alone"),
         (["--demo", "--adapter", "poet"], 2, "--adapter takes NAME=DIR"),
         (["--demo", "--adapter", "demo=./poet"], 2, "'demo' is the name of the base model"),
         (["--demo", "--adapter-dir", "./nowhere"], 3, "there is no folder nowhere"),

@@ -157,7 +157,7 @@ def test_responses_and_events_are_as_documented(http: httpx.Client) -> None:
         ({"conversation": "conv_1"}, "conversation", "send the whole conversation"),
         ({"store": True}, "store", "keeps no responses"),
         ({"background": True}, "background", "use /v1/batches"),
-        ({"truncation": "auto"}, "truncation", "refused, not cut"),
+        ({"truncation": "middle"}, "truncation", "should be 'auto' or 'disabled'"),
         ({"reasoning": {"effort": "low"}}, "reasoning", "no such setting"),
         ({"include": ["reasoning.encrypted_content"]}, "include[0]", "logprobs"),
         ({"max_tokens": 5}, "max_tokens", "it is called max_output_tokens"),

@@ -42,6 +42,7 @@ class RenderedPrompt:
     text: str
     """The text after the chat template; empty if token ids were given."""
     token_ids: tuple[int, ...]
+    """Empty if only a server could tell them; the text then names the prompt."""
     bos_id: int | None = None
     """Begins a text, and stays in front when a prompt is cut; None for models without it."""
 
@@ -53,13 +54,15 @@ class ModelIdentity:
     model: str
     """The folder or id, as the user named it."""
     model_hash: str
-    """Hash of the configuration and of the weights."""
+    """Hash of the configuration and of the weights; empty if a server answers, which tells none."""
     template_hash: str
-    """Hash of the chat template; empty if the model has none."""
+    """Hash of the chat template; empty if the model has none, or a server keeps it."""
     tokenizer_hash: str
+    """Empty if a server keeps the tokenizer."""
     backend: str
-    """`native`, `transformers`, …"""
+    """`native`, `transformers`, `openai`, `vllm`."""
     dtype: str
+    """Empty if a server does not tell it."""
     adapter: str | None = None
     """The adapter that answers a whole run, by name; None for the base."""
     adapter_hash: str | None = None
@@ -75,6 +78,7 @@ class SampleRequest:
     request_id: str
     """Unique among the unfinished requests of a backend."""
     prompt_ids: tuple[int, ...]
+    """What `render` gave for the prompt, perhaps shortened."""
     params: SamplingParams
     """`n` and `seed` are not looked at here: a request is one sample and carries its own seed."""
     seed: int
@@ -84,6 +88,8 @@ class SampleRequest:
     with."""
     streams: bool = False
     """Whether `take_deltas` reports the reply piece by piece."""
+    prompt: Prompt | None = None
+    """What was rendered, unless it was shortened since: a server may want the words themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class TokenLogprob:
     token_id: int
     logprob: float
     rank: int
-    """1 for the most likely token."""
+    """1 for the most likely token. A server that does not tell a rank lets it be at least this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +139,13 @@ class SampleOutput:
     """Tokens of the prompt that were not computed again because another request had them."""
     error: str | None = None
     """Why the sample failed, if `finish_reason` is `error`."""
+    num_untold_tokens: int = 0
+    """Tokens of the reply that a server counted without telling their ids."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the reply."""
+        return len(self.token_ids) + self.num_untold_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from martlet.backends.base import Prompt, SampleOutput, SampleRequest, TokenLogprob
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
-from martlet.backends.seeds import sample_seed, seed_base
+from martlet.backends.seeds import given_seed, sample_seed
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError
@@ -153,8 +153,8 @@ class LLM:
         each = _one_each(params, len(prompts))
         rendered = [self._backend.render(prompt) for prompt in prompts]
         requests = [
-            list(self._samples(prompt.token_ids, one, adapter))
-            for prompt, one in zip(rendered, each, strict=True)
+            list(self._samples(prompt, shown.token_ids, one, adapter))
+            for prompt, shown, one in zip(prompts, rendered, each, strict=True)
         ]
         samples = self._draw([sample for row in requests for sample in row], use_tqdm)
         return [
@@ -163,19 +163,25 @@ class LLM:
         ]
 
     def _samples(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, adapter: str | None
+        self,
+        prompt: Prompt,
+        prompt_ids: tuple[int, ...],
+        params: SamplingParams,
+        adapter: str | None,
     ) -> Iterator[SampleRequest]:
         """The requests for one prompt: each sample has a seed of its own."""
         number = self._num_requests
         self._num_requests += 1
-        base = f"{self._seed}, {number}" if params.seed is None else seed_base(params.seed)
+        base = f"{self._seed}, {number}"
         for index in range(params.n):
+            fixed = None if params.seed is None else given_seed(params.seed, index)
             yield SampleRequest(
                 request_id=f"{number}-{index}",
                 prompt_ids=prompt_ids,
                 params=params,
-                seed=sample_seed(base, index),
+                seed=sample_seed(base, index) if fixed is None else fixed,
                 adapter=adapter,
+                prompt=prompt,
             )
 
     def _draw(self, requests: Sequence[SampleRequest], use_tqdm: bool) -> dict[str, SampleOutput]:

@@ -3,19 +3,22 @@
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from martlet.backends.base import Backend, BackendLimits, DefaultParams, ModelIdentity
 from martlet.backends.native import NativeBackend
-from martlet.backends.options import BackendOptions, DType
+from martlet.backends.options import (
+    BackendOptions,
+    DType,
+    names_server,
+    refuse_unused,
+)
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.config import EngineConfig
 from martlet.errors import (
     AdapterError,
     ModelError,
-    NotFoundError,
     ParameterError,
     UnsupportedArchitectureError,
 )
@@ -28,6 +31,7 @@ from martlet.models.linear.packed import can_pack
 from martlet.models.load import load_config, load_model, load_module
 from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
 from martlet.models.resolve import resolve
+from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -63,18 +67,24 @@ class OpenedModel:
     @property
     def default_params(self) -> DefaultParams:
         """What the folder recommends for sampling."""
-        config = self.folder.generation_config
-        if config.get("do_sample") is False:
-            return DefaultParams(values={"temperature": 0.0})
-        named = {name: config[name] for name in RECOMMENDED if config.get(name) is not None}
-        return DefaultParams(values=named)
+        return recommended_params(self.folder)
+
+
+def recommended_params(folder: ModelFolder) -> DefaultParams:
+    """What a model's folder recommends for sampling."""
+    config = folder.generation_config
+    if config.get("do_sample") is False:
+        return DefaultParams(values={"temperature": 0.0})
+    named = {name: config[name] for name in RECOMMENDED if config.get(name) is not None}
+    return DefaultParams(values=named)
 
 
 def load_backend(model: str, *, options: BackendOptions | None = None) -> Backend:
     """Loads a model and returns what answers for it.
 
     Args:
-        model: A folder, a Hugging Face id, `ms:` and a ModelScope id, or `demo`.
+        model: A folder, a Hugging Face id, `ms:` and a ModelScope id, `demo`, or the URL of a
+            server with `#` and the name of its model.
 
     Raises:
         NotFoundError: If there is no such model.
@@ -82,7 +92,16 @@ def load_backend(model: str, *, options: BackendOptions | None = None) -> Backen
         ResourceError: If it does not fit in memory.
         ParameterError: If an option contradicts the model or the machine.
     """
-    return load_opened(open_model(model, options or BackendOptions()))
+    options = options or BackendOptions()
+    if options.backend == "openai" or (options.backend == "auto" and names_server(model, options)):
+        from martlet.backends.openai.load import load_openai
+
+        return load_openai(model, options)
+    if options.backend == "vllm":
+        from martlet.backends.vllm.load import load_vllm
+
+        return load_vllm(model, options)
+    return load_opened(open_model(model, options))
 
 
 def open_model(model: str, options: BackendOptions) -> OpenedModel:
@@ -91,11 +110,19 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     Raises:
         The same as `load_backend`.
     """
+    if names_server(model, options):
+        raise ParameterError(
+            f"{options.base_url or model} is a server's URL: name a model's folder, or, to ask the "
+            "server, leave --backend out"
+        )
+    refuse_unused(options, options.backend, unused=("vllm",), advice="give --backend vllm")
     folder = open_folder(resolve(model, with_code=options.trust_remote_code))
     tokenizer = Tokenizer.load(
         folder.path if options.tokenizer is None else resolve(options.tokenizer),
         trust_remote_code=options.trust_remote_code,
-        chat_template=None if options.chat_template is None else _read(options.chat_template),
+        chat_template=None
+        if options.chat_template is None
+        else read_template(options.chat_template),
     )
     if folder.num_embeddings is not None:
         tokenizer.check_against_embedding(folder.num_embeddings)
@@ -276,10 +303,3 @@ def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtyp
         sizes[tensor.dtype] += tensor.size_bytes
     is_half = sizes["BF16"] + sizes["F16"] > sizes["F32"]
     return torch.bfloat16 if is_fast and is_half else torch.float32
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFoundError(f"no chat template at {path}: {error.strerror}") from error

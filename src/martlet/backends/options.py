@@ -3,7 +3,7 @@
 `backends/load` resolves it. Importing this loads nothing heavy: `--help` shows the defaults.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +11,28 @@ from typing import Literal, get_args
 from martlet.errors import ParameterError
 
 DType = Literal["auto", "fp32", "bf16"]
-BackendName = Literal["auto", "native", "transformers"]
+BackendName = Literal["auto", "native", "transformers", "openai", "vllm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmOptions:
+    """How `vllm serve` is started."""
+
+    program: str = "vllm"
+    """The command of vLLM's own environment: a path, or a name that is looked for on PATH."""
+    tensor_parallel_size: int = 1
+    """GPUs that share each layer."""
+    pipeline_parallel_size: int = 1
+    """Groups of GPUs that share the layers."""
+    data_parallel_size: int = 1
+    """Copies of the model that share the requests."""
+    quantization: str | None = None
+    """How vLLM is to quantise; None takes what the model's folder says."""
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +40,11 @@ class BackendOptions:
     """How to run a model. Every default is right for a beginner."""
 
     backend: BackendName = "auto"
-    """`native`, `transformers`, or `auto`: native unless the model's architecture forbids it."""
+    """What computes. `auto` asks the server that a URL names, and else takes native, or, where the
+    model's architecture forbids it, transformers."""
+    base_url: str | None = None
+    """Of a server that speaks OpenAI's API, with its `/v1`; the model may then be any of its
+    names. A model may also be written as such a URL, `#` and its name."""
     dtype: DType = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
     device: str = "auto"
@@ -48,6 +73,8 @@ class BackendOptions:
     """Another folder to take the tokenizer from."""
     chat_template: Path | None = None
     """A Jinja file that takes the place of the model's chat template."""
+    vllm: VllmOptions = field(default_factory=VllmOptions)
+    """For the `vllm` backend alone."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("backend", BackendName), ("dtype", DType)):
@@ -68,3 +95,35 @@ class BackendOptions:
             )
         if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
             raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")
+
+
+def names_server(model: str, options: BackendOptions) -> bool:
+    """Whether a server answers for a model: its name is a URL, or one is given beside it."""
+    return options.base_url is not None or is_url(model)
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is named by a server's URL."""
+    return model.startswith(("http://", "https://"))
+
+
+def refuse_unused(
+    options: BackendOptions, backend: BackendName, *, unused: Collection[str], advice: str
+) -> None:
+    """Refuses what was set and would have no effect.
+
+    Args:
+        backend: Who would not look at it.
+        unused: The fields that it does not look at.
+        advice: What else to do.
+
+    Raises:
+        ParameterError: For the first such field.
+    """
+    neutral = BackendOptions()
+    for name in unused:
+        value = getattr(options, name)
+        if value != getattr(neutral, name):
+            raise ParameterError(
+                f"{name}={value!r} has no effect on the {backend} backend; {advice}", param=name
+            )

@@ -14,6 +14,10 @@ def sample_seed(base: str, index: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def seed_base(seed: int) -> str:
-    """The base of the draws that a user fixed with a seed, the same in Python and over HTTP."""
-    return f"seed {seed}"
+def given_seed(seed: int, index: int) -> int:
+    """The seed of sample `index` of a prompt whose draws a user fixed, in Python and over HTTP.
+
+    Sample 0 has the very seed: whoever asks for one sample at a time, as a run over a server does,
+    decides its draws.
+    """
+    return seed % 2**64 if index == 0 else sample_seed(f"seed {seed}", index)

@@ -29,7 +29,8 @@ class PlannedQuestion:
     """Its place among the items of the plan."""
     question: Question
     packed_prompt: bytes
-    """The prompt's token ids at four bytes each: a plan holds every prompt of a file."""
+    """The prompt's token ids at four bytes each: a plan holds every prompt of a file. Empty if
+    only a server knows them."""
     num_dropped_tokens: int
     """Tokens cut from the left of the prompt to fit the model's context."""
     params: SamplingParams
@@ -109,9 +110,11 @@ class Planner:
         """Plans every question; whatever is wrong with one makes it unusable, and only it.
 
         Raises:
-            ParameterError: If a parameter of the run itself is unknown or out of its range.
+            ParameterError: If a parameter of the run itself is unknown, out of its range, or more
+                than the backend can do.
         """
         effective = self.sources.resolve({}, self.backend.default_params)
+        self.backend.prepare(effective.params)
         identity = _identity_of_samples(self.backend.identity)
         planned = (
             item
@@ -156,6 +159,7 @@ class Planner:
             bos_id=rendered.bos_id,
         )
         packed_prompt = array(_TOKEN_TYPE, fitted.token_ids).tobytes()
+        named_by = packed_prompt or rendered.text.encode()
         run_seed = params.seed or 0
         return PlannedQuestion(
             position=position,
@@ -164,7 +168,7 @@ class Planner:
             num_dropped_tokens=fitted.num_dropped,
             params=params,
             run_seed=run_seed,
-            key=_key(question.question_id, packed_prompt, params, run_seed, identity),
+            key=_key(question.question_id, named_by, params, run_seed, identity),
         )
 
 
@@ -182,7 +186,7 @@ def _identity_of_samples(identity: ModelIdentity) -> tuple[str, ...]:
 
 def _key(
     question_id: str,
-    packed_prompt: bytes,
+    prompt: bytes,
     params: SamplingParams,
     run_seed: int,
     identity: Sequence[str],
@@ -190,4 +194,4 @@ def _key(
     # Neither the number of samples nor how the seed was given changes sample k.
     values = asdict(replace(params, n=1, seed=None))
     head = json.dumps([question_id, run_seed, values, identity], sort_keys=True)
-    return sha256(head.encode() + b"\0" + packed_prompt).hexdigest()
+    return sha256(head.encode() + b"\0" + prompt).hexdigest()

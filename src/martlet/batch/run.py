@@ -150,6 +150,7 @@ class Run:
             params=draw.planned.params,
             seed=draw.planned.seed_of(place.k),
             adapter=self._backend.identity.adapter,
+            prompt=None if draw.planned.num_dropped_tokens else draw.planned.question.prompt,
         )
         try:
             self._backend.submit(request)
@@ -173,6 +174,9 @@ class Run:
             raise EngineError(f"the backend lost {len(self._in_flight)} requests")
 
     def _take(self, draw: Draw, samples: list[StoredSample]) -> None:
+        if not draw.planned.packed_prompt and draw.num_finished == 0:
+            # Nobody but the server knew how long the prompt is.
+            self.tally.num_prompt_tokens += max(sample.num_prompt_tokens for sample in samples)
         for sample in samples:
             self._journal.record(draw.planned.key, sample)
             draw.requested.discard(sample.index)

@@ -31,7 +31,7 @@ class StoredSample:
         return cls(
             index=index,
             text=_writable(output.text),
-            num_tokens=len(output.token_ids),
+            num_tokens=output.num_tokens,
             finish_reason=output.finish_reason,
             cumulative_logprob=output.cumulative_logprob,
             num_prompt_tokens=output.num_prompt_tokens,

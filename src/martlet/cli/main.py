@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from martlet import __version__
+from martlet.cli.chat import chat
 from martlet.cli.demo import demo
 from martlet.cli.generate import generate
 from martlet.cli.info import info
@@ -72,7 +73,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, train, serve, info, demo):
+for _verb in (vote, generate, train, chat, serve, info, demo):
     app.command()(_verb)
 
 

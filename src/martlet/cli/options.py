@@ -4,14 +4,14 @@ The variable of an option is `MARTLET_` and the option's name: `MARTLET_MODEL`, 
 Nothing heavy is imported before a group of options becomes what the layers below take.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from martlet.backends.options import BackendName, BackendOptions, DType
+from martlet.backends.options import BackendName, BackendOptions, DType, VllmOptions
 from martlet.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 _MODEL = "Model"
 _RUNTIME = "Running the model"
+_SERVER = "Another engine"
 _SAMPLING = "Sampling"
 _ROWS = "Rows and prompts"
 _RESULT = "Result"
 
 
-def option(panel: str, explanation: str, *names: str, metavar: str | None = None) -> object:
+def option(
+    panel: str,
+    explanation: str,
+    *names: str,
+    metavar: str | None = None,
+    variable: str | None = None,
+) -> object:
     """An option with its environment variable.
 
     Args:
@@ -33,8 +40,9 @@ def option(panel: str, explanation: str, *names: str, metavar: str | None = None
         explanation: One sentence.
         names: The flags, the long one first.
         metavar: What the help page shows in place of the type.
+        variable: The environment variable without its `MARTLET_`, where it is not the flag's name.
     """
-    variable = names[0].removeprefix("--").replace("-", "_").upper()
+    variable = variable or names[0].removeprefix("--").replace("-", "_").upper()
     return typer.Option(
         *names,
         help=explanation,
@@ -57,10 +65,21 @@ ModelOption = Annotated[
     str,
     option(
         _MODEL,
-        "A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
+        "A folder, a Hugging Face id, ms: and a ModelScope id, demo, or a server: URL#NAME.",
         "--model",
         "-m",
         metavar="MODEL",
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A folder, a Hugging Face id, ms: and a ModelScope id, demo, or a server: "
+        "URL#NAME, with --tokenizer.",
+        envvar="MARTLET_MODEL",
+        show_envvar=False,
     ),
 ]
 AdapterOption = Annotated[
@@ -92,14 +111,97 @@ def named_adapter(given: str) -> tuple[str, str]:
     return name, folder
 
 
+def named_adapters(given: Sequence[str]) -> dict[str, str]:
+    """Splits several `NAME=DIR`: folders by name.
+
+    Raises:
+        ParameterError: If one is not written like that, or a name comes twice.
+    """
+    name_to_folder: dict[str, str] = {}
+    for name, folder in map(named_adapter, given):
+        if name in name_to_folder:
+            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
+        name_to_folder[name] = folder
+    return name_to_folder
+
+
+def named_model(model: str | None, demo: bool, *, purpose: str) -> str:
+    """The model of a verb that takes `--demo` in place of one.
+
+    Args:
+        purpose: What it is for, such as `to serve`.
+
+    Raises:
+        ParameterError: If none or both are given.
+    """
+    if demo == (model is not None):
+        raise ParameterError(f"name a model {purpose}, or give --demo, and not both")
+    return model or "demo"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """How a model is run."""
 
     backend: Annotated[
         BackendName,
-        option(_RUNTIME, "What computes; auto is native where the model allows it.", "--backend"),
+        option(
+            _RUNTIME,
+            "What computes; auto is native where the model allows it, and openai for a URL.",
+            "--backend",
+        ),
     ] = "auto"
+    base_url: Annotated[
+        str | None,
+        option(
+            _SERVER,
+            "A server that speaks OpenAI's API, its key in OPENAI_API_KEY; --model then names "
+            "one of its models.",
+            "--base-url",
+            metavar="URL",
+        ),
+    ] = None
+    vllm_bin: Annotated[
+        str,
+        option(
+            _SERVER,
+            "The vllm command of an environment of its own, for --backend vllm; also MARTLET_VLLM.",
+            "--vllm-bin",
+            metavar="FILE",
+            variable="VLLM",
+        ),
+    ] = VllmOptions.program
+    tensor_parallel_size: Annotated[
+        int,
+        option(_SERVER, "vLLM: GPUs that share each layer.", "--tensor-parallel-size", metavar="N"),
+    ] = VllmOptions.tensor_parallel_size
+    pipeline_parallel_size: Annotated[
+        int,
+        option(
+            _SERVER,
+            "vLLM: groups of GPUs that share the layers.",
+            "--pipeline-parallel-size",
+            metavar="N",
+        ),
+    ] = VllmOptions.pipeline_parallel_size
+    data_parallel_size: Annotated[
+        int,
+        option(
+            _SERVER,
+            "vLLM: copies of the model that share the requests.",
+            "--data-parallel-size",
+            metavar="N",
+        ),
+    ] = VllmOptions.data_parallel_size
+    quantization: Annotated[
+        str | None,
+        option(
+            _SERVER,
+            "vLLM: how it quantises, such as fp8; unless given, as the folder says.",
+            "--quantization",
+            metavar="METHOD",
+        ),
+    ] = None
     dtype: Annotated[
         DType,
         option(_RUNTIME, "Precision; auto is bf16 where the machine is fast at it.", "--dtype"),
@@ -179,6 +281,14 @@ class RuntimeOptions:
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,
             max_loaded_adapters=self.max_loaded_adapters,
+            base_url=self.base_url,
+            vllm=VllmOptions(
+                program=self.vllm_bin,
+                tensor_parallel_size=self.tensor_parallel_size,
+                pipeline_parallel_size=self.pipeline_parallel_size,
+                data_parallel_size=self.data_parallel_size,
+                quantization=self.quantization,
+            ),
         )
 
     def load(
@@ -259,7 +369,7 @@ class SamplingOptions:
         int | None,
         option(
             _SAMPLING,
-            "The longest reply, in tokens; unless given, 1024 for vote and what fits for generate.",
+            "The longest reply, in tokens; unless given, 1024 for vote and what fits for others.",
             "--max-tokens",
         ),
     ] = None
@@ -285,7 +395,7 @@ class SamplingOptions:
     ] = None
     seed: Annotated[
         int | None,
-        option(_SAMPLING, "Fixes every draw; unless given, it is 0.", "--seed"),
+        option(_SAMPLING, "Fixes every draw; unless given, 0, and a chat draws afresh.", "--seed"),
     ] = None
 
     def given_params(self) -> dict[str, object]:

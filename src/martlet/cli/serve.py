@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import RuntimeOptions, named_adapter, option
+from martlet.backends.options import is_url
+from martlet.cli.options import (
+    ModelArgument,
+    RuntimeOptions,
+    named_adapters,
+    named_model,
+    option,
+)
 from martlet.cli.verb import verb
+from martlet.text.conversation import ContextPolicy
 
 if TYPE_CHECKING:
     from socket import socket
@@ -136,6 +144,14 @@ class LimitOptions:
         float,
         option(_LIMITS, "The largest file of a batch, MiB.", "--max-file-mb", metavar="MIB"),
     ] = 200
+    context_policy: Annotated[
+        ContextPolicy,
+        option(
+            _LIMITS,
+            "What becomes of a chat that leaves no room for its reply, unless it says so itself.",
+            "--context-policy",
+        ),
+    ] = "error"
     request_timeout: Annotated[
         float | None,
         option(
@@ -159,16 +175,7 @@ class LimitOptions:
 @verb
 def serve(
     *,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            show_default=False,
-            help="A folder, a Hugging Face id, ms: and a ModelScope id, or demo.",
-            envvar="MARTLET_MODEL",
-            show_envvar=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     served: ServedOptions,
     network: NetworkOptions,
     limits: LimitOptions,
@@ -180,8 +187,9 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
-    named = _named(model, served.demo)
+    named = named_model(model, served.demo, purpose="to serve")
     _check_extra()
+    from martlet.errors import ParameterError
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
 
@@ -189,6 +197,11 @@ def serve(
     settings = _settings(limits, network.cors_origins or [], served)
     names = _names(named, served.names or [])
     adapters = _adapters(served.adapters or [], names)
+    if adapters and runtime.backend == "vllm":
+        raise ParameterError(
+            "adapters by their names are served by the native backend alone; leave --backend vllm "
+            "out, or serve a merged model"
+        )
     address = network.address()
     with bind(address) as listener:
         typer.echo(f"loading {named}", err=True)
@@ -197,18 +210,11 @@ def serve(
             from martlet.serve.service import Service
 
             _tell_proofs(backend)
+            _ = backend.tokenizer  # a server whose tokenizer nobody has can serve nothing
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
             _run(service, address, listener)
         finally:
             backend.close()
-
-
-def _named(model: str | None, demo: bool) -> str:
-    from martlet.errors import ParameterError
-
-    if demo == (model is not None):
-        raise ParameterError("name a model to serve, or give --demo, and not both")
-    return model or "demo"
 
 
 def _check_extra() -> None:
@@ -241,25 +247,24 @@ def _settings(
         adapter_dirs=tuple(adapter_dirs),
         data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
+        context_policy=limits.context_policy,
     )
 
 
 def _names(model: str, served: list[str]) -> tuple[str, ...]:
     """What requests may call the base: as the operator says, or a folder by its last part."""
     last_part = Path(model).resolve().name if Path(model).is_dir() else model
+    if is_url(model):
+        last_part = model.partition("#")[2] or model
     return tuple(dict.fromkeys([*served, last_part, model]))
 
 
 def _adapters(given: list[str], base_names: tuple[str, ...]) -> dict[str, str]:
-    from martlet.errors import ParameterError
     from martlet.serve.adapter_paths import check_name
 
-    name_to_folder: dict[str, str] = {}
-    for name, folder in map(named_adapter, given):
+    name_to_folder = named_adapters(given)
+    for name in name_to_folder:
         check_name(name, base_names=base_names)
-        if name in name_to_folder:
-            raise ParameterError(f"--adapter names {name!r} twice; give each a name of its own")
-        name_to_folder[name] = folder
     return name_to_folder
 
 
@@ -302,7 +307,7 @@ def _welcome(service: "Service", address: "Address", url: str) -> None:
     if isinstance(backend, NativeBackend):
         config = backend.engine.config
         facts.append(f"pool {config.num_blocks * config.block_size:,} tokens")
-    typer.echo(f"serving {', '.join(facts)}", err=True)
+    typer.echo(f"serving {', '.join(filter(None, facts))}", err=True)
     if not (service.keys or address.is_loopback):
         typer.secho(
             "no API keys: everybody who reaches this machine may use and change this server; give "

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import get_args
 
 from martlet.batch.prompts import multiple_choice_prompt
+from martlet.demo.kinds.puzzle import FULL_SIZE
 from martlet.demo.puzzles import Family, stream_puzzles, unseen_puzzles
 
+_SIZES = range(1, FULL_SIZE + 1)
+"""Small puzzles are learned first, and teach what large ones need."""
 _SEED = 3
 """Neither that of the embedded model's training nor that of the unseen split."""
 
@@ -21,7 +24,7 @@ _SEED = 3
 def training_rows(family: Family, *, seed: int = _SEED) -> Iterator[dict[str, object]]:
     """Conversations without end, one a question: the prompt of `martlet vote`, and the reply."""
     unseen = {puzzle.problem for puzzle in unseen_puzzles(family)}
-    for puzzle in stream_puzzles(family, seed=seed):
+    for puzzle in stream_puzzles(family, seed=seed, sizes=_SIZES):
         if puzzle.problem in unseen:
             continue
         for question in puzzle.questions:

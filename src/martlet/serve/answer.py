@@ -10,13 +10,13 @@ from martlet.errors import ParameterError
 from martlet.serve.connection import unless_gone
 from martlet.serve.event_stream import EventStream
 from martlet.serve.generation import Ask, Generation
-from martlet.serve.replies.common import ReplyWriter, explanation_of
+from martlet.serve.replies.common import ReplyWriter, explanation_of, note_of
 from martlet.serve.replies.stream import stream_reply
 from martlet.serve.schema.sampling import SamplingFields
 from martlet.serve.service import service_of
 
 Explanation = dict[str, object] | None
-"""How a reply came about; None unless the request asks for it."""
+"""How a reply came about, as far as it is to be told; None if there is nothing to tell."""
 EXPLAIN_HEADER = "x-martlet-explain"
 
 
@@ -55,7 +55,8 @@ async def respond(
             are events of it.
     """
     service = service_of(request)
-    explanation = explanation_of(ask, service.catalog) if _wants_explanation(request) else None
+    is_asked = _wants_explanation(request)
+    explanation = explanation_of(ask, service.catalog) if is_asked else note_of(ask) or None
     generation = await Generation.begin(ask, service)
     if events is not None:
         stream = events(generation, explanation)
@@ -65,9 +66,11 @@ async def respond(
     finally:
         _close(generation, request)
     reply = word(outputs)
-    if explanation is not None:
+    if is_asked:
         num_cached = [output.num_cached_tokens for output in outputs]
-        reply["martlet"] = {**explanation, "num_cached_tokens": num_cached}
+        explanation = {**(explanation or {}), "num_cached_tokens": num_cached}
+    if explanation is not None:
+        reply["martlet"] = explanation
     return JSONResponse(reply)
 
 
@@ -81,5 +84,5 @@ def _wants_explanation(request: Request) -> bool:
 def _close(generation: Generation, request: Request) -> None:
     generation.close()
     num_prompt = sum(len(prompt.token_ids) for prompt in generation.ask.prompts)
-    num_drawn = sum(len(output.token_ids) for output in generation.finished)
+    num_drawn = sum(output.num_tokens for output in generation.finished)
     request.state.tokens = f"{num_prompt}+{num_drawn}"  # for the request's line in the log

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from martlet.backends.base import RenderedPrompt, SampleOutput, SampleRequest
-from martlet.backends.seeds import sample_seed, seed_base
+from martlet.backends.seeds import given_seed, sample_seed
 from martlet.errors import EngineError, PromptTooLongError
 from martlet.serve.parameters import EffectiveParams
 from martlet.serve.sample_stream import SampleEvent, SampleStream
 from martlet.serve.service import Service
+from martlet.text.conversation import ContextUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Ask:
     effective: EffectiveParams
     timeout_s: float | None = None
     """None takes the server's own deadline."""
+    context: ContextUse | None = None
+    """What of a chat was dropped, and what is left; None for texts."""
     stamp: Stamp = field(default_factory=Stamp)
 
 
@@ -132,14 +135,14 @@ def sample_requests(ask: Ask, *, streams: bool) -> list[SampleRequest]:
     for number, prompt in enumerate(ask.prompts):
         # Without a seed, every request draws afresh. All prompts of a request share what it names.
         fresh = f"{ask.stamp.draws}, prompt {number}"
-        base = fresh if params.seed is None else seed_base(params.seed)
         for k in range(params.n):
+            fixed = None if params.seed is None else given_seed(params.seed, k)
             requests.append(
                 SampleRequest(
                     request_id=f"{ask.stamp.reply_id}-{number * params.n + k}",
                     prompt_ids=prompt.token_ids,
                     params=params,
-                    seed=sample_seed(base, k),
+                    seed=sample_seed(fresh, k) if fixed is None else fixed,
                     adapter=ask.adapter,
                     streams=streams,
                 )

@@ -63,7 +63,7 @@ class Meters:
         """A sample finished."""
         self._samples.labels(output.finish_reason).inc()
         self._prompt.inc(output.num_prompt_tokens)
-        self._drawn.inc(len(output.token_ids))
+        self._drawn.inc(output.num_tokens)
         self._cached.inc(output.num_cached_tokens)
         self._sample_seconds.observe(seconds)
 

@@ -41,7 +41,7 @@ async def prepare_chat(
 
     Raises:
         MartletError: If the model is unknown, a parameter out of its range, the template refuses
-            the messages, or the queue is full.
+            the messages, they are too long, or the queue is full.
     """
     adapter = service.catalog.resolve(body.model)
     backend = service.engine.backend
@@ -53,14 +53,19 @@ async def prepare_chat(
     if stamp is None:
         service.engine.check_room(effective.params.n)
     await service.renderer.prepare(effective.params)
-    prompt = await service.renderer.render(Prompt(messages=body.turns(), tools=form.tools))
+    fitted = await service.renderer.fit(
+        Prompt(messages=body.turns(), tools=form.tools),
+        max_tokens=effective.params.max_tokens,
+        policy=body.context_policy or service.settings.context_policy,
+    )
     ask = Ask(
         model=body.model,
         adapter=adapter,
-        prompts=[prompt],
+        prompts=[fitted.prompt],
         effective=effective,
         timeout_s=body.timeout,
         stamp=stamp or Stamp(),
+        context=fitted.use,
     )
     writer = ChatReply(
         ask, service.catalog, backend.tokenizer, reading=form.reading, streams=body.stream

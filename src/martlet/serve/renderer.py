@@ -1,12 +1,15 @@
 """Prompts to token ids, off the event loop: a long prompt must not hold up the others' tokens."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from martlet.backends.base import Backend, Prompt, RenderedPrompt
 from martlet.engine.params import SamplingParams
+from martlet.text.conversation import ContextPolicy, FittedConversation, fit_conversation
+from martlet.text.messages import Message
 from martlet.text.tokenizer import Tokenizer
 
 _Result = TypeVar("_Result")
@@ -26,6 +29,28 @@ class Renderer:
     async def render(self, prompt: Prompt) -> RenderedPrompt:
         """As `Backend.render`."""
         return await self._in_thread(lambda: self._backend.render(prompt))
+
+    async def fit(
+        self, prompt: Prompt, *, max_tokens: int | None, policy: ContextPolicy
+    ) -> FittedConversation[RenderedPrompt]:
+        """A conversation with room for its reply, as `fit_conversation`.
+
+        Args:
+            prompt: With messages.
+        """
+
+        def render(messages: Sequence[Message]) -> RenderedPrompt:
+            return self._backend.render(replace(prompt, messages=messages))
+
+        return await self._in_thread(
+            lambda: fit_conversation(
+                prompt.messages or (),
+                render,
+                max_context_tokens=self._backend.limits.max_context_tokens,
+                max_tokens=max_tokens,
+                policy=policy,
+            )
+        )
 
     async def prepare(self, params: SamplingParams) -> None:
         """As `Backend.prepare`: the form of a reply is compiled before anything is drawn."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from martlet.errors import ParameterError
+from martlet.text.conversation import ContextPolicy, check_policy
 
 MIB = 2**20
 
@@ -45,8 +46,11 @@ class ServeSettings:
     """Where files and batches are kept; created with the first of them."""
     max_file_bytes: int = 200 * MIB
     """A larger file is refused with 413."""
+    context_policy: ContextPolicy = "error"
+    """For chats that name none."""
 
     def __post_init__(self) -> None:
+        check_policy(self.context_policy)
         for name in ("max_body_bytes", "max_num_queued", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} must be at least 1, not {getattr(self, name)}")

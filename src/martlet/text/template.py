@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from martlet.errors import TemplateError
+from martlet.errors import NotFoundError, TemplateError
 from martlet.text.messages import Message, checked_turn
 from martlet.text.tool_calls.functions import Tool, read_functions
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _REPLY_MARK = "martlet-looks-for-the-end-of-this-turn"
+
+
+def read_template(path: Path) -> str:
+    """The source of a template in a file of its own.
+
+    Raises:
+        NotFoundError: If it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"no chat template at {path}: {error.strerror}") from error
 
 
 class ChatTemplate:

@@ -19,6 +19,7 @@ from martlet.serve.batches.samples_journal import SamplesJournal
 from martlet.serve.envelope import envelope_of
 from martlet.serve.generation import Stamp, check_context, check_whole, sample_requests
 from martlet.serve.prepare import Prepared
+from martlet.serve.replies.common import note_of
 from martlet.serve.sample_stream import SampleStream
 from martlet.serve.service import Service
 
@@ -183,12 +184,14 @@ class Drawing:
             return
         outputs = [row.outputs[index] for index in range(len(row.requests))]
         body = row.prepared.writer.body(outputs)
+        if note := note_of(row.prepared.ask):
+            body["martlet"] = note
         self._output.put(row.line.number, answered(row.line.reply_id, row.line.custom_id, body))
         first_of_each = outputs[:: row.prepared.ask.effective.params.n]
         self.usage = Usage(
             num_prompt=self.usage.num_prompt + sum(o.num_prompt_tokens for o in first_of_each),
             num_cached=self.usage.num_cached + sum(o.num_cached_tokens for o in first_of_each),
-            num_drawn=self.usage.num_drawn + sum(len(o.token_ids) for o in outputs),
+            num_drawn=self.usage.num_drawn + sum(o.num_tokens for o in outputs),
         )
 
     def _fail(self, line: BatchLine, error: MartletError) -> None:

@@ -1,12 +1,13 @@
 """What all ways to reply have in common: the head, the usage, the explanation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from martlet.backends.base import SampleDelta, SampleOutput, TokenLogprob
 from martlet.serve.catalog import Catalog
 from martlet.serve.generation import Ask
+from martlet.text.conversation import ContextUse
 from martlet.text.tokenizer import Tokenizer
 
 Json = Mapping[str, object]
@@ -82,7 +83,7 @@ def usage_of(outputs: Sequence[SampleOutput], *, n: int) -> dict[str, object]:
     """
     first_of_each = outputs[::n]
     num_prompt = sum(output.num_prompt_tokens for output in first_of_each)
-    num_drawn = sum(len(output.token_ids) for output in outputs)
+    num_drawn = sum(output.num_tokens for output in outputs)
     num_cached = sum(output.num_cached_tokens for output in first_of_each)
     return {
         "prompt_tokens": num_prompt,
@@ -90,6 +91,13 @@ def usage_of(outputs: Sequence[SampleOutput], *, n: int) -> dict[str, object]:
         "total_tokens": num_prompt + num_drawn,
         "prompt_tokens_details": {"cached_tokens": num_cached},
     }
+
+
+def note_of(ask: Ask) -> dict[str, object]:
+    """What a reply says of itself unasked: what its context policy dropped, unless that is none."""
+    if ask.context is None or ask.context.policy == "error":
+        return {}
+    return {"context": _context_of(ask.context)}
 
 
 def explanation_of(ask: Ask, catalog: Catalog) -> dict[str, object]:
@@ -105,7 +113,12 @@ def explanation_of(ask: Ask, catalog: Catalog) -> dict[str, object]:
         "adapter_revision": None if adapter is None else adapter.revision,
         "num_prompt_tokens": [len(prompt.token_ids) for prompt in ask.prompts],
         "prompts": [prompt.text for prompt in ask.prompts],
+        "context": None if ask.context is None else _context_of(ask.context),
     }
+
+
+def _context_of(use: ContextUse) -> dict[str, object]:
+    return {**asdict(use), "num_room_tokens": use.num_room_tokens}
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:

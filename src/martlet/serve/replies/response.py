@@ -8,7 +8,7 @@ from martlet.backends.base import SampleOutput
 from martlet.errors import MartletError
 from martlet.serve.event_stream import PING, encode_event
 from martlet.serve.generation import Ask, Generation
-from martlet.serve.replies.common import Json, ReplyWriter, usage_of
+from martlet.serve.replies.common import Json, ReplyWriter, note_of, usage_of
 from martlet.serve.replies.items import OutputItems
 from martlet.serve.schema.responses import ResponsesRequest
 
@@ -159,5 +159,5 @@ def _head_of(request: ResponsesRequest, ask: Ask) -> dict[str, object]:
         "tools": [tool.model_dump() for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": params.top_p,
-        "truncation": "disabled",
+        "truncation": "auto" if note_of(ask) else "disabled",
     }

@@ -9,6 +9,7 @@ from martlet.engine.params import MAX_LOGPROBS
 from martlet.errors import ParameterError
 from martlet.serve.schema.base import RequestModel, refused_field
 from martlet.serve.schema.sampling import SamplingFields
+from martlet.text.conversation import ContextPolicy
 from martlet.text.messages import Message
 from martlet.text.structured import StructuredOutput
 
@@ -134,6 +135,8 @@ class ChatRequest(SamplingFields):
     tools: list[dict[str, JsonValue]] | None = None
     tool_choice: str | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
+    context_policy: ContextPolicy | None = None
+    """What becomes of a conversation that leaves no room for the reply; None takes the server's."""
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = None
     metadata: dict[str, str] | None = None

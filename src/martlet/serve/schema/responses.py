@@ -15,6 +15,7 @@ from martlet.serve.schema.chat import ChatRequest
 from martlet.serve.schema.sampling import SamplingFields
 
 _KEEPS_NOTHING = "this server keeps no responses; send the whole conversation as input"
+_TRUNCATION_TO_POLICY = {"auto": "drop-old-turns", "disabled": "error"}
 _NO_SUCH_SETTING = "the models served here know no such setting; say it in the instructions"
 
 
@@ -166,7 +167,7 @@ class ResponsesRequest(SamplingFields):
         "prompt": "this server keeps no prompts; send instructions and input",
         "reasoning": _NO_SUCH_SETTING,
         "max_tool_calls": "no tool is run here; count what you run",
-        "context_management": "what does not fit is refused; shorten the input",
+        "context_management": 'say truncation="auto", or shorten the input',
         "moderation": "this server judges no text",
         "prompt_cache_retention": "prompts stay in the cache as long as there is room",
         "prompt_cache_options": "prompts are shared block by block, with nothing to set",
@@ -187,7 +188,8 @@ class ResponsesRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     background: bool | None = None
-    truncation: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """What the chat calls `context_policy`."""
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
@@ -203,11 +205,6 @@ class ResponsesRequest(SamplingFields):
         if given.get("background") is True:
             raise refused_field(
                 "background", "background=true is not supported: use /v1/batches, or wait"
-            )
-        if given.get("truncation") not in (None, "disabled"):
-            raise refused_field(
-                "truncation",
-                "truncation is 'disabled': input that does not fit is refused, not cut",
             )
         return given
 
@@ -225,6 +222,7 @@ class ResponsesRequest(SamplingFields):
             "max_completion_tokens": self.max_output_tokens,
             "logprobs": has_scores,
             "top_logprobs": self.top_logprobs,
+            "context_policy": _TRUNCATION_TO_POLICY.get(self.truncation or ""),
             "response_format": self._response_format(),
             "tools": [_as_chat_tool(tool) for tool in self.tools or ()] or None,
             "tool_choice": _as_chat_choice(self.tool_choice),
