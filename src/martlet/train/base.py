@@ -1,5 +1,6 @@
 """The base, loaded for training, and what of it is trained."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,14 @@ class TrainedModel:
     """The model without PEFT around it."""
     computes_in: torch.dtype
     """Precision of the products."""
+
+    @property
+    def peft_config(self) -> LoraConfig:
+        """What the adapter is; only there if there is one."""
+        assert isinstance(self.module, PeftModel)
+        settings = self.module.peft_config["default"]
+        assert isinstance(settings, LoraConfig)
+        return settings
 
     @property
     def num_trained(self) -> int:
@@ -60,26 +69,38 @@ def load_for_training(
     return TrainedModel(module=_adapted(base, config), base=base, computes_in=dtype)
 
 
+def keep_start(trained: TrainedModel, config: TrainConfig, folder: Path) -> None:
+    """Writes what PiSSA starts from, which its result is later expressed by (arXiv:2404.02948)."""
+    if not config.tuner.pissa or (folder / _START).exists():
+        return
+    settings = trained.peft_config
+    settings.init_lora_weights = True  # PEFT wants the start described as a plain adapter
+    trained.module.save_pretrained(folder / _START)
+    settings.init_lora_weights = "pissa"
+
+
 def save_weights(trained: TrainedModel, config: TrainConfig, folder: Path, *, base: Path) -> None:
     """Writes the adapter as PEFT does, or the whole model as transformers does.
+
+    PiSSA's adapter belongs to a base without its largest singular values; it is written as a
+    difference to the base as it is, of twice the rank, which can be served like any other.
 
     Args:
         base: The base's folder, which the adapter names.
     """
-    module = trained.module
-    if isinstance(module, PeftModel):
-        # PiSSA's adapter belongs to a base without its largest values; as a difference to the
-        # base as it is (of twice the rank) it can be served like any other.
-        initial = folder / _INITIAL if config.tuner.pissa else None
-        module.peft_config["default"].base_model_name_or_path = str(base)
-        module.save_pretrained(
-            folder, path_initial_model_for_weight_conversion=None if initial is None else initial
-        )
+    if config.tuner.full:
+        trained.module.save_pretrained(folder)
         return
-    module.save_pretrained(folder)
+    trained.peft_config.base_model_name_or_path = str(base)
+    if config.tuner.pissa:
+        start = folder / _START
+        trained.module.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+        shutil.rmtree(start)
+    else:
+        trained.module.save_pretrained(folder)
 
 
-_INITIAL = "initial"
+_START = "start"
 
 
 def _load(

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from martlet.train.encoding import EncodedExample
-from martlet.train.segments import packed_inputs
+from martlet.train.segments import attend_in_segments, packed_inputs
 
 Batch = dict[str, Tensor]
-"""`input_ids` `[B, L]`, of packed rows `[1, T]`; `labels` `[N]`, the tokens to be learned;
-`logits_to_keep` `[N]`, where in the row each of them is predicted; and what the attention needs."""
+"""`input_ids` `[B, L]`, of packed rows `[1, T]`; `labels` `[1 + N]`, -100 and the tokens to be
+learned; `logits_to_keep` `[N]`, where in the row each is predicted; and what the attention needs."""
 Collate = Callable[[Sequence[EncodedExample]], Batch]
 
 
@@ -28,17 +29,24 @@ class Rows(Dataset[EncodedExample]):
         return self._examples[index]
 
 
+def collate_for(model: PreTrainedModel) -> Collate:
+    """How a model's rows are batched: packed, where the architecture allows it.
+
+    The model's attention is switched accordingly.
+    """
+    return pack if attend_in_segments(model) else pad
+
+
 def pack(examples: Sequence[EncodedExample]) -> Batch:
     """Puts rows behind one another, `[1, T]`. Only what predicts a target meets the LM head."""
     sequences = [torch.tensor([each.token_ids]) for each in examples]
     is_target = torch.tensor([flag for each in examples for flag in _targets(each)])
     inputs = packed_inputs(sequences)
     positions = is_target.nonzero()[:, 0]
-    return {
-        **inputs,
-        "logits_to_keep": positions - 1,
-        "labels": inputs["input_ids"][0, positions],
-    }
+    targets = inputs["input_ids"][0, positions]
+    # The trainer takes the first label for one that nothing predicts, and counts the others.
+    labels = torch.cat((targets.new_tensor([-100]), targets))
+    return {**inputs, "logits_to_keep": positions - 1, "labels": labels}
 
 
 def pad(examples: Sequence[EncodedExample]) -> Batch:

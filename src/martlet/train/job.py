@@ -15,7 +15,7 @@ from martlet.lora.provenance import TEMPLATE_NAME, ParityProof, Provenance
 from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
 from martlet.text.tokenizer import Tokenizer
-from martlet.train.base import TrainedModel, load_for_training, save_weights
+from martlet.train.base import TrainedModel, keep_start, load_for_training, save_weights
 from martlet.train.config import TrainConfig, to_fields
 from martlet.train.curve import draw_curve
 from martlet.train.lessons import Lessons
@@ -115,6 +115,7 @@ def run_job(
     """
     set_seed(job.config.steps.seed)
     trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
+    keep_start(trained, job.config, job.folder.path)
     reporter = Reporter(watch, metrics=job.folder.metrics, should_stop=should_stop)
     trainer = _trainer(job, trained, reporter)
     checkpoint = job.folder.last_checkpoint()
@@ -132,7 +133,7 @@ def run_job(
         return _result(job, trained, trainer, reporter, proof=None)
     _write(job, trained)
     draw_curve(job.folder.metrics, job.folder.curve)
-    proof = prove(job.config, job.lessons, trained, trainer.data_collator, job.folder.path)
+    proof = prove(job.config, job.lessons, trained, job.folder.path)
     proof.into(_provenance(job)).write(job.folder.path)
     job.folder.drop_checkpoints()
     if not proof.parity.passed:

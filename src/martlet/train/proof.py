@@ -19,7 +19,7 @@ from martlet.models.folder import open_folder
 from martlet.models.nf4 import write_as_nf4
 from martlet.models.resolve import resolve
 from martlet.train.base import TrainedModel
-from martlet.train.batches import Collate
+from martlet.train.batches import collate_for
 from martlet.train.config import TrainConfig
 from martlet.train.example import Completion, Conversation, Example
 from martlet.train.lessons import Lessons
@@ -48,18 +48,16 @@ def prove(
     config: TrainConfig,
     lessons: Lessons,
     trained: TrainedModel,
-    collate: Collate,
     folder: Path,
 ) -> Proof:
     """Serves what was written, and compares it with what is in the trainer's memory.
 
     Args:
         lessons: Whose rows to compare on, and the same as training had them.
-        collate: How training batches them.
         folder: What training wrote.
     """
     rows = (lessons.validation or lessons.training).head(NUM_ROWS)
-    by_trainer = score_by_trainer(trained, rows.sequences, collate)
+    by_trainer = score_by_trainer(trained, rows.sequences, collate_for(trained.base))
     adapter = None if config.tuner.full else ADAPTER_NAME
     with _base_as_trained(config, trained, folder) as base:
         try:

@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 ATTENTION_NAME = "martlet_segments"
 _TOLERANCE = 1e-3
 _PROBE_LENGTHS = (7, 5)
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 
 
 def segment_attention(
@@ -21,7 +22,7 @@ def segment_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    segment_ends: Tensor,
+    segment_ends: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **other: object,
@@ -32,16 +33,21 @@ def segment_attention(
         query: `[1, H, T, D]`.
         key: `[1, K, T, D]`, with K dividing H.
         value: `[1, K, T, D]`.
-        segment_ends: `[S]`, ascending, the last one T.
-        other: What the architecture adds; `can_attend_in_segments` finds out what matters.
+        segment_ends: `[S]`, ascending, the last one T; None for one sequence.
+        other: What the architecture adds.
 
     Returns:
         `[1, T, H, D]`, and nothing for the attention weights.
+
+    Raises:
+        ValueError: If the architecture asks for more than causal attention.
     """
+    if asked := [name for name in _UNSUPPORTED if other.get(name) is not None]:
+        raise ValueError(f"attention in segments knows no {asked[0]}")
     num_groups = query.shape[1] // key.shape[1]
     if num_groups > 1:  # the CPU's fused kernel is slow with enable_gqa
         key, value = (part.repeat_interleave(num_groups, dim=1) for part in (key, value))
-    ends: list[int] = segment_ends.tolist()
+    ends: list[int] = [query.shape[2]] if segment_ends is None else segment_ends.tolist()
     pieces = [
         scaled_dot_product_attention(
             query[:, :, start:end],
@@ -66,8 +72,12 @@ def attend_in_segments(model: PreTrainedModel) -> bool:
     Returns:
         Whether the model was switched.
     """
+    config = model.config.get_text_config()
+    # Windows by layer would show in sequences only that are longer than they are.
+    if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        return False
     generator = torch.Generator().manual_seed(0)
-    vocab_size = model.config.get_text_config().vocab_size
+    vocab_size = config.vocab_size
     sequences = [
         torch.randint(vocab_size, (1, length), generator=generator).to(model.device)
         for length in _PROBE_LENGTHS

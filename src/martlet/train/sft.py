@@ -8,13 +8,12 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traini
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from martlet.train.base import TrainedModel
-from martlet.train.batches import Batch, Rows, pack, pad
+from martlet.train.batches import Batch, Rows, collate_for
 from martlet.train.config import TrainConfig
 from martlet.train.lessons import Lessons
 from martlet.train.loss import token_losses
 from martlet.train.progress import Reporter
 from martlet.train.run_folder import RunFolder
-from martlet.train.segments import attend_in_segments
 
 
 class SupervisedTrainer(Trainer):
@@ -60,11 +59,7 @@ def make_trainer(
     folder: RunFolder,
     reporter: Reporter,
 ) -> SupervisedTrainer:
-    """A trainer that is ready to run.
-
-    Rows are packed where the architecture allows it and padded elsewhere.
-    """
-    collate = pack if attend_in_segments(trained.base) else pad
+    """A trainer that is ready to run."""
     validation = lessons.validation.sequences
     callbacks: list[Any] = [reporter]
     if config.keep.patience is not None:
@@ -74,7 +69,7 @@ def make_trainer(
         args=training_arguments(config, trained, folder, has_validation=bool(validation)),
         train_dataset=Rows(lessons.training.sequences),
         eval_dataset=Rows(validation) if validation else None,
-        data_collator=collate,
+        data_collator=collate_for(trained.base),
         compute_loss_func=mean_loss,
         callbacks=callbacks,
     )
@@ -145,7 +140,7 @@ def losses_of(outputs: CausalLMOutputWithPast, labels: Tensor) -> Tensor:
     if logits is None:
         raise TypeError("the model gave no logits")
     if labels.ndim == 1:  # packed: the model gave the rows that are asked for
-        return token_losses(logits[0], labels)
+        return token_losses(logits[0], labels[1:])
     is_target = labels[:, 1:] != -100
     return token_losses(logits[:, :-1][is_target], labels[:, 1:][is_target])
 

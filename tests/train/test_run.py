@@ -1,0 +1,297 @@
+"""Whole runs on the embedded model: trained, proven, resumed, and every planted fault found."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from martlet import LLM, SamplingParams
+from martlet.demo.rows import training_rows
+from martlet.errors import AdapterError, InputError, Interrupted, ParityError, TemplateError
+from martlet.lora.provenance import read_provenance
+from martlet.train.config import resolve_config
+from martlet.train.encoding import EncodedExample, Encoder
+from martlet.train.job import TrainResult, open_job, run_job
+from martlet.train.run_folder import RunFolder
+
+# PEFT and bitsandbytes lag behind what transformers and torch deprecate.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.utils.checkpoint"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", count=24)
+
+
+def write_rows(file: Path, *, count: int) -> Path:
+    lines = (json.dumps(row, ensure_ascii=False) for row in islice(training_rows("turning"), count))
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def train(rows: Path, out: Path, **given: object) -> TrainResult:
+    fields = {
+        "data": [str(rows)],
+        "model": "demo",
+        "out": out,
+        "precision": "fp32",
+        "max_steps": 4,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup": 0,
+        **given,
+    }
+    return run_job(open_job(resolve_config(fields)))
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / WEIGHTS)
+
+
+def test_a_run_learns_is_proven_and_is_served(rows: Path, tmp_path: Path) -> None:
+    run = tmp_path / "judge"
+    result = train(rows, run, max_steps=12, validation=str(rows), evaluate_every=6)
+    assert result.num_steps == 12
+    assert result.proof is not None
+    assert result.proof.passed
+    assert result.proof.num_rows == 24
+    assert result.proof.serving_loss == pytest.approx(result.proof.trainer_loss, abs=1e-4)
+    assert result.validation_loss == pytest.approx(result.proof.trainer_loss, abs=1e-4)
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    assert losses[-1] < losses[0] / 2
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not (run / "checkpoints").exists()
+    provenance = read_provenance(run)
+    assert provenance is not None
+    assert provenance.recipe["max_steps"] == 12
+    assert len(provenance.generations) == 3
+    llm = LLM("demo", dtype="fp32", adapters={"judge": str(run)})
+    question = [
+        {
+            "role": "user",
+            "content": json.loads(rows.read_text().splitlines()[0])["messages"][0]["content"],
+        }
+    ]
+    params = SamplingParams(temperature=0.0, max_tokens=24)
+    base, adapted = (llm.chat([question], params, adapter=name) for name in (None, "judge"))
+    assert base[0].outputs[0].text != adapted[0].outputs[0].text
+    assert provenance.generations[0].reply.startswith(adapted[0].outputs[0].text[:20])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"qlora": True},
+        {"full": True, "learning_rate": 1e-3},
+        {"dora": True, "rslora": True, "targets": ["q_proj", "down_proj"]},
+        {"pissa": True},
+        {"precision": "bf16", "checkpointing": True, "accumulation": 2, "dropout": 0.1},
+    ],
+    ids=lambda given: "-".join(given),
+)
+def test_every_way_to_train_is_served_as_it_was_trained(
+    given: dict[str, object], rows: Path, tmp_path: Path
+) -> None:
+    result = train(rows, tmp_path / "run", **given)
+    assert result.proof is not None
+    assert result.proof.passed
+    provenance = read_provenance(tmp_path / "run")
+    assert provenance is not None
+    assert provenance.base_quantization == ("nf4" if given.get("qlora") else None)
+
+
+def test_preferences_are_learned(rows: Path, tmp_path: Path) -> None:
+    pairs = []
+    for line in rows.read_text().splitlines():
+        question, reply = json.loads(line)["messages"]
+        worse = {"role": "assistant", "content": "The answer is unknown."}
+        pairs.append({"messages": [question], "chosen": [reply], "rejected": [worse]})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    result = train(file, tmp_path / "dpo", method="dpo", max_steps=8, learning_rate=1e-3)
+    assert result.proof is not None
+    assert result.proof.passed
+    entries = (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in entries]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # neither reply is preferred yet
+    assert losses[-1] < 0.5
+
+
+COMMAND = (
+    "from martlet.train.config import resolve_config as c; from pathlib import Path; import sys;"
+    "from martlet.train.job import *; rows, out = sys.argv[1:];"
+    "run_job(open_job(c({'data': [rows], 'model': 'demo', 'out': Path(out), 'precision': 'fp32',"
+    "'max_steps': 12, 'batch_size': 2, 'dropout': 0.1, 'save_every': 2, 'learning_rate': 1e-3})))"
+)
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
+    rows: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", COMMAND, str(rows)]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*command, str(killed)], stderr=subprocess.PIPE)
+    folder = RunFolder(path=killed)
+    while process.poll() is None and not (killed / "checkpoints" / "checkpoint-4").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    checkpoint = folder.last_checkpoint()
+    assert checkpoint is not None
+    assert not (killed / WEIGHTS).exists()
+    for run in (killed, whole):
+        subprocess.run([*command, str(run)], check=True, capture_output=True)
+    assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_two_processes_learn_as_one_does(rows: Path, tmp_path: Path) -> None:
+    """Two with a batch of one see in a step what one with a batch of two does."""
+    code = COMMAND.replace("'dropout': 0.1", "'dropout': 0.0")
+    losses = []
+    for number, launcher in enumerate(([], ["--nproc-per-node", "2"])):
+        out = tmp_path / f"run{number}"
+        script = tmp_path / f"script{number}.py"
+        size = "'batch_size': 1" if launcher else "'batch_size': 2"
+        script.write_text(
+            code.replace("'batch_size': 2", size).replace("; ", "\n").replace(";", "\n")
+        )
+        start = ["-m", "torch.distributed.run", *launcher] if launcher else []
+        subprocess.run(
+            [sys.executable, *start, str(script), str(rows), str(out)],
+            check=True,
+            capture_output=True,
+        )
+        entries = (out / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in entries])
+    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+
+
+def test_a_run_that_is_stopped_keeps_a_checkpoint(rows: Path, tmp_path: Path) -> None:
+    config = resolve_config(
+        {"data": [str(rows)], "model": "demo", "out": tmp_path / "run", "max_steps": 6}
+    )
+    with pytest.raises(Interrupted, match="stopped at step 1 of 6"):
+        run_job(open_job(config), should_stop=lambda: True)
+    job = open_job(config)
+    assert job.resumes
+    assert run_job(job).num_steps == 6
+
+
+def shifted(example: EncodedExample) -> EncodedExample:
+    return replace(example, is_target=(False, *example.is_target[:-1]))
+
+
+def with_second_first_token(example: EncodedExample) -> EncodedExample:
+    return replace(
+        example,
+        token_ids=(example.token_ids[0], *example.token_ids),
+        is_target=(False, *example.is_target),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (shifted, "the loss mask is off"),
+        (with_second_first_token, "row 1, token 1: training saw '<|im_start|>'"),
+    ],
+)
+def test_the_proof_finds_what_training_saw_and_serving_does_not(
+    fault: object, words: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Encoder.encode
+    calls = []
+
+    def faulty(self: Encoder, row: object) -> tuple[EncodedExample, ...]:
+        calls.append(row)
+        right = encode(self, row)
+        return tuple(map(fault, right)) if len(calls) <= 24 else right
+
+    monkeypatch.setattr(Encoder, "encode", faulty)
+    with pytest.raises(ParityError, match=words):
+        train(rows, tmp_path / "run", max_steps=1)
+    with pytest.raises(AdapterError, match="failed the proof of its training"):
+        LLM("demo", adapters={"a": str(tmp_path / "run")})
+
+
+def test_the_proof_finds_an_adapter_that_is_not_the_one_in_memory(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import martlet.train.job as module
+
+    write = module._write
+
+    def faulty(*given: object) -> None:
+        write(*given)
+        weights = weights_of(tmp_path / "run")
+        worse = {name: each * 1.5 for name, each in weights.items()}
+        safetensors.torch.save_file(worse, tmp_path / "run" / WEIGHTS)
+
+    monkeypatch.setattr(module, "_write", faulty)
+    with pytest.raises(ParityError, match=r"the first token that differs is .*rows.jsonl, row "):
+        train(rows, tmp_path / "run", max_steps=8)
+
+
+def test_an_adapter_is_served_with_its_own_template_and_base_alone(
+    rows: Path, tmp_path: Path
+) -> None:
+    from martlet.demo import model_path
+
+    run = tmp_path / "run"
+    train(rows, run, max_steps=1)
+    template = (model_path() / "chat_template.jinja").read_text()
+    edited = tmp_path / "edited.jinja"
+    edited.write_text(template.replace("assistant", "helper"))
+    with pytest.raises(
+        AdapterError, match=r"trained with the chat template .* add --chat-template"
+    ):
+        LLM("demo", adapters={"a": str(run)}, chat_template=edited)
+    weights = weights_of(run)
+    renamed = {name.replace("q_proj", "query"): each for name, each in weights.items()}
+    safetensors.torch.save_file(renamed, run / WEIGHTS)
+    with pytest.raises(AdapterError, match="query"):
+        LLM("demo", adapters={"a": str(run)})
+
+
+def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(rows, run, max_steps=1)
+    with pytest.raises(InputError, match="holds a finished run"):
+        train(rows, run, max_steps=1)
+    (run / "martlet.json").unlink()
+    with pytest.raises(InputError, match="unfinished run of another recipe: rank changed"):
+        train(rows, run, max_steps=1, rank=4)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        train(rows, other)
+
+
+def test_a_base_without_a_template_is_refused(rows: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from martlet.demo import model_path
+
+    bare = tmp_path / "bare"
+    shutil.copytree(model_path(), bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(TemplateError, match="no chat template"):
+        train(rows, tmp_path / "run", model=str(bare))
