@@ -28,7 +28,7 @@ def _given(config: type, panel: str) -> Any:
             explanation = f"{explanation} [default: {default}]"
         flag = "--" + each.name.replace("_", "-")
         annotation = Annotated[
-            (list[get_args(kind)[0]] if is_many else kind) | None,  # type: ignore[misc]
+            (list[str] if is_many else kind) | None,
             option(panel, explanation, flag),
         ]
         options.append((each.name, annotation, field(default=None)))

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from martlet.errors import ModelError, ParameterError
 from martlet.models.folder import ModelFolder
@@ -86,6 +87,7 @@ def _load(
 ) -> PreTrainedModel:
     if tuner.qlora:
         return load_nf4(folder, dtype=dtype, device=device)
+    disable_progress_bar()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder.path,

@@ -157,9 +157,8 @@ def _difference_in_ids(
                 f"{_named(theirs.token_ids[place], backend)}"
             )
         if ours.is_target != theirs.is_target:
-            place = next(
-                i for i, (a, b) in enumerate(zip(ours.is_target, theirs.is_target)) if a != b
-            )
+            flags = zip(ours.is_target, theirs.is_target, strict=True)
+            place = next(i for i, (a, b) in enumerate(flags) if a != b)
             learned, written = ("learned", "context")[:: 1 if ours.is_target[place] else -1]
             return (
                 f"{ours.origin}, token {place} ({_named(ours.token_ids[place], backend)}): "

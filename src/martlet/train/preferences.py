@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import Tensor
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from martlet.train.base import TrainedModel
@@ -61,6 +61,7 @@ def make_preference_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.reporter = reporter
     return trainer
 

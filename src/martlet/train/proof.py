@@ -75,7 +75,7 @@ def prove(
 
 @contextmanager
 def _base_as_trained(config: TrainConfig, trained: TrainedModel, folder: Path) -> Iterator[str]:
-    """The base that the adapter was trained on: for QLoRA, with its weights as 4 bits leave them."""
+    """The base that was trained on; for QLoRA, with its weights as 4 bits leave them."""
     if config.tuner.full:
         yield str(folder)
     elif not config.tuner.qlora:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from martlet.train.base import TrainedModel
@@ -78,6 +78,7 @@ def make_trainer(
         compute_loss_func=mean_loss,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.reporter = reporter
     return trainer
 
