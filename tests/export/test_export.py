@@ -42,7 +42,7 @@ def logits_of(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize(
     "config",
     [
-        {"target_modules": "all-linear", "use_rslora": True, "lora_bias": True},
+        {"target_modules": ["q_proj", "v_proj"], "use_rslora": True, "lora_bias": True},
         {"target_modules": "all-linear", "use_dora": True, "rank_pattern": {"q_proj": 16}},
         {"target_modules": ["q_proj"], "bias": "all", "modules_to_save": ["lm_head", "norm"]},
         {"target_modules": ["embed_tokens", "lm_head", "o_proj"]},
@@ -99,14 +99,15 @@ def test_another_base_renamed_tensors_and_a_full_folder_are_refused(
     safetensors.torch.save_file(renamed, weights)
     with pytest.raises(AdapterError, match="no such module"):
         merge(str(other), out=tmp_path / "m", model=str(base.path), report=ignore)
+    biased = make_adapter(tmp_path / "b", base, target_modules=["o_proj"], lora_bias=True)
+    with pytest.raises(AdapterError, match="no place for one"):
+        merge(str(biased), out=tmp_path / "m", model=str(base.path), report=ignore)
     with pytest.raises(ParameterError, match="not empty"):
         merge(str(adapter), out=base.path, model=str(base.path), report=ignore)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_transformers_loads_what_is_written(
-    bits: int, demo_quantized: dict[int, Path]
-) -> None:
+def test_transformers_loads_what_is_written(bits: int, demo_quantized: dict[int, Path]) -> None:
     folder = demo_quantized[bits]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from torch import Tensor
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine
 from martlet.errors import CertificateError
-from martlet.export.weights import write_json
+from martlet.export.weights import rejected_name, write_json
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.load import load_model
 
@@ -119,9 +119,8 @@ def require(certificate: Certificate, draft: Path, out: Path) -> None:
     certificate.write(draft)
     if certificate.passed:
         return
-    rejected = out.absolute().with_name(f"{out.name}.rejected")
-    if not rejected.exists():
-        draft.rename(rejected)
+    rejected = rejected_name(out)
+    draft.rename(rejected)
     raise CertificateError(
         f"{certificate.after} is not what it was made from: {certificate.reason}; it was kept as "
         f"{rejected} to look at, and {out} was not made"

@@ -62,9 +62,7 @@ def base_dtype(folder: ModelFolder) -> str:
     return _STORED[most]
 
 
-def plan_merge(
-    base: ModelFolder, adapter: AdapterFolder, *, out: Path, dtype: str | None
-) -> Merge:
+def plan_merge(base: ModelFolder, adapter: AdapterFolder, *, out: Path, dtype: str | None) -> Merge:
     """Checks everything about a merge that can be checked before it begins.
 
     Args:
@@ -139,6 +137,11 @@ def _placed(
             by_tensor[weight] = (module, parts)
             if bias := tensor_name(base, model, module, "bias"):
                 by_tensor[bias] = (module, parts)
+            elif "lora_B.bias" in parts:
+                raise AdapterError(
+                    f"{adapter.path} adds a bias to {module}, and the model has no place for one "
+                    "there; serve the adapter un-merged"
+                )
     touches_one_end = new_head is not None or leaves.embedding in by_module
     if is_tied and leaves.embedding in by_module and new_head is None:
         # Trained beside a head that stayed as it was.

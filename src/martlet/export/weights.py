@@ -34,6 +34,13 @@ def check_out(out: Path, *, needed_bytes: int) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ParameterError(f"{out} exists and is not empty; name a new folder", param="out")
+    rejected = rejected_name(out)
+    if rejected.exists():
+        raise ParameterError(
+            f"{rejected} is there, from a try that failed its certificate; remove it, or name "
+            "another folder",
+            param="out",
+        )
     if not out.absolute().parent.is_dir():
         raise ParameterError(f"{out.absolute().parent} is no folder; make it first", param="out")
     free_bytes = shutil.disk_usage(out.absolute().parent).free
@@ -42,6 +49,11 @@ def check_out(out: Path, *, needed_bytes: int) -> None:
             f"{out} will take {needed_bytes / GIB:.2f} GiB, and the disk has "
             f"{free_bytes / GIB:.2f} GiB left; free some space, or name a folder on another disk"
         )
+
+
+def rejected_name(out: Path) -> Path:
+    """What an output folder is called if it fails its certificate."""
+    return out.absolute().with_name(f"{out.name}.rejected")
 
 
 @contextmanager

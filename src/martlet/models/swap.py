@@ -31,9 +31,7 @@ def swap_leaves(model: nn.Module) -> int:
     )
 
 
-def _swap_leaf(
-    parent: nn.Module, name: str, pages: MappedPages, dtype: torch.dtype | None
-) -> bool:
+def _swap_leaf(parent: nn.Module, name: str, pages: MappedPages, dtype: torch.dtype | None) -> bool:
     leaf = parent.get_submodule(name)
     faster = _faster(leaf, pages, dtype)
     if faster is None:
@@ -44,9 +42,7 @@ def _swap_leaf(
     return True
 
 
-def _faster(
-    module: nn.Module, pages: MappedPages, dtype: torch.dtype | None
-) -> nn.Module | None:
+def _faster(module: nn.Module, pages: MappedPages, dtype: torch.dtype | None) -> nn.Module | None:
     if isinstance(module, StoredInt8):
         return Int8Linear(module) if module.weight.device.type == "cpu" and can_pack() else None
     if isinstance(module, StoredInt4):
