@@ -218,7 +218,8 @@ def _weight(own: Tensor, parts: Parts, config: AdapterConfig, module: str) -> Te
     if "lora_magnitude_vector" not in parts:
         return merged
     ratio = parts["lora_magnitude_vector"].float() / merged.norm(dim=axis)
-    return merged * ratio.unsqueeze(axis)
+    scaled: Tensor = merged * ratio.unsqueeze(axis)
+    return scaled
 
 
 def _bias(own: Tensor, parts: Parts, config: AdapterConfig, module: str) -> Tensor:

@@ -155,7 +155,8 @@ def _group_size(source: ModelFolder, linears: Mapping[str, str]) -> int:
     for size in GROUP_SIZES:
         if all(width % size == 0 for width in widths):
             return size
+    odd = next(width for width in sorted(widths) if width % GROUP_SIZES[-1])
     raise ModelError(
-        f"{source.path} has layers with {min(widths)} inputs, which divide into no groups of "
+        f"{source.path} has layers with {odd} inputs, which divide into no groups of "
         f"{', '.join(map(str, GROUP_SIZES))}; use --bits 8"
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
-"""The parts of a group's range that are tried: clipping the largest value may round the rest better."""
+"""Parts of a group's range that are tried: to clip the largest value may round the rest better."""
 
 
 def round_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,8 @@ def group_scales(weight: Tensor, num_groups: int) -> Tensor:
         error = ((groups / scale).round().clamp(-8, 7) * scale - groups).square()
         error = error.sum(dim=-1, keepdim=True)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
-    return best.squeeze(-1)
+    scales: Tensor = best.squeeze(-1)
+    return scales
 
 
 def round_groups(weight: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:

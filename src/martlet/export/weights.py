@@ -1,4 +1,4 @@
-"""Rewriting a checkpoint tensor by tensor: one shard in memory at a time, the folder whole or absent.
+"""Rewriting a checkpoint tensor by tensor, one shard in memory at a time.
 
 The new folder is made under a temporary name and gets its own when everything in it is written.
 """
@@ -99,7 +99,7 @@ def rewrite(
 
 
 def copy_companions(source: Path, draft: Path) -> None:
-    """Copies what belongs to a model besides config and weights: tokenizer, template, generation."""
+    """Copies what belongs to a model besides config and weights, such as the tokenizer."""
     for pattern in _COPIED:
         for path in source.glob(pattern):
             if path.name not in _NOT_COPIED:

@@ -54,22 +54,23 @@ def use_stored_layers(folder: ModelFolder, config: PretrainedConfig) -> None:
 
 
 @register_quantization_config(_METHOD)
-class _StoredConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class _StoredConfig(QuantizationConfigMixin):
     """Hands the folder through transformers to the quantiser."""
 
     def __init__(self, *, folder: ModelFolder, **_: object) -> None:
-        self.quant_method = _METHOD
+        self.quant_method = _METHOD  # type: ignore[assignment]  # a name that was registered
         self.folder = folder
 
 
 @register_quantizer(_METHOD)
-class _StoredQuantizer(HfQuantizer):  # type: ignore[misc]
+class _StoredQuantizer(HfQuantizer):
     """Puts the stored layers into the empty model, before its weights are read."""
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, **_: object
     ) -> PreTrainedModel:
-        for name, layer in _stored_layers(self.quantization_config.folder, model):
+        settings = cast(_StoredConfig, self.quantization_config)
+        for name, layer in _stored_layers(settings.folder, model):
             model.set_submodule(name, layer)
         return model
 
