@@ -17,7 +17,9 @@ from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.stored import Gptq
 from martlet.models.load import load_model, load_module
+from martlet.models.resolve import resolve
 from support.adapters import load_with_peft, make_adapter
+from support.engines import load_fp32, make_engine
 from support.tiny_models import tiny_model_folder
 
 CPU = torch.device("cpu")
@@ -150,3 +152,21 @@ def test_gptq_v1_stores_zeros_less_one() -> None:
     assert torch.equal(layer.dequantized()[0], expected)
     with torch.inference_mode():
         assert torch.equal(layer(torch.eye(8))[:, 0], expected)
+
+
+def test_an_adapter_on_an_int8_base_answers_as_on_the_base_itself(
+    demo_quantized: dict[int, Path], tmp_path: Path
+) -> None:
+    whole = open_folder(resolve("demo"))
+    path = make_adapter(tmp_path / "a", whole, target_modules="all-linear")
+    prompt = tuple(range(20, 60))
+    adapted, plain = [], []
+    for folder in (whole, open_folder(demo_quantized[8])):
+        engine = make_engine(load_fp32(folder))
+        revision = engine.adapters.prepare("a", path)
+        engine.adapters.install(revision)
+        plain.append(engine.logits(prompt))
+        adapted.append(engine.logits(prompt, revision))
+    error = (adapted[1] - adapted[0]).norm() / adapted[0].norm()
+    effect = (adapted[1] - plain[1]).norm() / plain[1].norm()
+    assert error < 0.03 < effect
