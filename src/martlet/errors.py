@@ -14,6 +14,7 @@ read them. The message of an error says what was given, what is allowed and what
     ├── ModelError                    422  exit 4   a model folder cannot be loaded as it is
     │   ├── UnsupportedArchitectureError  422  exit 4  the engine cannot run it; another backend may
     │   └── AdapterError              422  exit 4   an adapter does not fit, or changes nothing
+    ├── CertificateError              422  exit 9   a merged or quantised model differs too much
     ├── AuthenticationError           401  exit 2   no key, or an unknown one
     ├── ForbiddenError                403  exit 2   the key, or the operator, does not allow it
     ├── BusyError                     429  exit 8   the queue is full; try again later
@@ -106,6 +107,13 @@ class UnsupportedArchitectureError(ModelError):
 
 class AdapterError(ModelError):
     """An adapter does not fit its base, or was not seen to change anything."""
+
+
+class CertificateError(MartletError):
+    """A merged or quantised model differs from what it was made from by more than is allowed."""
+
+    http_status = 422
+    exit_code = 9
 
 
 class AuthenticationError(MartletError):

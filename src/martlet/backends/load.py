@@ -30,6 +30,7 @@ from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
 from martlet.models.load import load_config, load_model, load_module
 from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
+from martlet.models.quantized import stored_bytes
 from martlet.models.resolve import resolve
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
@@ -242,7 +243,7 @@ def _memory(
     asked = _context_tokens(folder, options)
     cap = options.kv_memory_gib
     return plan_memory(
-        weights_bytes=folder.num_parameters * dtype.itemsize,
+        weights_bytes=stored_bytes(folder, dtype),
         kv_bytes_per_token=_cache_bytes_per_token(folder, dtype),
         block_size=options.block_size,
         max_context_tokens=asked,

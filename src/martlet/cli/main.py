@@ -14,6 +14,8 @@ from martlet.cli.chat import chat
 from martlet.cli.demo import demo
 from martlet.cli.generate import generate
 from martlet.cli.info import info
+from martlet.cli.merge import merge
+from martlet.cli.quantize import quantize
 from martlet.cli.serve import serve
 from martlet.cli.train import train
 from martlet.cli.vote import vote
@@ -29,7 +31,7 @@ Each option has an environment variable: `MARTLET_MODEL` for `--model`, `MARTLET
 `--top-p`.
 
 Exit codes: 0 done, 2 bad input, 3 not found, 4 unusable model, 5 extra missing, 6 no room,
-7 engine failed, 130 stopped.
+7 engine failed, 9 certificate failed, 130 stopped.
 """
 
 app = typer.Typer(
@@ -73,7 +75,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, train, chat, serve, info, demo):
+for _verb in (vote, generate, train, merge, quantize, serve, chat, info, demo):
     app.command()(_verb)
 
 

@@ -205,11 +205,21 @@ class Engine:
             )
 
     def _probe(self, adapter: AdapterRevision | None) -> Tensor:
-        """The logits of the probe's prompt, `[T, V]`, with an adapter or without.
+        """The logits of the probe's prompt, `[T, V]`, with an adapter or without."""
+        return self.logits(tuple(probe_ids(self._model.vocab_size)), adapter)
+
+    def logits(self, prompt: tuple[int, ...], adapter: AdapterRevision | None = None) -> Tensor:
+        """The logits of every position of a prompt, with an adapter or without.
 
         It goes the way of every request, but through a cache of its own.
+
+        Args:
+            prompt: T token ids, no more than a step may hold.
+            adapter: One whose layers are in place.
+
+        Returns:
+            `[T, V]`.
         """
-        prompt = tuple(probe_ids(self._model.vocab_size))
         request = Request(
             request_id="probe",
             prompt_ids=prompt,

@@ -3,23 +3,26 @@
 import shutil
 from pathlib import Path
 
-from martlet.models.folder import ModelFolder
-
-_OWN = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.bin",
-    "*.gguf",
+_COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+_OWN = {
     "config.json",
+    "model.safetensors.index.json",
+    "certificate.json",
     "martlet.json",
-)
-"""Weights and what describes them."""
+    "adapter_config.json",
+}
+"""What describes these very weights."""
 
 
-def copy_companions(folder: ModelFolder, out: Path) -> None:
-    """Copies tokenizer, chat template, generation config and the like, where `out` has none yet."""
+def copy_companions(folder: Path, out: Path) -> None:
+    """Copies tokenizer, chat template, generation config and the like.
+
+    Args:
+        folder: A model's.
+        out: Where they go; made if missing. What it has already stays.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for path in folder.path.iterdir():
-        is_own = any(path.match(pattern) for pattern in _OWN)
-        if path.is_file() and not is_own and not (out / path.name).exists():
-            shutil.copy2(path, out / path.name)
+    for pattern in _COMPANIONS:
+        for path in folder.glob(pattern):
+            if path.name not in _OWN and not (out / path.name).exists():
+                shutil.copyfile(path, out / path.name)

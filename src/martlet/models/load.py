@@ -14,6 +14,7 @@ from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.guard import LayerShape, check, own_logits
 from martlet.models.heap import keep_freed_memory
+from martlet.models.quantized import check_quantization, is_read_here, use_stored_layers
 from martlet.models.swap import swap_leaves
 
 LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
@@ -107,9 +108,14 @@ def load_module(
             is missing or has the wrong shape. (transformers would draw it at random and go on.)
     """
     transformers.utils.logging.disable_progress_bar()
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    if is_read_here(folder):
+        check_quantization(folder)
+        use_stored_layers(folder, config)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             folder.path,
+            config=config,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             local_files_only=True,

@@ -66,7 +66,7 @@ def write_as_nf4(folder: ModelFolder, out: Path, *, dtype: torch.dtype) -> None:
         warnings.simplefilter("ignore")
         model.dequantize(dtype)
     model.to(dtype)
-    copy_companions(folder, out)
+    copy_companions(folder.path, out)
     model.save_pretrained(out)
 
 

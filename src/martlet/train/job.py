@@ -167,7 +167,7 @@ def _write(job: TrainJob, trained: TrainedModel) -> None:
     if job.tokenizer.template is not None:
         (folder / TEMPLATE_NAME).write_text(job.tokenizer.template, encoding="utf-8")
     if job.config.tuner.full:
-        copy_companions(job.base, folder)
+        copy_companions(job.base.path, folder)
 
 
 def _provenance(job: TrainJob) -> Provenance:

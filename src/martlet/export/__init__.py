@@ -1,0 +1,1 @@
+"""Merge and quantise, and the certificate that says what it cost."""

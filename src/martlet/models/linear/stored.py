@@ -1,0 +1,185 @@
+"""Quantised linear layers as checkpoints store them, computed in plain PyTorch.
+
+They are what a folder is loaded into, and the oracle of the fast ones in `int8` and `int4`. Their
+parameters have the names that the files use, so that transformers fills them without knowing them.
+
+Shapes: G groups of inputs share a scale; P = 8 values of four bits are packed into an int32, the
+first one lowest.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_VALUES_PER_WORD = 8
+_MIDDLE = 8
+"""The stored value that stands for 0 in a symmetric four-bit layer."""
+_LARGEST_INT8 = 127
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds each token to 8 bits by a scale of its own, so that no neighbour matters.
+
+    Args:
+        x: `[T, in]`.
+
+    Returns:
+        Whole numbers from -127 to 127 `[T, in]` in fp32, and the scales `[T, 1]` in fp32.
+    """
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny * 1e3)
+    scale = scale / _LARGEST_INT8
+    return (x / scale).round_(), scale
+
+
+class StoredInt8(nn.Module):
+    """compressed-tensors `int-quantized`, W8A8: per channel, and dynamically per token.
+
+    Args:
+        linear: The layer whose place it takes.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        shape = (self.out_features, self.in_features)
+        self.weight = _stored(*shape, dtype=torch.int8)
+        self.weight_scale = _stored(self.out_features, 1, dtype=torch.float32)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`."""
+        rows, scale = quantize_tokens(x.reshape(-1, self.in_features))
+        out = rows @ self.weight.float().T * scale * self.weight_scale.float().T
+        if self.bias is not None:
+            out = out + self.bias.float()
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+class StoredInt4(nn.Module, ABC):
+    """Four-bit weights with a scale and a zero for each group of inputs.
+
+    Args:
+        linear: The layer whose place it takes.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """The stored values, 0 to 15, `[out, in]` in int32."""
+
+    @abstractmethod
+    def group_scales(self) -> Tensor:
+        """`[out, G]` in fp32."""
+
+    @abstractmethod
+    def group_zeros(self) -> Tensor:
+        """The stored values that stand for 0, `[out, G]` in fp32."""
+
+    @abstractmethod
+    def group_of_input(self) -> Tensor:
+        """The group of each input, `[in]`."""
+
+    def dequantized(self) -> Tensor:
+        """The weight, `[out, in]` in fp32."""
+        groups = self.group_of_input()
+        return (self.values() - self.group_zeros()[:, groups]) * self.group_scales()[:, groups]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`."""
+        return F.linear(x, self.dequantized().to(x.dtype), self.bias)
+
+
+class PackQuantized(StoredInt4):
+    """compressed-tensors `pack-quantized`, W4A16.
+
+    Args:
+        linear: The layer whose place it takes.
+        num_groups: G.
+        has_zeros: Whether it is asymmetric.
+        has_group_index: Whether inputs were put into groups in another order than their own.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, *, num_groups: int, has_zeros: bool, has_group_index: bool
+    ) -> None:
+        super().__init__(linear)
+        num_words = -(-self.in_features // _VALUES_PER_WORD)
+        self.weight_packed = _stored(self.out_features, num_words, dtype=torch.int32)
+        self.weight_scale = _stored(self.out_features, num_groups, dtype=torch.float32)
+        self.weight_shape = _stored(2, dtype=torch.int64)
+        self.weight_zero_point = self.weight_g_idx = None
+        if has_zeros:
+            rows = -(-self.out_features // _VALUES_PER_WORD)
+            self.weight_zero_point = _stored(rows, num_groups, dtype=torch.int32)
+        if has_group_index:
+            self.weight_g_idx = _stored(self.in_features, dtype=torch.int32)
+
+    def values(self) -> Tensor:
+        return _unpack(self.weight_packed)[:, : self.in_features]
+
+    def group_scales(self) -> Tensor:
+        return self.weight_scale.float()
+
+    def group_zeros(self) -> Tensor:
+        if self.weight_zero_point is None:
+            return torch.full_like(self.group_scales(), _MIDDLE)
+        return _unpack(self.weight_zero_point.T).T[: self.out_features].float()
+
+    def group_of_input(self) -> Tensor:
+        if self.weight_g_idx is not None:
+            return self.weight_g_idx.long()
+        size = self.in_features // self.weight_scale.shape[1]
+        return torch.arange(self.in_features, device=self.weight_scale.device) // size
+
+
+class Gptq(StoredInt4):
+    """GPTQ as AutoGPTQ and gptqmodel store it (arXiv:2210.17323), transposed to the others.
+
+    Args:
+        linear: The layer whose place it takes.
+        num_groups: G.
+        zero_offset: What is added to a stored zero: 1 in the first format, 0 in the second.
+    """
+
+    def __init__(self, linear: nn.Linear, *, num_groups: int, zero_offset: int) -> None:
+        super().__init__(linear)
+        self._zero_offset = zero_offset
+        num_in, num_out = self.in_features, self.out_features
+        self.qweight = _stored(num_in // _VALUES_PER_WORD, num_out, dtype=torch.int32)
+        self.qzeros = _stored(num_groups, num_out // _VALUES_PER_WORD, dtype=torch.int32)
+        self.scales = _stored(num_groups, num_out, dtype=torch.float32)
+        self.g_idx = _stored(num_in, dtype=torch.int32)
+
+    def values(self) -> Tensor:
+        return _unpack(self.qweight.T)
+
+    def group_scales(self) -> Tensor:
+        return self.scales.float().T
+
+    def group_zeros(self) -> Tensor:
+        # The first format stores a zero less one, modulo 16.
+        return ((_unpack(self.qzeros) + self._zero_offset) & 15).T.float()
+
+    def group_of_input(self) -> Tensor:
+        return self.g_idx.long()
+
+
+def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=dtype, device="meta"), requires_grad=False)
+
+
+def _unpack(words: Tensor) -> Tensor:
+    """`[N, W]` words of eight four-bit values -> `[N, 8 W]` values from 0 to 15."""
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device)
+    return ((words.unsqueeze(-1) >> shifts) & 15).flatten(1)

@@ -1,0 +1,172 @@
+"""Merge and quantise real tiny models: PEFT and compressed-tensors are the oracles."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from martlet.errors import AdapterError, CertificateError, ParameterError
+from martlet.export.run import merge, quantize
+from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.linear.int4 import Int4Linear
+from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.stored import Gptq
+from martlet.models.load import load_model, load_module
+from martlet.models.resolve import resolve
+from support.adapters import load_with_peft, make_adapter
+from support.engines import load_fp32, make_engine
+from support.tiny_models import tiny_model_folder
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([list(range(5, 45))])
+
+
+def ignore(_done: int, _all: int) -> None:
+    """No bar."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    return open_folder(tiny_model_folder("qwen2", tmp_path_factory.mktemp("base") / "model"))
+
+
+@torch.inference_mode()
+def logits_of(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()(IDS).logits[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj", "v_proj"], "use_rslora": True, "lora_bias": True},
+        {"target_modules": "all-linear", "use_dora": True, "rank_pattern": {"q_proj": 16}},
+        {"target_modules": ["q_proj"], "bias": "all", "modules_to_save": ["lm_head", "norm"]},
+        {"target_modules": ["embed_tokens", "lm_head", "o_proj"]},
+    ],
+    ids=["rslora", "dora", "saved", "ends"],
+)
+def test_merged_answers_as_peft(
+    config: dict[str, object], base: ModelFolder, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tmp_path / "a", base, **{"r": 8, **config})
+    done = merge(str(adapter), out=tmp_path / "m", model=str(base.path), data=None, report=ignore)
+    assert done.passed
+    assert done.top1_agreement == 1.0
+    with torch.inference_mode():
+        expected = load_with_peft(base, adapter)(IDS).logits[0]
+    torch.testing.assert_close(logits_of(tmp_path / "m"), expected, atol=1e-4, rtol=1e-4)
+    assert json.loads((tmp_path / "m" / "certificate.json").read_text())["passed"] is True
+
+
+@pytest.fixture(scope="module")
+def adapter(base: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, target_modules="all-linear")
+
+
+def test_an_fp32_base_merged_in_bf16_is_rejected(
+    base: ModelFolder, adapter: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m"
+    with pytest.raises(CertificateError, match="mean KL"):
+        merge(str(adapter), out=out, model=str(base.path), dtype="bf16", report=ignore)
+    assert not out.exists()
+    kept = json.loads((tmp_path / "m.rejected" / "certificate.json").read_text())
+    assert kept["passed"] is False
+
+
+def test_another_base_renamed_tensors_and_a_full_folder_are_refused(
+    base: ModelFolder, adapter: Path, tmp_path: Path
+) -> None:
+    made_for = {"base": "b", "base_hash": "0" * 64, "template_hash": "", "tokenizer_hash": ""}
+    made_for |= {"stop_ids": [], "tuner": "lora", "method": "sft", "base_dtype": "float32"}  # type: ignore[dict-item]
+    made_for |= {"base_quantization": None, "martlet": "0", "format": 1}  # type: ignore[dict-item]
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in adapter.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    content = {**made_for, "proof": None, "generations": []}
+    (other / "martlet.json").write_text(json.dumps(content))
+    with pytest.raises(AdapterError, match="merged onto another base"):
+        merge(str(other), out=tmp_path / "m", model=str(base.path), report=ignore)
+    (other / "martlet.json").unlink()
+    weights = other / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    renamed = {name.replace("q_proj", "query"): value.clone() for name, value in tensors.items()}
+    safetensors.torch.save_file(renamed, weights)
+    with pytest.raises(AdapterError, match="no such module"):
+        merge(str(other), out=tmp_path / "m", model=str(base.path), report=ignore)
+    biased = make_adapter(tmp_path / "b", base, target_modules=["o_proj"], lora_bias=True)
+    with pytest.raises(AdapterError, match="no place for one"):
+        merge(str(biased), out=tmp_path / "m", model=str(base.path), report=ignore)
+    with pytest.raises(ParameterError, match="not empty"):
+        merge(str(adapter), out=base.path, model=str(base.path), report=ignore)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_transformers_loads_what_is_written(bits: int, demo_quantized: dict[int, Path]) -> None:
+    folder = demo_quantized[bits]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = logits_of(folder)
+    module = load_module(
+        open_folder(folder), dtype=torch.float32, device=CPU, trust_remote_code=False
+    )
+    with torch.inference_mode():
+        got = module(IDS).logits[0]
+    error = (got - expected).norm() / expected.norm()
+    # With 8 bits the two divide a token's range by 127 and by 127.5.
+    assert error < (0.03 if bits == 8 else 1e-4)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, Int8Linear), (4, Int4Linear)])
+def test_the_engine_takes_the_fast_layers_in_bf16(
+    bits: int, kind: type[nn.Module], demo_quantized: dict[int, Path]
+) -> None:
+    loaded = load_model(open_folder(demo_quantized[bits]), dtype=torch.bfloat16, device=CPU)
+    assert sum(isinstance(module, kind) for module in loaded.module.modules()) > 20
+
+
+@pytest.fixture(scope="module")
+def demo_quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    place = tmp_path_factory.mktemp("quantised")
+    quantize("demo", out=place / "8", bits=8, report=ignore)
+    with pytest.raises(CertificateError):
+        quantize("demo", out=place / "4", bits=4, report=ignore)
+    return {8: place / "8", 4: place / "4.rejected"}
+
+
+def test_gptq_v1_stores_zeros_less_one() -> None:
+    layer = Gptq(nn.Linear(8, 8, bias=False), num_groups=1, zero_offset=1)
+    words = sum(value << 4 * place for place, value in enumerate(range(7)))
+    layer.qweight = nn.Parameter(torch.full((1, 8), words, dtype=torch.int32), requires_grad=False)
+    layer.qzeros = nn.Parameter(torch.full((1, 1), 0x77777777, dtype=torch.int32), False)
+    layer.scales = nn.Parameter(torch.full((1, 8), 0.5), requires_grad=False)
+    layer.g_idx = nn.Parameter(torch.zeros(8, dtype=torch.int32), requires_grad=False)
+    expected = (torch.tensor([0, 1, 2, 3, 4, 5, 6, 0]) - 8) * 0.5
+    assert torch.equal(layer.dequantized()[0], expected)
+    with torch.inference_mode():
+        assert torch.equal(layer(torch.eye(8))[:, 0], expected)
+
+
+def test_an_adapter_on_an_int8_base_answers_as_on_the_base_itself(
+    demo_quantized: dict[int, Path], tmp_path: Path
+) -> None:
+    whole = open_folder(resolve("demo"))
+    path = make_adapter(tmp_path / "a", whole, target_modules="all-linear")
+    prompt = tuple(range(20, 60))
+    adapted, plain = [], []
+    for folder in (whole, open_folder(demo_quantized[8])):
+        engine = make_engine(load_fp32(folder))
+        revision = engine.adapters.prepare("a", path)
+        engine.adapters.install(revision)
+        plain.append(engine.logits(prompt))
+        adapted.append(engine.logits(prompt, revision))
+    error = (adapted[1] - adapted[0]).norm() / adapted[0].norm()
+    effect = (adapted[1] - plain[1]).norm() / plain[1].norm()
+    assert error < 0.03 < effect
