@@ -27,10 +27,8 @@ def _given(config: type, panel: str) -> Any:
         if default not in (None, False, ()):
             explanation = f"{explanation} [default: {default}]"
         flag = "--" + each.name.replace("_", "-")
-        annotation = Annotated[
-            (list[str] if is_many else kind) | None,
-            option(panel, explanation, flag),
-        ]
+        taken: Any = (list[str] if is_many else kind) | None
+        annotation = Annotated[taken, option(panel, explanation, flag)]
         options.append((each.name, annotation, field(default=None)))
     return make_dataclass(f"Given{config.__name__}", options, frozen=True, kw_only=True)
 

@@ -4,7 +4,6 @@ An adapter that was trained on such a base belongs to the rounded weights. Writt
 bf16 or fp32, they can be served and merged like any other model.
 """
 
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,10 +61,8 @@ def write_as_nf4(folder: ModelFolder, out: Path, *, dtype: torch.dtype) -> None:
         The same as `load_nf4`.
     """
     model = load_nf4(folder, dtype=dtype, device=torch.device("cpu"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.dequantize(dtype)
-    model.to(dtype)
+    model.dequantize(dtype)
+    model.to(dtype=dtype)  # type: ignore[call-arg]  # the stubs lack the overload
     copy_companions(folder.path, out)
     model.save_pretrained(out)
 
@@ -76,7 +73,7 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
     The first forward pass in evaluation mode would lay the weights out for a kernel that has no
     backward pass, for good: later gradients would be lost in silence (bitsandbytes 0.50).
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
         if isinstance(module, Linear4bit):

@@ -302,7 +302,7 @@ class Tokenizer:
 
     def _find_end_of_turn_id(self) -> int | None:
         token = self.end_of_turn
-        return None if token is None else self._inner.convert_tokens_to_ids(token)
+        return None if token is None else self._inner.get_vocab()[token]
 
 
 def _backend_of(inner: PreTrainedTokenizerBase) -> BackendTokenizer | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -62,10 +62,6 @@ def load_for_training(
         base.requires_grad_(True)
         return TrainedModel(module=base, base=base, computes_in=dtype)
     base.requires_grad_(False)
-    if tuner.qlora:
-        # Norms stay as they are: in fp32 they would not be what is served.
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-        _restore_dtype(base, dtype)
     return TrainedModel(module=_adapted(base, config), base=base, computes_in=dtype)
 
 
@@ -75,7 +71,7 @@ def keep_start(trained: TrainedModel, config: TrainConfig, folder: Path) -> None
         return
     settings = trained.peft_config
     settings.init_lora_weights = True  # PEFT wants the start described as a plain adapter
-    trained.module.save_pretrained(folder / _START)
+    trained.module.save_pretrained(str(folder / _START))
     settings.init_lora_weights = "pissa"
 
 
@@ -89,15 +85,17 @@ def save_weights(trained: TrainedModel, config: TrainConfig, folder: Path, *, ba
         base: The base's folder, which the adapter names.
     """
     if config.tuner.full:
-        trained.module.save_pretrained(folder)
+        trained.module.save_pretrained(str(folder))
         return
     trained.peft_config.base_model_name_or_path = str(base)
     if config.tuner.pissa:
         start = folder / _START
-        trained.module.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+        trained.module.save_pretrained(
+            str(folder), path_initial_model_for_weight_conversion=str(start)
+        )
         shutil.rmtree(start)
     else:
-        trained.module.save_pretrained(folder)
+        trained.module.save_pretrained(str(folder))
 
 
 _START = "start"
@@ -121,18 +119,12 @@ def _load(
     return model
 
 
-def _restore_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    for parameter in model.parameters():
-        if parameter.dtype == torch.float32:
-            parameter.data = parameter.data.to(dtype)
-
-
 def _adapted(base: PreTrainedModel, config: TrainConfig) -> PeftModel:
     tuner = config.tuner
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=tuner.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=tuner.dropout,
         target_modules=list(tuner.targets) or "all-linear",
         use_dora=tuner.dora,

@@ -12,7 +12,7 @@ from martlet.train.segments import attend_in_segments, packed_inputs
 
 Batch = dict[str, Tensor]
 """`input_ids` `[B, L]`, of packed rows `[1, T]`; `labels` `[1 + N]`, -100 and the tokens to be
-learned; `logits_to_keep` `[N]`, where in the row each is predicted; and what the attention needs."""
+learned; `logits_to_keep` `[N]`, where in the row each is predicted; what the attention needs."""
 Collate = Callable[[Sequence[EncodedExample]], Batch]
 
 

@@ -228,7 +228,7 @@ def _section(kind: type, values: Mapping[str, object]) -> Any:
     return kind(**_checked(kind, values))
 
 
-def _checked(kind: type, values: Mapping[str, object]) -> dict[str, object]:
+def _checked(kind: type, values: Mapping[str, object]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {name: _coerced(name, value, hints[name]) for name, value in values.items()}
 

@@ -1,6 +1,6 @@
 """The loss of the tokens that are to be learned, without a second copy of their logits."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         `[N]` in fp32.
     """
-    losses: Tensor = _TokenLosses.apply(logits, targets)
-    return losses
+    return cast(Tensor, _TokenLosses.apply(logits, targets))  # type: ignore[no-untyped-call]
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -55,4 +54,5 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _parts(logits: Tensor) -> tuple[Tensor, ...]:
-    return logits.split(max(1, _VALUES_AT_ONCE // logits.shape[1]))
+    num_rows = max(1, _VALUES_AT_ONCE // logits.shape[1])
+    return cast(tuple[Tensor, ...], logits.split(num_rows))

@@ -1,12 +1,13 @@
 """Learning from preferences: TRL's DPO trainer, on prompts and replies that we encoded."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from torch import Tensor
 from transformers import EarlyStoppingCallback, PrinterCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from martlet.train.base import TrainedModel
 from martlet.train.config import TrainConfig
@@ -30,8 +31,7 @@ class PreferenceTrainer(DPOTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self.reporter.num_tokens += int(inputs["attention_mask"].sum())
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        return loss
+        return cast(Tensor, super().training_step(model, inputs, num_items_in_batch))  # type: ignore[no-untyped-call]
 
 
 def make_preference_trainer(

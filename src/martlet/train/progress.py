@@ -100,10 +100,8 @@ class Reporter(TrainerCallback):
             seconds=self.seconds,
             num_steps_here=state.global_step - self._first_step,
         )
-        line = {
-            **{name: value for name, value in asdict(progress).items() if value is not None},
-            **{name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs},
-        }
+        line = {name: value for name, value in asdict(progress).items() if value is not None}
+        line |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._watch(progress)

@@ -33,16 +33,17 @@ class SupervisedTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The mean loss of a token over all rows, however they are batched."""
-        self.model.eval()
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for batch in self.get_eval_dataloader(eval_dataset):
             inputs = self._prepare_inputs(batch)
             labels = inputs.pop("labels")
             with self.compute_loss_context_manager():
-                losses = losses_of(self.model(**inputs), labels)
+                losses = losses_of(model(**inputs), labels)
             totals += torch.tensor([losses.sum(), len(losses)], device=totals.device)
         total, count = self.accelerator.reduce(totals, reduction="sum").tolist()
-        self.model.train()
+        model.train()
         metrics = {f"{metric_key_prefix}_loss": total / count}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
