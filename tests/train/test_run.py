@@ -39,8 +39,9 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", count=24)
 
 
-def write_rows(file: Path, *, count: int) -> Path:
-    lines = (json.dumps(row, ensure_ascii=False) for row in islice(training_rows("turning"), count))
+def write_rows(file: Path, *, count: int, seed: int = 3) -> Path:
+    rows = islice(training_rows("turning", seed=seed), count)
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
 
@@ -66,7 +67,8 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_learns_is_proven_and_is_served(rows: Path, tmp_path: Path) -> None:
     run = tmp_path / "judge"
-    result = train(rows, run, max_steps=12, validation=str(rows), evaluate_every=6)
+    others = write_rows(tmp_path / "others.jsonl", count=24, seed=5)
+    result = train(rows, run, max_steps=12, validation=str(others), evaluate_every=6)
     assert result.num_steps == 12
     assert result.proof is not None
     assert result.proof.passed
@@ -86,7 +88,7 @@ def test_a_run_learns_is_proven_and_is_served(rows: Path, tmp_path: Path) -> Non
     question = [
         {
             "role": "user",
-            "content": json.loads(rows.read_text().splitlines()[0])["messages"][0]["content"],
+            "content": json.loads(others.read_text().splitlines()[0])["messages"][0]["content"],
         }
     ]
     params = SamplingParams(temperature=0.0, max_tokens=24)

@@ -18,6 +18,7 @@ from martlet.errors import MissingExtraError
 from martlet.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from martlet.train.lessons import Split
     from martlet.train.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -36,6 +37,8 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
     num_validation = len(job.lessons.validation.examples)
     verb = "going on with" if job.resumes else "training on"
     _tell(f"{verb} {num_rows:,} rows, {num_validation:,} for validation; loading {config.model}")
+    for split in (job.lessons.training, job.lessons.validation):
+        _tell_losses(split)
     with stop_on_signal() as should_stop, _shown() as watch:
         result = run_job(job, watch=watch, should_stop=should_stop)
     if result.proof is None:  # another process of the run tells
@@ -63,6 +66,19 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _tell_losses(split: "Split") -> None:
+    """Says what the over-length policy left out: a red line, since the user must know."""
+    if split.losses:
+        rows = ", ".join(f"{each.origin} (-{each.num_tokens})" for each in split.losses[:5])
+        more = ", …" if len(split.losses) > 5 else ""
+        typer.secho(
+            f"left out of {len(split.losses):,} rows that are too long: "
+            f"{sum(each.num_tokens for each in split.losses):,} tokens; {rows}{more}",
+            fg=typer.colors.RED,
+            err=True,
+        )
 
 
 def _quiet_libraries() -> None:

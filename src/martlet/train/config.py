@@ -41,6 +41,9 @@ class DataConfig:
     prompt_template: Annotated[
         Path | None, "A Jinja file that words the prompt from a row's columns."
     ] = None
+    allow_repeated_options: Annotated[
+        bool, "Keep options that say the same, each under its letter, instead of refusing the row."
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

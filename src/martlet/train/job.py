@@ -79,7 +79,9 @@ def open_job(config: TrainConfig) -> TrainJob:
             dtype=config.steps.precision, chat_template=config.chat_template, backend="native"
         ),
     )
-    lessons = Lessons.read(config, opened.tokenizer)
+    lessons = Lessons.read(
+        config, opened.tokenizer, max_context_tokens=opened.memory.max_context_tokens
+    )
     inputs = {
         "base": opened.folder.model_hash,
         "template": opened.tokenizer.template_hash,

@@ -3,11 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from martlet.errors import InputError, ParameterError
 from martlet.text.tokenizer import Tokenizer
-from martlet.train.config import TrainConfig
+from martlet.train.config import Method, TooLong, TrainConfig
 from martlet.train.encoding import EncodedExample, EncodedPreference, Encoder
 from martlet.train.example import Conversation, Example, Preference
+from martlet.train.fitting import Loss, fit_rows
 from martlet.train.sources import read_source
+from martlet.train.split import overlap, split_off
+
+MAX_LENGTH = 4096
+"""Tokens of a row unless the user says otherwise; models allow 128,000, and memory does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +26,27 @@ class Split:
     pairs: tuple[EncodedPreference, ...] = ()
     """Of rows to learn preferences from."""
 
+    losses: tuple[Loss, ...] = ()
+    """What was left out of rows that are too long."""
+
     @classmethod
-    def of(cls, examples: Sequence[Example], encoder: Encoder) -> "Split":
-        """Encodes rows."""
-        return cls(
-            examples=tuple(examples),
-            sequences=tuple(
-                each
-                for row in examples
-                if not isinstance(row, Preference)
-                for each in encoder.encode(row)
-            ),
-            pairs=tuple(
-                encoder.encode_preference(row) for row in examples if isinstance(row, Preference)
-            ),
+    def of(
+        cls, examples: Sequence[Example], encoder: Encoder, *, max_length: int, too_long: TooLong
+    ) -> "Split":
+        """Encodes rows.
+
+        Raises:
+            InputError: If one is too long and may not be, or has nothing to learn, or a reply that
+                does not end.
+        """
+        rows = [each for each in examples if not isinstance(each, Preference)]
+        sequences, losses = fit_rows(rows, encoder, max_length=max_length, too_long=too_long)
+        pairs = tuple(
+            encoder.encode_preference(each) for each in examples if isinstance(each, Preference)
         )
+        for each in (*sequences, *map(_better, pairs)):
+            _check(each)
+        return cls(examples=tuple(examples), sequences=sequences, pairs=pairs, losses=losses)
 
     def __bool__(self) -> bool:
         return bool(self.examples)
@@ -60,26 +72,84 @@ class Lessons:
     """SHA-256 of each file, by its name."""
 
     @classmethod
-    def read(cls, config: TrainConfig, tokenizer: Tokenizer) -> "Lessons":
+    def read(
+        cls, config: TrainConfig, tokenizer: Tokenizer, *, max_context_tokens: int
+    ) -> "Lessons":
         """Reads the files of a run.
+
+        Args:
+            max_context_tokens: What the model allows.
 
         Raises:
             NotFoundError, InputError: If a file or a row cannot be used.
         """
-        encoder = Encoder(tokenizer)
-        training: list[Example] = []
-        hashes = {}
-        for path in config.data:
-            examples, hashes[path] = read_source(path)
-            training += examples
-        validation: list[Example] = []
-        if config.rows.validation is not None:
-            validation, hashes[config.rows.validation] = read_source(config.rows.validation)
+        sources = [read_source(name, config.rows) for name in config.data]
+        training = tuple(each for source in sources for each in source.examples)
+        validation: tuple[Example, ...] = ()
+        if (share := _share(config.rows.validation)) is not None:
+            training, validation = split_off(training, share)
+        elif config.rows.validation is not None:
+            sources.append(read_source(config.rows.validation, config.rows))
+            validation = sources[-1].examples
+            _check_overlap(training, validation)
+        _check_method(config.tuner.method, (*training, *validation))
+        max_length = config.rows.max_length or min(MAX_LENGTH, max_context_tokens)
+        if max_length > max_context_tokens:
+            raise ParameterError(
+                f"max_length={max_length} is more than the model's {max_context_tokens} tokens",
+                param="max_length",
+            )
+        encoder, too_long = Encoder(tokenizer), config.rows.too_long
         return cls(
-            training=Split.of(training, encoder),
-            validation=Split.of(validation, encoder),
-            file_hashes=hashes,
+            training=Split.of(training, encoder, max_length=max_length, too_long=too_long),
+            validation=Split.of(validation, encoder, max_length=max_length, too_long=too_long),
+            file_hashes={source.name: source.data_hash for source in sources},
         )
+
+
+def _share(validation: str | None) -> float | None:
+    """A share of the training rows, if that is what is given."""
+    try:
+        share = float(validation or "")
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise ParameterError(
+            f"validation={validation} must be a file, or a share above 0 and below 1",
+            param="validation",
+        )
+    return share
+
+
+def _check(each: EncodedExample) -> None:
+    if not any(each.is_target[1:]):
+        raise InputError(f"{each.origin}: there is nothing to learn, its replies are empty")
+    if not each.ends:
+        raise InputError(
+            f"{each.origin}: a reply does not end with a token at which serving stops, so the "
+            "model would learn never to stop; use a chat template that writes one"
+        )
+
+
+def _check_overlap(training: Sequence[Example], validation: Sequence[Example]) -> None:
+    known = overlap(training, validation)
+    if known:
+        raise InputError(
+            f"{len(known)} of {len(validation)} validation rows ask what a training row asks, the "
+            f"first is {known[0].origin}: they would measure memory; take them out of one of the "
+            "files"
+        )
+
+
+def _check_method(method: Method, examples: Sequence[Example]) -> None:
+    wanted = "chosen and rejected replies" if method == "dpo" else "replies"
+    for each in examples:
+        if isinstance(each, Preference) != (method == "dpo"):
+            other = "sft" if method == "dpo" else "dpo"
+            raise InputError(
+                f"{each.origin}: --method {method} learns from {wanted}, and this row is for "
+                f"--method {other}"
+            )
 
 
 def _scorable(row: Example) -> Example:
