@@ -119,7 +119,7 @@ def run_job(
     trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
     keep_start(trained, job.config, job.folder.path)
     reporter = Reporter(watch, metrics=job.folder.metrics, should_stop=should_stop)
-    trainer = _trainer(job, trained, reporter)
+    trainer = make_run(job, trained, reporter)
     checkpoint = job.folder.last_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -146,7 +146,8 @@ def run_job(
     return _result(job, trained, trainer, reporter, proof=proof.parity)
 
 
-def _trainer(job: TrainJob, trained: TrainedModel, reporter: Reporter) -> Trainer:
+def make_run(job: TrainJob, trained: TrainedModel, reporter: Reporter) -> Trainer:
+    """The trainer of a job, ready to run."""
     lessons, folder = job.lessons, job.folder
     if job.config.tuner.method == "sft":
         return make_trainer(trained, job.config, lessons=lessons, folder=folder, reporter=reporter)
