@@ -7,6 +7,7 @@ read them. The message of an error says what was given, what is allowed and what
     ├── InputError                    400  exit 2   what the user gave cannot be used
     │   ├── ParameterError            400  exit 2   a parameter: unknown, or out of range
     │   ├── RowError                  400  exit 2   a row of a file, with its line number
+    │   ├── DataError                 400  exit 2   training rows that would spoil a training
     │   ├── PromptTooLongError        400  exit 2   no room is left for a reply
     │   ├── BodyTooLargeError         413  exit 2   a request's body is over the limit
     │   └── TemplateError             400  exit 2   the chat template is missing or refuses
@@ -71,6 +72,10 @@ class RowError(InputError):
         self.reason = reason
         self.path = path
         self.line = line
+
+
+class DataError(InputError):
+    """Training rows were looked at, and would spoil a training."""
 
 
 class PromptTooLongError(InputError):

@@ -34,7 +34,10 @@ def write(path: Path, *rows: Mapping[str, object]) -> str:
 
 
 def read(path: Path, *rows: Mapping[str, object], **config: object) -> list[object]:
-    return list(read_source(write(path, *rows), DataConfig(**config)).examples)
+    source = read_source(write(path, *rows), DataConfig(**config))
+    for fault in source.faults:
+        raise fault
+    return list(source.examples)
 
 
 def texts(example: object) -> list[tuple[object, object]]:

@@ -11,6 +11,7 @@ import typer
 
 from martlet import __version__
 from martlet.cli.chat import chat
+from martlet.cli.check import check
 from martlet.cli.demo import demo
 from martlet.cli.generate import generate
 from martlet.cli.info import info
@@ -75,7 +76,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, train, merge, quantize, serve, chat, info, demo):
+for _verb in (vote, generate, check, train, merge, quantize, serve, chat, info, demo):
     app.command()(_verb)
 
 

@@ -14,10 +14,11 @@ import typer
 
 from martlet.cli.progress import clock
 from martlet.cli.stop import stop_on_signal
-from martlet.errors import MissingExtraError
+from martlet.errors import DataError, MissingExtraError
 from martlet.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from martlet.train.job import TrainJob
     from martlet.train.lessons import Split
     from martlet.train.progress import Progress
 
@@ -37,6 +38,7 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
     num_validation = len(job.lessons.validation.examples)
     verb = "going on with" if job.resumes else "training on"
     _tell(f"{verb} {num_rows:,} rows, {num_validation:,} for validation; loading {config.model}")
+    _examine(job)
     for split in (job.lessons.training, job.lessons.validation):
         _tell_losses(split)
     with stop_on_signal() as should_stop, _shown() as watch:
@@ -66,6 +68,32 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _examine(job: "TrainJob") -> None:
+    """Shows what the doctor finds; what would spoil the run ends it.
+
+    Raises:
+        DataError: If something would.
+    """
+    from rich.console import Console
+
+    from martlet.cli.examination import table_of
+    from martlet.train.doctor import examine
+
+    lessons = job.lessons
+    diagnosis = examine(
+        lessons.training_sources,
+        lessons.validation_sources,
+        job.tokenizer,
+        max_length=lessons.max_length,
+    )
+    # Long rows were dealt with as the user said.
+    findings = [each for each in diagnosis.findings if not each.is_length]
+    if findings:
+        Console(stderr=True).print(table_of(findings))
+    if stopping := [each.kind for each in findings if each.stops]:
+        raise DataError(f"these rows would spoil the training: {', '.join(stopping)}")
 
 
 def _tell_losses(split: "Split") -> None:

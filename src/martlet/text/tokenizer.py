@@ -292,6 +292,11 @@ class Tokenizer:
             token_ids = token_ids[1:]
         return token_ids
 
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """The special tokens, as they are written out."""
+        return tuple(self._special_tokens())
+
     @cached_property
     def end_of_turn(self) -> str | None:
         """The token that the chat template puts behind an assistant's words, as text."""

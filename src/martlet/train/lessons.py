@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from martlet.errors import InputError, ParameterError
 from martlet.text.tokenizer import Tokenizer
-from martlet.train.config import Method, TooLong, TrainConfig
+from martlet.train.config import DataConfig, Method, TooLong, TrainConfig
 from martlet.train.encoding import EncodedExample, EncodedPreference, Encoder
 from martlet.train.example import Conversation, Example, Preference
 from martlet.train.fitting import Loss, fit_rows
-from martlet.train.sources import read_source
+from martlet.train.sources import Source, read_source
 from martlet.train.split import overlap, split_off
 
 MAX_LENGTH = 4096
@@ -68,8 +68,17 @@ class Lessons:
 
     training: Split
     validation: Split
-    file_hashes: Mapping[str, str]
-    """SHA-256 of each file, by its name."""
+    training_sources: tuple[Source, ...]
+    validation_sources: tuple[Source, ...]
+    """Empty if validation rows were split off."""
+    max_length: int
+    """Tokens that a sequence may have."""
+
+    @property
+    def file_hashes(self) -> Mapping[str, str]:
+        """SHA-256 of each file, by its name."""
+        sources = (*self.training_sources, *self.validation_sources)
+        return {source.name: source.data_hash for source in sources}
 
     @classmethod
     def read(
@@ -83,14 +92,15 @@ class Lessons:
         Raises:
             NotFoundError, InputError: If a file or a row cannot be used.
         """
-        sources = [read_source(name, config.rows) for name in config.data]
-        training = tuple(each for source in sources for each in source.examples)
+        training_sources = tuple(_readable(name, config.rows) for name in config.data)
+        validation_sources: tuple[Source, ...] = ()
+        training = tuple(each for source in training_sources for each in source.examples)
         validation: tuple[Example, ...] = ()
         if (share := _share(config.rows.validation)) is not None:
             training, validation = split_off(training, share)
         elif config.rows.validation is not None:
-            sources.append(read_source(config.rows.validation, config.rows))
-            validation = sources[-1].examples
+            validation_sources = (_readable(config.rows.validation, config.rows),)
+            validation = validation_sources[0].examples
             _check_overlap(training, validation)
         _check_method(config.tuner.method, (*training, *validation))
         max_length = config.rows.max_length or min(MAX_LENGTH, max_context_tokens)
@@ -103,8 +113,19 @@ class Lessons:
         return cls(
             training=Split.of(training, encoder, max_length=max_length, too_long=too_long),
             validation=Split.of(validation, encoder, max_length=max_length, too_long=too_long),
-            file_hashes={source.name: source.data_hash for source in sources},
+            training_sources=training_sources,
+            validation_sources=validation_sources,
+            max_length=max_length,
         )
+
+
+def _readable(name: str, config: DataConfig) -> Source:
+    source = read_source(name, config)
+    if source.faults:
+        more = len(source.faults) - 1
+        others = f" ({more} more rows cannot be read either: martlet check tells)" if more else ""
+        raise InputError(f"{source.faults[0]}{others}")
+    return source
 
 
 def _share(validation: str | None) -> float | None:

@@ -34,7 +34,11 @@ class Source:
 
     name: str
     """As the user wrote it."""
+    rows: tuple[Row, ...]
+    """As they stand in the file, those that are taken."""
     examples: tuple[Example, ...]
+    faults: tuple[RowError, ...]
+    """Why the other rows cannot be used."""
     data_hash: str
     """SHA-256 of the file."""
 
@@ -48,7 +52,7 @@ def read_source(spec: str, config: DataConfig) -> Source:
 
     Raises:
         NotFoundError: If there is no such file or data set.
-        RowError: If a row cannot be used; the message names its line.
+        RowError: If the file cannot be cut into rows; the message names the line.
         InputError, ParameterError: If the file, the columns' map or the template cannot be used.
     """
     given = _SPEC.fullmatch(spec)
@@ -63,12 +67,21 @@ def read_source(spec: str, config: DataConfig) -> Source:
         allow_repeated_options=config.allow_repeated_options,
     )
     column_to_role = _column_map(config.map)
-    examples = [
-        example
-        for row in _taken(rows, given["count"], given["weight"], spec)
-        for example in _examples(path, _renamed(row, column_to_role, path), wording)
-    ]
-    return Source(name=spec, examples=tuple(examples), data_hash=data_hash)
+    taken = _taken(rows, given["count"], given["weight"], spec)
+    examples: list[Example] = []
+    faults: list[RowError] = []
+    for row in taken:
+        try:
+            examples += _examples(path, _renamed(row, column_to_role, path), wording)
+        except RowError as error:
+            faults.append(error)
+    return Source(
+        name=spec,
+        rows=tuple(taken),
+        examples=tuple(examples),
+        faults=tuple(faults),
+        data_hash=data_hash,
+    )
 
 
 def _rows(path: str) -> tuple[Sequence[Row], str]:

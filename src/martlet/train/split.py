@@ -42,8 +42,8 @@ def split_off(
 
 def overlap(training: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
     """Validation examples whose prompt is also learned."""
-    learned = {_asked(each) for each in training}
-    return [each for each in validation if _asked(each) in learned]
+    learned = {asked(each) for each in training}
+    return [each for each in validation if asked(each) in learned]
 
 
 def _groups(examples: Sequence[Example]) -> list[list[int]]:
@@ -58,7 +58,7 @@ def _groups(examples: Sequence[Example]) -> list[list[int]]:
 
     first_with: dict[tuple[str, ...], int] = {}
     for place, each in enumerate(examples):
-        for key in (("row", str(each.origin)), ("asked", _asked(each))):
+        for key in (("row", str(each.origin)), ("asked", asked(each))):
             parents[root(place)] = root(first_with.setdefault(key, place))
     groups: dict[int, list[int]] = {}
     for place in range(len(examples)):
@@ -66,8 +66,8 @@ def _groups(examples: Sequence[Example]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _asked(example: Example) -> str:
-    """What is asked first, without differences of spacing and case."""
+def asked(example: Example) -> str:
+    """What an example asks first, without differences of spacing and case."""
     if isinstance(example, Completion):
         text = example.prompt
     else:
@@ -77,4 +77,4 @@ def _asked(example: Example) -> str:
 
 
 def _rank(example: Example) -> bytes:
-    return hashlib.sha256(_asked(example).encode()).digest()
+    return hashlib.sha256(asked(example).encode()).digest()
