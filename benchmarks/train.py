@@ -5,9 +5,10 @@
 
 The model has the shape of Qwen2 0.5B and random weights in bf16; the rows are dialogues and their
 summaries (DialogSum) from the material beside the project, and the tokenizer and chat template are
-Qwen2's. Rank 16 on all linear layers, 8 rows a step, loss on the summaries alone. TRL also learns the line's end that the template writes
-behind a reply, so its losses differ by that token. Each contender runs in a process of its own. Tokens are those of the rows, padding left out. The first step, which
-warms up, is not timed. The table goes to `benchmarks/results/train.md`.
+Qwen2's. Rank 16 on all linear layers, 8 rows a step, loss on the summaries alone. TRL also learns
+the line's end that the template writes behind a reply, so its losses differ by that token. Each
+contender runs in a process of its own. Tokens are those of the rows, padding left out. The first
+step, which warms up, is not timed. The table goes to `benchmarks/results/train.md`.
 """
 
 import argparse
