@@ -13,9 +13,10 @@ import martlet
 
 PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
+    {"compat"},
     {"cli"},
     {"serve"},
-    {"train", "export", "compat"},
+    {"train", "export"},
     {"batch"},
     {"backends", "answers"},
     {"engine"},

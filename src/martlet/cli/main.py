@@ -5,6 +5,7 @@ Importing it loads Typer and nothing heavier; what a verb needs, it imports itse
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -82,8 +83,13 @@ for _verb in (vote, generate, check, train, merge, quantize, serve, chat, info, 
 
 def run() -> None:
     """Runs the command line and exits: an error is one red line and the exit code of its kind."""
+    ending_well(app)
+
+
+def ending_well(program: Callable[[], object]) -> None:
+    """Runs a program; its error is one red line and the exit code of its kind."""
     try:
-        app()
+        program()
     except MartletError as error:
         _end(f"{error}", exit_code=error.exit_code)
     except KeyboardInterrupt:
