@@ -1,4 +1,4 @@
-"""The flags of another tool's command: a table of them, and how Martlet's own options say the same."""
+"""The flags of another tool's command: a table of them, and what Martlet's options say instead."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,9 @@ def truth(text: str) -> bool:
         return {"true": True, "false": False}[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}") from None
+
+
+_METAVARS = {int: "N", float: "X"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +49,12 @@ class Flag:
         elif self.kind is truth:
             more |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if self.choices is None and "metavar" not in more:
-            more["metavar"] = self.name.upper()
+            more["metavar"] = _METAVARS.get(self.kind, "TEXT")
         explanation = self.explanation if self.moot is None else f"No effect: {self.moot}."
         if self.default is not None:
             explanation = f"{explanation} [default: {self.default}]"
         parser.add_argument(
             f"--{self.name}",
-            f"--{self.name.replace('_', '-')}",
-            dest=self.name,
             type=self.kind,
             choices=self.choices,
             default=self.default,
@@ -83,10 +84,15 @@ class FlagTable:
             ParameterError: If a flag is unknown (the nearest one is named) or a value is not of its
                 kind.
         """
-        parser = _Parser(prog=self.command, description=self.purpose, allow_abbrev=False)
+        parser = _Parser(
+            prog=self.command,
+            usage=f"{self.command} [FLAGS]",
+            description=self.purpose,
+            allow_abbrev=False,
+        )
         for flag in self.flags:
             flag.add_to(parser)
-        found, foreign = parser.parse_known_args(list(arguments))
+        found, foreign = parser.parse_known_args([_underscored(each) for each in arguments])
         if foreign:
             raise ParameterError(self._refusal(foreign))
         given = vars(found)
@@ -107,11 +113,19 @@ class FlagTable:
         unknown = next((each for each in foreign if each.startswith("--")), None)
         if unknown is None:
             return f"{self.command}: {foreign[0]!r} belongs to no flag"
-        name = unknown.removeprefix("--").partition("=")[0].replace("-", "_")
+        name = unknown.removeprefix("--").partition("=")[0]
         known = [flag.name for flag in self.flags]
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean --{near[0]}?" if near else f"known: --{', --'.join(known)}"
         return f"{self.command} knows no --{name}; {hint}"
+
+
+def _underscored(argument: str) -> str:
+    """A flag that is written with dashes, as the table has it."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.removeprefix("--").partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def said(option: str, value: object) -> list[str]:

@@ -29,7 +29,6 @@ EXPORT = FlagTable(
         Flag(
             name="dataset",
             explanation="With --quant_bits 4: rows like those to be answered, for GPTQ.",
-            modern="--calibration",
         ),
         Flag(
             name="to_peft_format",

@@ -1,4 +1,4 @@
-"""`swift infer`: a conversation in the terminal, or replies to the validation rows of a training."""
+"""`swift infer`: a conversation in the terminal, or replies to a training's validation rows."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ RUNNING_FLAGS = (
     *MODEL_FLAGS,
     Flag(
         name="infer_backend",
-        explanation="What computes: pt is Martlet's own engine, vllm a vLLM that is installed here.",
+        explanation="What computes: pt is Martlet's own engine, vllm the vLLM of this machine.",
         choices=("pt", "vllm", "AUTO"),
         default="AUTO",
     ),
