@@ -74,6 +74,10 @@ def checkpoint_of(given: Given) -> Checkpoint:
         )
     if (folder / CONFIG_NAME).is_file():
         return _adapted(given, folder)
+    unmerged = folder.with_name(folder.name.removesuffix(MERGED_SUFFIX))
+    if unmerged != folder and (unmerged / CONFIG_NAME).is_file():
+        # Requests go on to use the name of the base.
+        return replace(_adapted(given, unmerged), model=str(folder), adapter=None, template=None)
     named = None if given["model_type"] is None else published(given["model_type"])
     return Checkpoint(
         model=str(folder),
