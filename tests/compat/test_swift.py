@@ -178,7 +178,7 @@ def checkpoint(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = ({"query": f"{a} + {a} = ?", "response": f"{a + a}"} for a in range(40))
     rows.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
     names = {"llama2-7b-chat": base, "sharegpt-gpt4-mini": rows, "output": place}
-    main(article_line("swift sft", **names, **{"1000": 32, "500": 16}))
+    main(article_line("swift sft", **names, **{"1000": 32, "500": 16, "5e-5": "5e-2"}))
     return place / "llama2-7b-chat"
 
 
@@ -243,7 +243,7 @@ def test_adapters_are_deployed_beside_their_base(base: Path, tmp_path: Path) -> 
     with deployed(*line) as url:
         replies = [
             subprocess.run(
-                shlex.split(request.replace("http://localhost:8000", url)),
+                ["bash", "-c", request.replace("http://localhost:8000", url)],
                 capture_output=True,
                 text=True,
                 check=True,

@@ -18,8 +18,9 @@ BackendName = Literal["auto", "native", "transformers", "openai", "vllm"]
 class VllmOptions:
     """How `vllm serve` is started."""
 
-    program: str = "vllm"
-    """The command of vLLM's own environment: a path, or a name that is looked for on PATH."""
+    program: str = field(default="vllm", compare=False)
+    """The command of vLLM's own environment: a path, or a name that is looked for on PATH. Not
+    compared: MARTLET_VLLM says it once and for all, also to runs that do without."""
     tensor_parallel_size: int = 1
     """GPUs that share each layer."""
     pipeline_parallel_size: int = 1
