@@ -52,12 +52,6 @@ PUBLISHED: Mapping[str, PublishedModel] = MappingProxyType(
         "llama3-8b-instruct": PublishedModel(
             hub_id="meta-llama/Meta-Llama-3-8B-Instruct", template_type="llama3"
         ),
-        "yuan2-2b-instruct": PublishedModel(
-            hub_id="IEITYuan/Yuan2-2B-Mars-hf",
-            template_type="yuan",
-            rule=RULES / "yuan2.jinja",
-            has_code=True,
-        ),
     }
 )
 
