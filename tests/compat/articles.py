@@ -46,3 +46,21 @@ def commands() -> list[str]:
 def requests() -> list[str]:
     """The fifth article's calls of curl."""
     return re.findall(r"^curl .*?\n}'$", article(5), re.M | re.S)
+
+
+def unfolded(mashed: str, lines: list[tuple[int, str]]) -> str:
+    """Code whose line breaks a web page lost, broken again.
+
+    Args:
+        mashed: The code in one line.
+        lines: Of each line how deep it is, and how it begins.
+    """
+    places, place = [], 0
+    for _, beginning in lines:
+        place = mashed.index(beginning, place)
+        places.append(place)
+        place += len(beginning)
+    pieces = [mashed[start:end] for start, end in zip(places, [*places[1:], None], strict=True)]
+    return "".join(
+        f"{'    ' * depth}{piece}\n" for (depth, _), piece in zip(lines, pieces, strict=True)
+    )

@@ -73,7 +73,8 @@ class VllmEngine:
 
     def __init__(self, backend: Backend, *, takes_adapters: bool) -> None:
         self.backend = backend
-        self.generation_config = GenerationConfig(**backend.default_params.values)
+        recommended: dict[str, Any] = dict(backend.default_params.values)
+        self.generation_config = GenerationConfig(**recommended)
         self.num_requests = 0
         """That were drawn so far; each has draws of its own."""
         self._takes_adapters = takes_adapters
@@ -84,7 +85,7 @@ class VllmEngine:
         """The tokenizer of transformers."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.backend.tokenizer.folder)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(self.backend.tokenizer.folder)
 
     def use(self, adapter: LoRARequest | None) -> str | None:
         """Loads the adapter of a request, unless it is there, and gives its name.
