@@ -1,10 +1,10 @@
 """Teach a model to summarise dialogues: QLoRA on DialogSum, on a GPU or a CPU.
 
     pip install 'martlet[train]'
-    python examples/summarize_dialogues.py --model meta-llama/Meta-Llama-3-8B-Instruct --out runs/sum
+    python examples/summarize_dialogues.py --model ./Meta-Llama-3-8B-Instruct --out runs/sum
 
-The prompt is raw text with headings, as in "Fine-tuning an LLM" tutorials; the summary is learned
-with the model's own end token behind it, so that a served reply stops by itself.
+The prompt is raw text with headings; the summary is learned with the model's own end token behind
+it, so that a served reply stops by itself.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from martlet.train.sources import read_source
 DATA = "neil-code/dialogsum-test"
 """A data set of the Hugging Face hub; a file with the same columns will do."""
 PROMPT = """
-Below is an instruction that describes a task. Write a response that appropriately completes the request.
+Below is an instruction that describes a task. \
+Write a response that appropriately completes the request.
 
 ### Instruct: Summarize the below conversation.
 

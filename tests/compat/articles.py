@@ -1,6 +1,7 @@
 """The articles whose commands and functions run again, where the checkout has them."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +61,7 @@ def unfolded(mashed: str, lines: list[tuple[int, str]]) -> str:
         place = mashed.index(beginning, place)
         places.append(place)
         place += len(beginning)
-    pieces = [mashed[start:end] for start, end in zip(places, [*places[1:], None], strict=True)]
+    pieces = [mashed[start:end] for start, end in pairwise([*places, None])]
     return "".join(
         f"{'    ' * depth}{piece}\n" for (depth, _), piece in zip(lines, pieces, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The fourth article's training: its prompt, and the example's run from rows to a proven adapter."""
+"""The fourth article's training: its prompt, and the example's run to a proven adapter."""
 
 import json
 import runpy
