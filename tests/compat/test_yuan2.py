@@ -74,12 +74,16 @@ def test_a_conversation_is_worded_by_yuan2s_rule(yuan2: Path, tmp_path: Path) ->
 def test_a_question_is_answered_and_the_tokenizer_stays(
     yuan2: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for is_first in (True, False):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("你好".encode())))
-        main(["chat", "--path", str(yuan2)])
-        printed = capsys.readouterr()
-        assert printed.out.strip()
-        assert ("tokenizer with all tokens" in printed.err) == is_first
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("你好".encode())))
+    main(["chat", "--path", str(yuan2)])
+    printed = capsys.readouterr()
+    assert printed.out.strip()
+    assert "tokenizer with all tokens" in printed.err
+    monkeypatch.setattr("martlet.compat.verbs.run", lambda _: None)
+    main(["page", "--path", str(yuan2), "--server.port", "6007"])
+    told = capsys.readouterr().err
+    assert "tokenizer with all tokens" not in told
+    assert "--context-policy drop-old-turns --host 127.0.0.1 --port 6007" in told
     config = json.loads((yuan2 / "tokenizer_config.json").read_text())
     assert "chat_template" not in config
 
