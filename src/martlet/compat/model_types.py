@@ -1,4 +1,4 @@
-"""Models by the names that the fifth article's tool gives them."""
+"""Models by the names that ms-swift 2 gives them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

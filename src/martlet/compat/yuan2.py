@@ -1,7 +1,7 @@
-"""`python -m martlet.compat.yuan2 chat|page`: the second article's conversation with Yuan2.
+"""`python -m martlet.compat.yuan2 chat|page`: a conversation with Yuan2.
 
 Its folder has no chat template, and its tokenizer lacks the tokens that the model was trained with:
-the article's script adds them each time, and here they are written once, into a tokenizer's folder.
+its web demo adds them each time, and here they are written once, into a tokenizer's folder.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""`python -m martlet.compat.inference_hf`: the third article's script, its flags and its files."""
+"""`python -m martlet.compat.inference_hf`: the script of Chinese-LLaMA-Alpaca 3."""

@@ -1,4 +1,4 @@
-"""The files that the third article's script leaves: predictions, and how they were drawn."""
+"""The files that the script leaves: predictions, and how they were drawn."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -69,7 +69,8 @@ def _quantization(given: Given, model: str) -> list[Verb]:
     bits = given["quant_bits"]
     if bits is None:
         return []
-    out = f"{model if Path(model).is_dir() else Path(model).name}-int{bits}"
+    is_here = given["ckpt_dir"] is not None or Path(model).is_dir()
+    out = f"{model if is_here else Path(model).name}-int{bits}"
     calibration = said("--calibration", given["dataset"])
     return [["quantize", model, "--bits", bits, *calibration, "--out", out]]
 

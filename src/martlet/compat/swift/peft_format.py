@@ -1,4 +1,4 @@
-"""Adapters as the fifth article's tool saves them, written in PEFT's format.
+"""Adapters as ms-swift 2 saves them, written in PEFT's format.
 
 Its own format holds each adapter in a folder named after it, `default` unless told, with that name
 in the tensors' keys and without PEFT's prefix; its config has fields that PEFT does not know.

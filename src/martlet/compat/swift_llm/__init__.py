@@ -1,4 +1,4 @@
-"""The fifth article's functions; `martlet.compat.swift_llm` takes the place of `swift.llm`."""
+"""ms-swift 2's functions; `martlet.compat.swift_llm` takes the place of `swift.llm`."""
 
 from martlet.compat.model_types import ModelType
 from martlet.compat.swift_llm.client import (

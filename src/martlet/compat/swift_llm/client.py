@@ -1,4 +1,4 @@
-"""Asks a running server by the fifth article's functions; any of OpenAI's kind will do."""
+"""Asks a running server by ms-swift 2's functions; any of OpenAI's kind will do."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The engine object of the fifth article's functions: a backend, a tokenizer, mutable settings."""
+"""The engine object of ms-swift 2's functions: a backend, a tokenizer, mutable settings."""
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -64,7 +64,7 @@ class LoRARequest:
 
 
 class VllmEngine:
-    """A model that answers; the name is the article's, the engine Martlet's.
+    """A model that answers; the name is ms-swift's, the engine Martlet's.
 
     Args:
         backend: What computes.
