@@ -9,7 +9,8 @@ from martlet.compat.flags import FlagTable, Given
 from martlet.compat.swift.deploy import APP_UI, DEPLOY, app_ui, deploy
 from martlet.compat.swift.export import EXPORT, export
 from martlet.compat.swift.infer import INFER, infer
-from martlet.compat.swift.sft import SFT, sft
+from martlet.compat.swift.sft import sft
+from martlet.compat.swift.sft_flags import SFT
 from martlet.errors import ParameterError
 
 _COMMANDS: Mapping[str, tuple[FlagTable, Callable[[Given], list[verbs.Verb]]]] = {
@@ -29,7 +30,7 @@ _USAGE = "\n".join(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs a command of the tool's.
+    """Runs a command of ms-swift 2's.
 
     Raises:
         ParameterError: If there is no such command, or a flag cannot be used.

@@ -7,7 +7,7 @@ import typer
 from martlet.compat.flags import Flag, FlagTable, Given, said, truth
 from martlet.compat.swift.checkpoint import MERGED_SUFFIX, MODEL_FLAGS, checkpoint_of
 from martlet.compat.swift.peft_format import to_peft_format
-from martlet.compat.swift.running import merge_of, merged_first
+from martlet.compat.swift.running import merge_of
 from martlet.compat.verbs import Verb
 from martlet.errors import ParameterError
 
@@ -50,19 +50,16 @@ def export(given: Given) -> list[Verb]:
     if not given["merge_lora"] and given["quant_bits"] is None:
         raise ParameterError("say what to export: --merge_lora, --quant_bits or --to_peft_format")
     checkpoint = checkpoint_of(given)
-    verbs: list[Verb] = []
-    model = checkpoint.model
-    if checkpoint.adapter is not None:
-        if not given["merge_lora"]:
-            raise ParameterError(
-                "--quant_bits needs a whole model, and --ckpt_dir holds an adapter; add "
-                "--merge_lora true"
-            )
-        verbs, merged = merged_first(given, checkpoint)
-        verbs, model = verbs or [merge_of(checkpoint)], merged.model
-    elif given["merge_lora"]:
-        merged_first(given, checkpoint)
-    return [*verbs, *_quantization(given, model)]
+    if checkpoint.adapter is None:
+        if given["merge_lora"]:
+            raise ParameterError("--merge_lora true needs an adapter in --ckpt_dir")
+        return _quantization(given, checkpoint.model)
+    if not given["merge_lora"]:
+        raise ParameterError(
+            "--quant_bits needs a whole model, and --ckpt_dir holds an adapter; add "
+            "--merge_lora true"
+        )
+    return [merge_of(checkpoint), *_quantization(given, checkpoint.merged.model)]
 
 
 def _quantization(given: Given, model: str) -> list[Verb]:

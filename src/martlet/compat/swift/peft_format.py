@@ -18,7 +18,7 @@ from martlet.lora.folder import WEIGHTS_NAME, no_weights_reason, open_adapter
 
 _PREFIX = "base_model.model."
 _OWN_SETTINGS = ("use_qa_lora", "use_merged_linear", "enable_lora", "lorap_emb_lr")
-"""Settings of the tool's own that change what an adapter computes."""
+"""Settings of ms-swift's own that change what an adapter computes."""
 
 
 def to_peft_format(folder: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """What the commands that run a model have in common: merging first, and the engine."""
 
 import os
+from pathlib import Path
 from shutil import which
 
 import typer
@@ -54,19 +55,14 @@ def merged_first(given: Given, checkpoint: Checkpoint) -> tuple[list[Verb], Chec
         return [], checkpoint
     if checkpoint.adapter is None:
         raise ParameterError("--merge_lora true needs an adapter in --ckpt_dir", param="merge_lora")
-    merged = Checkpoint(
-        model=str(checkpoint.merged),
-        adapter=None,
-        name=checkpoint.name,
-        has_code=checkpoint.has_code,
-    )
-    return ([] if checkpoint.merged.exists() else [merge_of(checkpoint)]), merged
+    is_there = Path(checkpoint.merged.model).exists()
+    return ([] if is_there else [merge_of(checkpoint)]), checkpoint.merged
 
 
 def merge_of(checkpoint: Checkpoint) -> Verb:
     """The verb that merges a checkpoint's adapter."""
-    folder, out = str(checkpoint.adapter), str(checkpoint.merged)
-    return ["merge", folder, "--model", checkpoint.model, "--out", out]
+    out = checkpoint.merged.model
+    return ["merge", str(checkpoint.adapter), "--model", checkpoint.model, "--out", out]
 
 
 def engine_options(given: Given, checkpoint: Checkpoint, *, vllm_takes_adapters: bool) -> list[str]:
