@@ -15,6 +15,7 @@ import pytest
 from compat.articles import commands, needs_articles, requests
 from compat.models import model_folder
 from martlet.compat.swift.__main__ import main
+from martlet.compat.telling import tell_same
 from martlet.errors import AdapterError, MartletError, ParameterError
 from martlet.models.folder import open_folder
 from support.adapters import make_adapter
@@ -53,6 +54,7 @@ def modern(
     monkeypatch.setenv("MARTLET_VLLM", "no-vllm-here")
 
     def translate(line: str) -> list[str]:
+        tell_same.cache_clear()
         capsys.readouterr()
         main(shlex.split(line)[1:])
         told = capsys.readouterr().err

@@ -1,7 +1,9 @@
 """The fifth article's functions: its snippets as they stand, and what they promise."""
 
 import io
+import json
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from itertools import pairwise
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compat.articles import needs_articles, python_snippets
+from compat.articles import needs_articles, python_snippets, requests
 from compat.models import model_folder
 from martlet import LLM, SamplingParams
 from martlet.compat.swift_llm import (
@@ -205,6 +207,16 @@ def test_a_snippet_with_a_server(
     assert all(reply.strip() for reply in replies)
     if "swift" in section:  # the last chunk of OpenAI's own client has a content that is None
         assert "None" not in printed
+
+
+@needs_articles
+def test_its_calls_of_curl(chat_url: str, text_url: str) -> None:
+    chat, text, *_ = requests()
+    for call, url in ((chat.replace("qwen-7b-chat", "llama2-7b-chat"), chat_url), (text, text_url)):
+        command = call.replace("http://localhost:8000", url)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        (choice,) = json.loads(done.stdout)["choices"]
+        assert choice.get("text") or choice["message"]["content"]
 
 
 def test_a_server_answers_by_pairs_or_says_why_not(text_url: str, chat_url: str) -> None:

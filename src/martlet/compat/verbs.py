@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-import typer
+from martlet.compat.telling import tell_same
 
 Verb = Sequence[str]
 """A command line of `martlet`, without its first word."""
@@ -12,7 +12,7 @@ Verb = Sequence[str]
 def tell(verbs: Sequence[Verb]) -> None:
     """Says on stderr which modern commands do the same."""
     for verb in verbs:
-        typer.secho(f"the same: {shlex.join(['martlet', *verb])}", fg=typer.colors.CYAN, err=True)
+        tell_same(shlex.join(["martlet", *verb]))
 
 
 def run(verbs: Sequence[Verb]) -> None:

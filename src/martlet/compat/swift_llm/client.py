@@ -12,6 +12,7 @@ import httpx
 
 from martlet.compat.model_types import PUBLISHED, RAW
 from martlet.compat.swift_llm.template import History, messages_of
+from martlet.compat.telling import tell_same
 from martlet.errors import EngineError, NotFoundError, ParameterError, UnavailableError
 
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -98,6 +99,8 @@ def inference_client(
         raise ParameterError(f"{model_type} goes on with text: history and system are for chats")
     else:
         path, body["prompt"] = "completions", query
+    call = "chat.completions" if is_chat else "completions"
+    tell_same(f"openai.OpenAI(base_url={url!r}).{call}.create(model={model_type!r}, …)")
     if config.stream:
         return _chunks(url, path, body)
     with _reached(url) as client:

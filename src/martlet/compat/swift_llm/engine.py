@@ -10,6 +10,7 @@ from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
 from martlet.backends.options import BackendOptions, VllmOptions
 from martlet.compat.model_types import published
+from martlet.compat.telling import tell_same
 from martlet.engine.params import SamplingParams
 from martlet.errors import ParameterError
 
@@ -160,6 +161,7 @@ def get_vllm_engine(
         }
     )
     model = model_id_or_path or (model_type if known is None else known.hub_id)
+    tell_same(f"llm = martlet.LLM({model!r}); llm.chat(messages, martlet.SamplingParams(…))")
     return VllmEngine(load_backend(model, options=built), takes_adapters=enable_lora)
 
 
