@@ -129,7 +129,7 @@ def test_several_gpus_are_for_vllm(
     modern: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (first, *_) = (line for line in commands() if "tensor_parallel" in line)
-    with pytest.raises(MartletError, match="--tensor_parallel_size 4 is for vLLM"):
+    with pytest.raises(MartletError, match="--tensor_parallel_size is for vLLM, and there is no"):
         modern(first)
     monkeypatch.setenv("MARTLET_VLLM", sys.executable)
     assert modern(first)[0].endswith("--backend vllm --tensor-parallel-size 4")
@@ -196,7 +196,7 @@ def test_a_training_becomes_replies(checkpoint: Path, base: Path, swift: Swift) 
     assert json.loads((merged / "certificate.json").read_text())["passed"]
     names = {"xxx/vx-xxx/checkpoint-xxx-merged": merged}
     swift(*article_line("load_dataset", **names), "--max_new_tokens", 8)
-    (result,) = (merged / "infer_result").glob("2*.jsonl")
+    (result,) = (merged / "infer_result").glob("replies-*.jsonl")
     (row,) = map(json.loads, result.read_text().splitlines())
     assert row["messages"][-1]["role"] == "user"
     assert row["expected"]

@@ -75,8 +75,6 @@ def infer(given: Given) -> list[Verb]:
         raise ParameterError("--load_dataset_config true needs --ckpt_dir, which was trained")
     folder = Path(given["ckpt_dir"])
     questions = write_questions(folder, given["custom_val_dataset_path"])
-    named = ["--model", checkpoint.model, *adapter_options(checkpoint)]
-    return [
-        *verbs,
-        ["generate", questions, *named, *options, "--out", str(result_path(folder))],
-    ]
+    drawn = ["--model", checkpoint.model, *adapter_options(checkpoint), *options]
+    out = result_path(folder, [questions, *drawn])
+    return [*verbs, ["generate", questions, *drawn, "--out", str(out)]]

@@ -2,16 +2,15 @@
 
 import os
 from pathlib import Path
-from shutil import which
 
 import typer
 
+from martlet.backends.vllm.command import find_program
 from martlet.compat.flags import Flag, Given, said, truth
 from martlet.compat.swift.checkpoint import DEFAULT_ADAPTER, MODEL_FLAGS, Checkpoint
 from martlet.compat.verbs import Verb
 from martlet.errors import NotFoundError, ParameterError
 
-_NO_VLLM = "there is no vllm command on PATH or in MARTLET_VLLM"
 _DTYPES = {"bf16": "bf16", "fp32": "fp32", "AUTO": "auto"}
 RUNNING_FLAGS = (
     *MODEL_FLAGS,
@@ -75,10 +74,12 @@ def engine_options(given: Given, checkpoint: Checkpoint, *, vllm_takes_adapters:
     num_gpus = given["tensor_parallel_size"] or 1
     if given["infer_backend"] != "vllm" and num_gpus == 1:
         return options
-    if not _has_vllm():
+    try:
+        find_program(os.environ.get("MARTLET_VLLM", "vllm"))
+    except NotFoundError as error:
         if num_gpus > 1:
-            raise NotFoundError(f"--tensor_parallel_size {num_gpus} is for vLLM, and {_NO_VLLM}")
-        typer.echo(f"{_NO_VLLM}; Martlet's own engine answers", err=True)
+            raise NotFoundError(f"--tensor_parallel_size is for vLLM, and {error}") from error
+        typer.echo(f"{error}; until then, Martlet's own engine answers", err=True)
         return options
     has_adapters = checkpoint.adapter is not None or given["lora_modules"] is not None
     if has_adapters and not vllm_takes_adapters and num_gpus == 1:
@@ -93,7 +94,3 @@ def adapter_options(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.adapter is None:
         return []
     return ["--adapter", f"{DEFAULT_ADAPTER}={checkpoint.adapter}"]
-
-
-def _has_vllm() -> bool:
-    return which(os.environ.get("MARTLET_VLLM", "vllm")) is not None

@@ -1,7 +1,8 @@
 """The validation rows of a training, as questions to answer."""
 
 import json
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from martlet.compat.swift.checkpoint import MERGED_SUFFIX
@@ -15,11 +16,17 @@ from martlet.train.split import split_off
 _FOLDER = "infer_result"
 
 
-def result_path(folder: Path) -> Path:
-    """A new file in a checkpoint's folder, named after the time in UTC."""
+def result_path(folder: Path, options: Sequence[str]) -> Path:
+    """Where replies go: one file for each way to draw them, so that a killed run goes on in its own.
+
+    Args:
+        folder: The checkpoint's.
+        options: What decides the replies.
+    """
     place = folder / _FOLDER
     place.mkdir(exist_ok=True)
-    return place / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl"
+    digest = blake2b("\0".join(options).encode(), digest_size=4).hexdigest()
+    return place / f"replies-{digest}.jsonl"
 
 
 def write_questions(folder: Path, file: str | None) -> str:

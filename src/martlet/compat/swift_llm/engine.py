@@ -70,15 +70,19 @@ class VllmEngine:
     Args:
         backend: What computes.
         takes_adapters: Whether requests may name adapters.
+        trust_remote_code: Whether Python code in the tokenizer's folder may run.
     """
 
-    def __init__(self, backend: Backend, *, takes_adapters: bool) -> None:
+    def __init__(
+        self, backend: Backend, *, takes_adapters: bool, trust_remote_code: bool = False
+    ) -> None:
         self.backend = backend
         recommended: dict[str, Any] = dict(backend.default_params.values)
         self.generation_config = GenerationConfig(**recommended)
         self.num_requests = 0
         """That were drawn so far; each has draws of its own."""
         self._takes_adapters = takes_adapters
+        self._trust_remote_code = trust_remote_code
         self._adapter_folders: dict[str, Path] = {}
 
     @cached_property
@@ -86,7 +90,9 @@ class VllmEngine:
         """The tokenizer of transformers."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.backend.tokenizer.folder)
+        return AutoTokenizer.from_pretrained(
+            self.backend.tokenizer.folder, trust_remote_code=self._trust_remote_code
+        )
 
     def use(self, adapter: LoRARequest | None) -> str | None:
         """Loads the adapter of a request, unless it is there, and gives its name.
@@ -162,7 +168,11 @@ def get_vllm_engine(
     )
     model = model_id_or_path or (model_type if known is None else known.hub_id)
     tell_same(f"llm = martlet.LLM({model!r}); llm.chat(messages, martlet.SamplingParams(…))")
-    return VllmEngine(load_backend(model, options=built), takes_adapters=enable_lora)
+    return VllmEngine(
+        load_backend(model, options=built),
+        takes_adapters=enable_lora,
+        trust_remote_code=built.trust_remote_code,
+    )
 
 
 def _dtype(torch_dtype: object) -> str:
