@@ -17,7 +17,7 @@ _FOLDER = "infer_result"
 
 
 def result_path(folder: Path, options: Sequence[str]) -> Path:
-    """Where replies go: one file for each way to draw them, so that a killed run goes on in its own.
+    """Where replies go: a file for each way to draw them, so that a killed run goes on in its own.
 
     Args:
         folder: The checkpoint's.
