@@ -35,7 +35,7 @@ def test_base_and_adapter_side_by_side(
     called = call(*command)
     assert called.exit_code == 0, called.stderr
     found = json.loads(called.stdout)
-    assert found["rows"] == NUM_ROWS
+    assert found["questions"] == NUM_ROWS
     accuracy = {
         each["contestant"]: each for each in found["figures"] if "accuracy" in each.values()
     }

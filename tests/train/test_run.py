@@ -12,15 +12,23 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from peft import PeftModel
 
 from martlet import LLM, SamplingParams
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
 from martlet.demo.rows import training_rows
 from martlet.errors import AdapterError, InputError, Interrupted, ParityError, TemplateError
+from martlet.export.run import merge
 from martlet.lora.provenance import read_provenance
+from martlet.models.folder import open_folder
+from martlet.models.nf4 import load_nf4
+from martlet.models.resolve import resolve
 from martlet.train.config import resolve_config
 from martlet.train.encoding import EncodedExample, Encoder
 from martlet.train.job import TrainResult, open_job, run_job
 from martlet.train.run_folder import RunFolder
+from support.engines import load_fp32, make_engine
 
 # PEFT and bitsandbytes lag behind what transformers and torch deprecate.
 pytestmark = [
@@ -31,6 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
 
+CPU = torch.device("cpu")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -117,6 +126,29 @@ def test_every_way_to_train_is_served_as_it_was_trained(
     provenance = read_provenance(tmp_path / "run")
     assert provenance is not None
     assert provenance.base_quantization == ("nf4" if given.get("qlora") else None)
+
+
+def test_an_adapter_of_qlora_is_merged_as_trained_and_says_how_it_is_served(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    result = train(rows, run, qlora=True)
+    assert result.proof is not None
+    whole, trained = result.proof.whole_base_loss, result.proof.trainer_loss
+    assert whole is not None
+    assert abs(whole - trained) > 10 * abs(result.proof.serving_loss - trained)
+    certificate = merge(str(run), out=tmp_path / "merged", dtype="fp32", report=lambda *_: None)
+    # Merged onto the base as it is stored, the difference would be that of the two losses.
+    assert certificate.mean_kl < 1e-7
+    ids = tuple(range(20, 60))
+    module = load_nf4(open_folder(resolve("demo")), dtype=torch.float32, device=CPU)
+    with torch.inference_mode():
+        peft = PeftModel.from_pretrained(module, run).eval()
+        expected = peft(torch.tensor([ids])).logits[0]
+    merged = make_engine(load_fp32(open_folder(tmp_path / "merged"))).logits(ids)
+    torch.testing.assert_close(merged, expected, atol=2e-3, rtol=2e-3)
+    load_backend("demo", options=BackendOptions(adapters={"judge": str(run)})).close()
+    assert f"loss {whole:.4f} where training ended with {trained:.4f}" in caplog.text
 
 
 def test_preferences_are_learned(rows: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import typer
 from martlet.cli.export_options import (
     OutFolderOption,
     ProofDataOption,
-    bar_shown,
+    bars_shown,
     named_data,
     tell_certificate,
 )
@@ -50,7 +50,7 @@ def merge(
     """
     from martlet.export.run import merge as run
 
-    with bar_shown("merging") as report:
+    with bars_shown() as report:
         certificate = run(
             adapter, out=out, model=model, dtype=dtype, data=named_data(data), report=report
         )

@@ -115,7 +115,7 @@ def run_score(
     report = ScoreReport(
         data=options.data,
         contestants={entry.name: entry.described for entry in entries},
-        num_rows=len(field.exercises),
+        num_questions=len(field.exercises),
         num_left_out=field.num_left_out,
         num_samples=options.num_samples,
         comparisons=[compare(metric, field.exercises, field.replies) for metric in metrics],
@@ -162,12 +162,12 @@ def _tell(report: ScoreReport, folder: Path) -> None:
     for comparison in report.comparisons:
         console.print(_table(comparison, is_alone=len(report.contestants) == 1))
         for line in _flip_lines(comparison):
-            console.print(line, markup=False)
+            console.print(line, markup=False, soft_wrap=True)
     lines = []
     if report.num_left_out:
         lines.append(
             Line(
-                text=f"left out: {report.num_left_out:,} rows that not every contestant answered",
+                text=f"left out: {report.num_left_out:,} questions that not all contestants answered",
                 is_bad=True,
             )
         )

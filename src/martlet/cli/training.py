@@ -57,6 +57,11 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
         fg=typer.colors.GREEN,
         err=True,
     )
+    if proof.whole_base_loss is not None:
+        _tell(
+            f"       loss {proof.whole_base_loss:.4f} un-merged on the base as it is stored; "
+            "martlet merge keeps the one that training saw"
+        )
     _tell(f"adapter  {result.folder}")
     _tell(f"curve    {job.folder.curve}")
     name = result.folder.name

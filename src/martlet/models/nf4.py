@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from martlet.errors import MissingExtraError, ModelError
 from martlet.models.companions import copy_companions
@@ -29,6 +30,7 @@ def load_nf4(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -
     """
     if find_spec("bitsandbytes") is None:
         raise MissingExtraError("a base in 4 bits", extra="train")
+    disable_progress_bar()
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -23,7 +23,7 @@ class ScoreReport:
     data: str
     contestants: Mapping[str, str]
     """From a contestant's name to its model."""
-    num_rows: int
+    num_questions: int
     num_left_out: int
     num_samples: int
     comparisons: Sequence[Comparison]
@@ -37,7 +37,7 @@ class ScoreReport:
         content: dict[str, object] = {
             "data": self.data,
             "contestants": dict(self.contestants),
-            "rows": self.num_rows,
+            "questions": self.num_questions,
             "left_out": self.num_left_out,
             "samples": self.num_samples,
             "metrics": {each.metric.figures[-1]: each.metric.how for each in self.comparisons},
