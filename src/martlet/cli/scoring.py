@@ -167,7 +167,7 @@ def _tell(report: ScoreReport, folder: Path) -> None:
     if report.num_left_out:
         lines.append(
             Line(
-                text=f"left out: {report.num_left_out:,} questions that not all contestants answered",
+                text=f"left out: {report.num_left_out:,} questions that some contestant missed",
                 is_bad=True,
             )
         )

@@ -107,8 +107,8 @@ def _tell_losses(split: "Split") -> None:
         rows = ", ".join(f"{each.origin} (-{each.num_tokens})" for each in split.losses[:5])
         more = ", …" if len(split.losses) > 5 else ""
         typer.secho(
-            f"left out of {len(split.losses):,} rows that are too long: "
-            f"{sum(each.num_tokens for each in split.losses):,} tokens; {rows}{more}",
+            f"too long: {sum(each.num_tokens for each in split.losses):,} tokens of "
+            f"{len(split.losses):,} rows are not learned: {rows}{more}",
             fg=typer.colors.RED,
             err=True,
         )
