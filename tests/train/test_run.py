@@ -13,12 +13,21 @@ import pytest
 import safetensors.torch
 import torch
 from peft import PeftModel
+from transformers import Trainer
 
 from martlet import LLM, SamplingParams
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
 from martlet.demo.rows import training_rows
-from martlet.errors import AdapterError, InputError, Interrupted, ParityError, TemplateError
+from martlet.errors import (
+    AdapterError,
+    InputError,
+    Interrupted,
+    MissingExtraError,
+    ParityError,
+    ResourceError,
+    TemplateError,
+)
 from martlet.export.run import merge
 from martlet.lora.provenance import read_provenance
 from martlet.models.folder import open_folder
@@ -360,6 +369,24 @@ def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
     (other / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no run"):
         train(rows, other)
+
+
+def test_what_is_missing_is_one_clear_line(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", exhaust)
+        with pytest.raises(ResourceError, match="--batch-size") as refusal:
+            train(rows, tmp_path / "small")
+    for setting in ("--checkpointing", "--max-length"):
+        assert setting in str(refusal.value)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match=r"martlet\[train\]"):
+        train(rows, tmp_path / "four", qlora=True)
+    assert not (tmp_path / "four").exists()
 
 
 def test_a_base_without_a_template_is_refused(rows: Path, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def merge(
     base, and the merged model) answer the same rows: `certificate.json` says how far they agree. If
     they do not, the command fails and the folder is called `DIR.rejected`.
     """
+    from martlet.cli.quiet import quiet_libraries
+
+    quiet_libraries()
     from martlet.export.run import merge as run
 
     with bars_shown() as report:
