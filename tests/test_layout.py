@@ -16,6 +16,7 @@ LAYERS = [
     {"compat"},
     {"cli"},
     {"serve"},
+    {"score"},
     {"train", "export"},
     {"batch"},
     {"backends", "answers"},
