@@ -124,6 +124,26 @@ def test_the_articles_lines_in_modern_words(
     assert "ModelScope" in second
 
 
+def test_the_base_of_an_adapter_is_what_training_wrote_down(
+    modern: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    config = {"base_model_name_or_path": "org/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert modern(f"swift infer --ckpt_dir {tmp_path}") == [
+        f"martlet chat org/base --adapter default-lora={tmp_path}"
+    ]
+    arguments = {"model_type": "qwen-7b-chat", "model_id_or_path": "qwen/Qwen-7B-Chat"}
+    (tmp_path / "sft_args.json").write_text(json.dumps(arguments))
+    (told,) = modern(f"swift deploy --ckpt_dir {tmp_path}")
+    assert told.startswith("martlet serve Qwen/Qwen-7B-Chat --served-model-name qwen-7b-chat")
+    assert "rules/qwen.jinja --trust-remote-code" in told
+    (told,) = modern(f"swift infer --ckpt_dir {tmp_path} --model_type demo")
+    assert told.startswith("martlet chat demo --adapter")
+    (tmp_path / "sft_args.json").write_text("[")
+    with pytest.raises(AdapterError, match="sft_args.json cannot be read"):
+        modern(f"swift infer --ckpt_dir {tmp_path}")
+
+
 @needs_articles
 def test_several_gpus_are_for_vllm(
     modern: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
