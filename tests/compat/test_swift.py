@@ -140,7 +140,7 @@ def test_the_base_of_an_adapter_is_what_training_wrote_down(
     (told,) = modern(f"swift infer --ckpt_dir {tmp_path} --model_type demo")
     assert told.startswith("martlet chat demo --adapter")
     (tmp_path / "sft_args.json").write_text("[")
-    with pytest.raises(AdapterError, match="sft_args.json cannot be read"):
+    with pytest.raises(AdapterError, match=r"sft_args\.json cannot be read"):
         modern(f"swift infer --ckpt_dir {tmp_path}")
 
 

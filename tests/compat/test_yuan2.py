@@ -46,6 +46,13 @@ def yuan2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def completed(yuan2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("completed") / "tokenizer"
+    write_tokenizer(yuan2, folder)
+    return folder
+
+
 @needs_articles
 def test_the_tokens_are_the_articles() -> None:
     (added,) = set(re.findall(r"add_tokens\(\[(.*?)\]", article(2)))
@@ -53,9 +60,8 @@ def test_the_tokens_are_the_articles() -> None:
 
 
 @needs_shared
-def test_a_conversation_is_worded_by_yuan2s_rule(yuan2: Path, tmp_path: Path) -> None:
-    write_tokenizer(yuan2, tmp_path / "tokenizer")
-    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+def test_a_conversation_is_worded_by_yuan2s_rule(yuan2: Path, completed: Path) -> None:
+    tokenizer = Tokenizer.load(completed)
     prompt, prompt_ids = tokenizer.render(TURNS[:3])
     assert prompt == "你好<n>你好！<n>冒泡排序怎么写？<sep>"
     assert prompt_ids[-1] == 77187  # <sep>, one token
@@ -67,25 +73,28 @@ def test_a_conversation_is_worded_by_yuan2s_rule(yuan2: Path, tmp_path: Path) ->
     with pytest.raises(TemplateError, match="leave the system message out"):
         tokenizer.render([{"role": "system", "content": "x"}, *TURNS[:1]])
     with pytest.raises(InputError, match="nothing is overwritten"):
-        write_tokenizer(yuan2, tmp_path / "tokenizer")
+        write_tokenizer(yuan2, completed)
+    config = json.loads((yuan2 / "tokenizer_config.json").read_text())
+    assert config["eos_token"]["content"] == "</s>"  # the published folder stays as it is
 
 
 @needs_shared
-def test_a_question_is_answered_and_the_tokenizer_stays(
-    yuan2: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_question_is_answered_on_one_tokenizer(
+    yuan2: Path,
+    completed: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    flags = ["--path", str(yuan2), "--tokenizer_dir", str(completed)]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("你好".encode())))
-    main(["chat", "--path", str(yuan2)])
+    main(["chat", *flags])
     printed = capsys.readouterr()
     assert printed.out.strip()
-    assert "tokenizer with all tokens" in printed.err
+    assert "tokenizer with all tokens" not in printed.err
     monkeypatch.setattr("martlet.compat.verbs.run", lambda _: None)
-    main(["page", "--path", str(yuan2), "--server.port", "6007"])
+    main(["page", *flags, "--server.port", "6007"])
     told = capsys.readouterr().err
-    assert "tokenizer with all tokens" not in told
     assert "--context-policy drop-old-turns --host 127.0.0.1 --port 6007" in told
-    config = json.loads((yuan2 / "tokenizer_config.json").read_text())
-    assert "chat_template" not in config
 
 
 @pytest.mark.parametrize(
