@@ -87,6 +87,8 @@ def run_python(code: str) -> str:
         "martlet.batch.job",
         "martlet.answers.policy",
         "martlet.cli.main",
+        "martlet.compat.swift.__main__",
+        "martlet.compat.inference_hf.__main__",
         "martlet.serve.address",
         "martlet.serve.keys",
         "martlet.serve.settings",

@@ -6,7 +6,6 @@ import typer
 
 from martlet.compat.flags import Flag, FlagTable, Given, said, truth
 from martlet.compat.swift.checkpoint import MERGED_SUFFIX, MODEL_FLAGS, checkpoint_of
-from martlet.compat.swift.peft_format import to_peft_format
 from martlet.compat.swift.running import merge_of
 from martlet.compat.verbs import Verb
 from martlet.errors import ParameterError
@@ -75,6 +74,8 @@ def _quantization(given: Given, model: str) -> list[Verb]:
 def _write_peft_format(given: Given) -> list[Verb]:
     if given["ckpt_dir"] is None or given["merge_lora"] or given["quant_bits"]:
         raise ParameterError("--to_peft_format needs --ckpt_dir, and nothing else to be done")
+    from martlet.compat.swift.peft_format import to_peft_format
+
     folder = Path(given["ckpt_dir"]).expanduser()
     out = folder.with_name(f"{folder.name}-peft")
     to_peft_format(folder, out)

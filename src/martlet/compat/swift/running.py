@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 
-from martlet.backends.vllm.command import find_program
 from martlet.compat.flags import Flag, Given, said, truth
 from martlet.compat.swift.checkpoint import DEFAULT_ADAPTER, MODEL_FLAGS, Checkpoint
 from martlet.compat.verbs import Verb
@@ -70,6 +69,8 @@ def engine_options(given: Given, checkpoint: Checkpoint, *, vllm_takes_adapters:
     Raises:
         NotFoundError: If several GPUs are to share the layers, and there is no vLLM.
     """
+    from martlet.backends.vllm.command import find_program
+
     options = [*checkpoint.options(), *said("--dtype", _DTYPES.get(given["dtype"]))]
     num_gpus = given["tensor_parallel_size"] or 1
     if given["infer_backend"] != "vllm" and num_gpus == 1:
