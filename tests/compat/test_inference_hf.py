@@ -30,7 +30,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = SHARED / "templates" / "llama-3.jinja"
     template = path.read_text() if path.is_file() else None
-    return model_folder("llama", tmp_path_factory.mktemp("llama3"), template=template)
+    folder = tmp_path_factory.mktemp("llama3")
+    return model_folder("llama", folder, template=template, is_brief=True)
 
 
 @needs_articles
@@ -105,7 +106,7 @@ def test_a_conversation_remembers(llama: Path, tmp_path: Path) -> None:
         for question in ("1 + 2 = ?", "谁？"):
             terminal.wait_for("base> ")
             terminal.say(question)
-            terminal.wait_for("tokens/s")
+            terminal.wait_for(r"context \d+ of")
         terminal.wait_for("base> ")
         terminal.say(f"/save {saved}")
         terminal.wait_for("saved as line[^>]*> ")

@@ -47,7 +47,7 @@ def dialogues(tmp_path: Path) -> Path:
             "summary": f"They talk about {number}.",
             "topic": "numbers",
         }
-        for number in range(160)
+        for number in range(120)
     )
     path = tmp_path / "dialogues.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

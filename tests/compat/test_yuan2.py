@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from compat.articles import article, needs_articles
+from compat.models import make_brief
 from martlet.compat.yuan2 import ADDED_TOKENS, main, write_tokenizer
 from martlet.errors import InputError, MartletError, TemplateError
 from martlet.text.messages import Message
@@ -41,6 +42,7 @@ def yuan2(tmp_path_factory: pytest.TempPathFactory) -> Path:
             eos_token_id=77185,
         )
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make_brief(folder, config.eos_token_id)
     for path in (SHARED / "tokenizers" / "yuan2").iterdir():
         shutil.copyfile(path, folder / path.name)
     return folder
