@@ -64,6 +64,12 @@ def test_a_file_becomes_predictions(
     assert card["parameters"]["repetition_penalty"]["value"] == 1.1
     with pytest.raises(InputError, match="nothing is overwritten"):
         run(*flags, "--predictions_file", "out/predictions.json")
+    # What a run that was killed had drawn is not drawn again.
+    Path("out/predictions.json").unlink()
+    journal = Path("out/predictions.jsonl.journal").read_bytes()
+    run(*flags, "--predictions_file", "out/predictions.json")
+    assert json.loads(Path("out/predictions.json").read_text()) == pairs
+    assert Path("out/predictions.jsonl.journal").read_bytes() == journal
 
 
 def test_without_a_prompt_the_text_is_continued(run: Callable[..., None], llama: Path) -> None:
