@@ -138,6 +138,8 @@ def test_a_stream_grows_to_the_whole_and_can_be_left(engine: VllmEngine) -> None
         assert all(later.startswith(text) for text, later in pairwise(texts))
     stream = inference_stream_vllm(engine, template, REQUESTS, generation_config=GREEDY)
     next(stream)
+    with pytest.raises(ParameterError, match="another stream of this engine"):
+        inference_vllm(engine, template, REQUESTS, generation_config=GREEDY)
     stream.close()
     assert engine.backend.num_unfinished == 0
 

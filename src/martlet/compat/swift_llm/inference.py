@@ -11,7 +11,7 @@ from martlet.backends.seeds import given_seed, sample_seed
 from martlet.compat.swift_llm.engine import GenerationConfig, LoRARequest, VllmEngine
 from martlet.compat.swift_llm.template import Request, Template
 from martlet.engine.params import SamplingParams
-from martlet.errors import EngineError
+from martlet.errors import EngineError, ParameterError
 
 Response = dict[str, Any]
 """A `response`, and the `history` that ends with it."""
@@ -114,8 +114,14 @@ class _Drawing:
 
         Yields:
             After each step in which a reply grew or ended, how many ended.
+
+        Raises:
+            ParameterError: If another stream of the engine is not at its end.
+            EngineError: If a step failed.
         """
         backend = self.engine.backend
+        if backend.num_unfinished:
+            raise ParameterError("another stream of this engine is not at its end; close() it")
         id_to_place = {each.request_id: place for place, each in enumerate(self.samples)}
         try:
             for sample in self.samples:
