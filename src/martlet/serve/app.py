@@ -74,17 +74,21 @@ def create_app(service: Service) -> FastAPI:
 
     database = Database(service.settings.data_dir)
     batch_service = BatchService(service, database)
-    tuning_service = TuningService(service, database, batch_service.files)
+    tuning_service: TuningService | None = None
+    if (root := service.settings.tuning_dir) is not None:
+        tuning_service = TuningService(service, root, database, batch_service.files)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         await service.engine.call(probe_base)
         await service.refresh_adapters()
-        await tuning_service.start()
+        if tuning_service is not None:
+            await tuning_service.start()
         await batch_service.start()
         yield
-        await tuning_service.stop()
+        if tuning_service is not None:
+            await tuning_service.stop()
         await batch_service.stop()
         await database.close()
         await service.engine.stop()

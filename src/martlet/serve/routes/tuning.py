@@ -9,21 +9,21 @@ from martlet.errors import ForbiddenError, NotFoundError
 from martlet.serve.batches.shelf import Page
 from martlet.serve.body import json_body, json_request
 from martlet.serve.schema.tuning import CreateTuning
-from martlet.serve.service import ServiceDep
 from martlet.serve.tuning.tuning_service import TuningService
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
 
-def tuning_of(request: Request, service: ServiceDep) -> TuningService:
+def tuning_of(request: Request) -> TuningService:
     """The tuning jobs of the app that a request came to.
 
     Raises:
         ForbiddenError: If there are none, since the operator named no folder for them.
     """
-    if service.settings.tuning_dir is None:
+    tuning = cast(TuningService | None, request.app.state.tuning)
+    if tuning is None:
         raise ForbiddenError("models are not tuned here; start the server with --tuning-dir DIR")
-    return cast(TuningService, request.app.state.tuning)
+    return tuning
 
 
 TuningDep = Annotated[TuningService, Depends(tuning_of)]

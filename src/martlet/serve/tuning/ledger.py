@@ -1,5 +1,7 @@
 """Tuning jobs and their events, as the server's database keeps them."""
 
+from sqlite3 import Connection
+
 from martlet.serve.batches.database import Database
 from martlet.serve.batches.shelf import EVENTS, JOBS, Page
 from martlet.serve.tuning.record import Event, TuningJob
@@ -22,12 +24,13 @@ class Ledger:
 
     async def write(self, job: TuningJob, *events: Event) -> None:
         """Keeps a job's newest state and what happened, both or neither."""
-        await self._database.do(
-            lambda connection: (
-                JOBS.put(connection, job.as_body()),
-                [EVENTS.put(connection, event.as_body(job.id)) for event in events],
-            )
-        )
+
+        def keep(connection: Connection) -> None:
+            JOBS.put(connection, job.as_body())
+            for event in events:
+                EVENTS.put(connection, event.as_body(job.id))
+
+        await self._database.do(keep)
 
     async def get(self, job_id: str) -> TuningJob:
         """A job; raises NotFoundError for none."""

@@ -46,12 +46,14 @@ class TuningService:
 
     Args:
         service: What answers, and what is tuned.
+        root: The folder of the jobs' folders.
         database: Where jobs and events are kept.
         files: What jobs learn from.
     """
 
-    def __init__(self, service: Service, database: Database, files: FileStore) -> None:
+    def __init__(self, service: Service, root: Path, database: Database, files: FileStore) -> None:
         self._service = service
+        self._root = root.resolve()
         self._files = files
         self._ledger = Ledger(database)
         self._turns: dict[str, _Turn] = {}
@@ -59,7 +61,7 @@ class TuningService:
 
     async def start(self) -> None:
         """Serves what was tuned before, and goes on with what is unfinished."""
-        if self._service.settings.tuning_dir is None or not self._ledger.exists:
+        if not self._ledger.exists:
             return
         try:
             jobs = await self._ledger.all()
@@ -81,7 +83,6 @@ class TuningService:
         """Takes a job.
 
         Raises:
-            ForbiddenError: If this server tunes nothing.
             NotFoundError: If there is no such file or model.
             InputError: If a field is out of its range, a file has no rows or was made for
                 something else, or the model is none that can be tuned.
@@ -158,11 +159,7 @@ class TuningService:
         return cancelled
 
     def _folder(self, job_id: str) -> JobFolder:
-        if (root := self._service.settings.tuning_dir) is None:
-            raise ForbiddenError(
-                "models are not tuned here; start the server with --tuning-dir DIR"
-            )
-        return JobFolder(path=root.resolve() / job_id)
+        return JobFolder(path=self._root / job_id)
 
     def _check_model(self, model: str) -> None:
         adapters_of(self._service.engine.backend)
