@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 from uuid import uuid4
 
 from fastapi import Request
@@ -15,8 +14,8 @@ from martlet.serve.batches.record import UNFINISHED
 from martlet.serve.batches.shelf import BATCHES, FILES, Json, Order, Page
 from martlet.serve.batches.upload import UploadForm
 
-Purpose = Literal["batch", "batch_output", "fine-tune"]
-_UPLOADED: Mapping[str, Purpose] = {"batch": "batch", "fine-tune": "fine-tune"}
+_Uploaded = Literal["batch", "fine-tune"]
+Purpose = _Uploaded | Literal["batch_output"]
 
 
 class FileStore:
@@ -116,9 +115,9 @@ def _checked_purpose(form: UploadForm) -> Purpose:
         )
     if unknown:
         raise ParameterError(f"unknown field {min(unknown)!r}; known: file, purpose")
-    purpose = form.fields.get("purpose", "")
-    if purpose not in _UPLOADED:
+    given = form.fields.get("purpose")
+    if given not in get_args(_Uploaded):
         raise ParameterError(
-            f"purpose must be 'batch' or 'fine-tune', not {purpose!r}", param="purpose"
+            f"purpose must be 'batch' or 'fine-tune', not {given!r}", param="purpose"
         )
-    return _UPLOADED[purpose]
+    return cast(Purpose, given)
