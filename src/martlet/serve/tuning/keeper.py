@@ -19,9 +19,10 @@ _FIRST_TO_GO = 1000
 
 def main(command: list[str]) -> int:
     """Returns the exit code of the command, or 128 and the signal that ended it."""
+    # Both get the signal, and the command answers to it: to ignore it would be inherited.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     _give_way()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code

@@ -17,7 +17,7 @@ _OWN_VARIABLES = "MARTLET_"
 _CODE_TO_KIND: Mapping[int, type[MartletError]] = {
     kind.exit_code: kind for kind in (InputError, ModelError, ResourceError, ParityError)
 }
-_KILLED = 128 + signal.SIGKILL
+_KILLED = (128 + signal.SIGKILL, -signal.SIGKILL)
 
 
 class TrainingProcess:
@@ -32,7 +32,7 @@ class TrainingProcess:
 
     def __init__(self, folder: Path, *, recipe: Path, log: Path, num_threads: int) -> None:
         self._log = log
-        train = [sys.executable, "-m", "martlet.cli.main", "train", "--config", str(recipe)]
+        train = [sys.executable, "-P", "-m", "martlet.cli.main", "train", "--config", str(recipe)]
         with log.open("ab") as file:
             self._said_before = file.tell()
             self._process = subprocess.Popen(
@@ -56,7 +56,7 @@ class TrainingProcess:
             grace_s: Seconds to write a checkpoint first.
         """
         if grace_s > 0 and self._process.poll() is None:
-            self._process.terminate()
+            os.killpg(self._process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
         assert self._process.stdin is not None
@@ -66,13 +66,16 @@ class TrainingProcess:
     def failure(self) -> MartletError:
         """Why it failed, as it said itself."""
         code = self._process.wait()
-        if code == _KILLED:
-            return MartletError(
+        if code in _KILLED:
+            return ResourceError(
                 "the training was killed, most likely because memory did not suffice; a smaller "
                 "batch_size or martlet.max_length needs less"
             )
         kind = _CODE_TO_KIND.get(code, MartletError)
-        return kind(self._last_error() or f"the training ended with code {code}, see {self._log}")
+        return kind(
+            self._last_error()
+            or f"the training ended with code {code}; its {self._log.name} says more"
+        )
 
     def _last_error(self) -> str:
         with self._log.open("rb") as file:

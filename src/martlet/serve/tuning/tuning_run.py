@@ -151,7 +151,8 @@ class TuningRun:
 
     async def _fail(self, error: MartletError) -> None:
         logger.warning("tuning job %s failed: %s", self.job.id, error)
-        why = JobError(code=code_of(error), message=str(error), param=_param(str(error)))
+        code = "server_error" if type(error) is MartletError else code_of(error)
+        why = JobError(code=code, message=str(error), param=_param(str(error)))
         now = time.time()
         event = Event(created_at=int(now), level="error", message=f"the job failed: {error}")
         await self._write(self.job.ended("failed", now, error=why), [event])
