@@ -93,8 +93,9 @@ def supervised(**hyperparameters: object) -> Body:
         ({"method": {"type": "magic"}}, 400, "method.type", "'supervised' or 'dpo'"),
         ({"method": {"type": "dpo", "supervised": {}}}, 400, "method.supervised", "leave one out"),
         (supervised(n_epochs=0), 400, ".n_epochs", "greater than or equal to 1"),
-        (supervised(batch_size=2.5), 400, ".batch_size", "must be"),
+        (supervised(batch_size=2.5), 400, ".batch_size", "must be an integer"),
         (supervised(learning_rate_multiplier=0), 400, "_multiplier", "greater than 0"),
+        (supervised(learning_rate_multiplier="slow"), 400, "_multiplier", "must be a number"),
         (supervised(beta=0.1), 400, ".beta", "unknown field 'beta'"),
     ],
 )

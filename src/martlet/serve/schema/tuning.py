@@ -3,28 +3,33 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from martlet.serve.schema.base import RequestModel
 from martlet.serve.schema.batches import Metadata
 
-Auto = Literal["auto"]
+
+def _without_auto(value: object) -> object:
+    return None if value == "auto" else value
+
+
+_OrAuto = BeforeValidator(_without_auto)
+"""`auto` is the same as no field."""
 
 
 class Hyperparameters(RequestModel):
     """How long and how fast to learn."""
 
-    # The numbers stand first, so that one out of its range is told its range.
-    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
-    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
-    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto = "auto"
+    n_epochs: Annotated[int | None, Field(ge=1, le=50), _OrAuto] = None
+    batch_size: Annotated[int | None, Field(ge=1, le=256), _OrAuto] = None
+    learning_rate_multiplier: Annotated[float | None, Field(gt=0), _OrAuto] = None
     """Of the rate that `martlet train` takes unless told."""
 
 
 class PreferenceHyperparameters(Hyperparameters):
     """The same, and how strongly the base holds the model back."""
 
-    beta: Annotated[float, Field(gt=0, le=2)] | Auto = "auto"
+    beta: Annotated[float | None, Field(gt=0, le=2), _OrAuto] = None
 
 
 class Supervised(RequestModel):

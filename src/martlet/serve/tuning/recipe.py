@@ -49,7 +49,7 @@ def recipe_of(
     }
     given = {name: value for name, value in given.items() if value is not None}
     config = resolve_config(given)
-    if (multiplier := _number(_hyperparameters(body).learning_rate_multiplier)) is None:
+    if (multiplier := _hyperparameters(body).learning_rate_multiplier) is None:
         return config
     return resolve_config({**given, "learning_rate": multiplier * config.learning_rate})
 
@@ -64,7 +64,7 @@ def method_as_json(body: CreateTuning, config: TrainConfig) -> dict[str, object]
     hyperparameters: dict[str, object] = {
         "n_epochs": int(config.steps.epochs),
         "batch_size": config.steps.batch_size,
-        "learning_rate_multiplier": _number(_hyperparameters(body).learning_rate_multiplier) or 1.0,
+        "learning_rate_multiplier": _hyperparameters(body).learning_rate_multiplier or 1.0,
     }
     if body.method.type == "dpo":
         hyperparameters["beta"] = config.tuner.beta
@@ -102,22 +102,17 @@ def _method_of(body: CreateTuning) -> dict[str, object]:
     settings = _hyperparameters(body)
     fields: dict[str, object] = {
         "method": "dpo" if method.type == "dpo" else "sft",
-        "epochs": _number(settings.n_epochs),
-        "batch_size": _number(settings.batch_size),
+        "epochs": settings.n_epochs,
+        "batch_size": settings.batch_size,
     }
     if method.dpo is not None:
-        fields["beta"] = _number(method.dpo.hyperparameters.beta)
+        fields["beta"] = method.dpo.hyperparameters.beta
     return fields
 
 
 def _hyperparameters(body: CreateTuning) -> Hyperparameters:
     settings = body.method.dpo or body.method.supervised
     return Hyperparameters() if settings is None else settings.hyperparameters
-
-
-def _number(value: float | str) -> float | None:
-    """None for `auto`."""
-    return None if isinstance(value, str) else value
 
 
 def _as_seen_from_anywhere(model: str) -> str:
