@@ -171,7 +171,7 @@ def test_every_documented_field_is_known(http: httpx.Client) -> None:
 
 def recipe(**given: object) -> TrainConfig:
     body = CreateTuning.model_validate({"model": "demo", "training_file": "file-1", **given})
-    return recipe_of(body, IDENTITY, training="training.jsonl", validation=None, has_template=False)
+    return recipe_of(body, IDENTITY, files=["training.jsonl"], has_template=False)
 
 
 def test_a_request_becomes_a_recipe() -> None:

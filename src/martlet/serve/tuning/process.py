@@ -72,10 +72,8 @@ class TrainingProcess:
                 "batch_size or martlet.max_length needs less"
             )
         kind = _CODE_TO_KIND.get(code, MartletError)
-        return kind(
-            self._last_error()
-            or f"the training ended with code {code}; its {self._log.name} says more"
-        )
+        unsaid = f"the training ended with code {code}; {self._log.name} in its folder says more"
+        return kind(self._last_error() or unsaid)
 
     def _last_error(self) -> str:
         with self._log.open("rb") as file:

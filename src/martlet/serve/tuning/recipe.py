@@ -1,7 +1,7 @@
 """From a request for tuning to the recipe of a training run, and back to what it says."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from martlet.backends.base import ModelIdentity
@@ -21,24 +21,23 @@ def recipe_of(
     body: CreateTuning,
     identity: ModelIdentity,
     *,
-    training: str,
-    validation: str | None,
+    files: Sequence[str],
     has_template: bool,
 ) -> TrainConfig:
     """What `martlet train` is to do: on the model that is served, in the precision that serves.
 
     Args:
         identity: Of the model.
-        training: The name of the rows' file.
-        validation: That of the validation rows' file.
+        files: The names of the rows' file and, if there is one, of the validation rows'.
         has_template: Whether a chat template lies beside them.
 
     Raises:
         ParameterError: If a value is out of its range, or contradicts another.
     """
+    training, *validation = files
     given: dict[str, object] = {
         "data": [training],
-        "validation": validation,
+        "validation": validation[0] if validation else None,
         "model": _as_seen_from_anywhere(identity.model),
         "out": RUN_NAME,
         "chat_template": TEMPLATE_NAME if has_template else None,

@@ -91,20 +91,11 @@ class TuningService:
         self._check_model(body.model)
         job_id = f"ftjob-{uuid4().hex}"
         folder = self._folder(job_id)
-        names = {"training_file": body.training_file, "validation_file": body.validation_file}
-        files: dict[str, Path] = {}
-        for param, file_id in names.items():
-            if file_id is not None:
-                files[await self._name_of_copy(param, file_id)] = await self._files.path_of(file_id)
         backend = self._service.engine.backend
         template = backend.tokenizer.template
-        training, *validation = files
+        files = await self._rows_of(body)
         config = recipe_of(
-            body,
-            backend.identity,
-            training=training,
-            validation=validation[0] if validation else None,
-            has_template=template is not None,
+            body, backend.identity, files=[*files], has_template=template is not None
         )
         job = TuningJob(
             id=job_id,
@@ -169,6 +160,15 @@ class TuningService:
                 f"{self._service.catalog.base_names[0]!r}",
                 param="model",
             )
+
+    async def _rows_of(self, body: CreateTuning) -> dict[str, Path]:
+        """The files of training rows and of validation rows, by the names of their copies."""
+        given = {"training_file": body.training_file, "validation_file": body.validation_file}
+        return {
+            await self._name_of_copy(param, file_id): await self._files.path_of(file_id)
+            for param, file_id in given.items()
+            if file_id is not None
+        }
 
     async def _name_of_copy(self, param: str, file_id: str) -> str:
         file = await self._files.get(file_id)

@@ -49,9 +49,7 @@ def from_openai(columns: Columns) -> Columns:
     """
     asked = columns.get("input")
     if not isinstance(asked, Mapping):
-        raise InputError(
-            "input must be an object with messages, such as OpenAI's fine-tuning reads"
-        )
+        raise InputError("input must be an object with messages, as in OpenAI's rows")
     return {
         **asked,
         "chosen": columns["preferred_output"],
