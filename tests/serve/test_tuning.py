@@ -89,7 +89,7 @@ class Asker(threading.Thread):
         self.failures: list[Exception] = []
 
     def run(self) -> None:
-        while not self._is_over.wait(0.05):
+        while not self._is_over.wait(0.2):
             start = time.perf_counter()
             try:
                 self._client.chat.completions.create(
@@ -193,7 +193,7 @@ def test_others_are_answered_all_the_while(seen: Seen) -> None:
 
 def test_a_job_tells_what_happens(seen: Seen) -> None:
     messages = [event.message for event in seen.events if event.type == "message"]
-    assert "at the lowest priority; requests go first" in messages[2]
+    assert "cores, at a low priority; requests go first" in messages[2]
     assert messages[-2].startswith("what was trained is what is served: loss 0.")
     assert messages[-1] == f"{seen.job.fine_tuned_model} answers from now on"
     measured = [event.data for event in seen.events if event.type == "metrics"]

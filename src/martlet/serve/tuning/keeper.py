@@ -13,7 +13,7 @@ import sys
 import threading
 from contextlib import suppress
 
-_LOWEST_PRIORITY = 19
+_LOW_PRIORITY = 10
 _FIRST_TO_GO = 1000
 
 
@@ -30,7 +30,7 @@ def main(command: list[str]) -> int:
 
 def _give_way() -> None:
     """What is inherited: others compute first, and stay where memory does not suffice for all."""
-    os.nice(_LOWEST_PRIORITY)
+    os.nice(_LOW_PRIORITY)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123  # Linux
         file.write(str(_FIRST_TO_GO))
 

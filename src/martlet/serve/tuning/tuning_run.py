@@ -60,7 +60,7 @@ class TuningRun:
             [
                 self._beginning(),
                 f"sharing this machine with the models that are served: {num_threads} of "
-                f"{num_cores} cores, at the lowest priority; requests go first",
+                f"{num_cores} cores, at a low priority; requests go first",
             ],
         )
         process = TrainingProcess(
