@@ -81,11 +81,6 @@ class TuningJob:
         return self.status in UNFINISHED
 
     @property
-    def short_id(self) -> str:
-        """What ends the name of its model."""
-        return self.id[-8:]
-
-    @property
     def hyperparameters(self) -> Json:
         """Epochs, rows a batch, and the rate's multiplier."""
         settings: Json = self.method[str(self.method["type"])]  # type: ignore[assignment]

@@ -28,6 +28,7 @@ from martlet.serve.tuning.ledger import Ledger
 from martlet.serve.tuning.recipe import method_as_json, model_name, options_of, recipe_of
 from martlet.serve.tuning.record import Event, TuningJob
 from martlet.serve.tuning.tuning_run import TuningRun
+from martlet.train.config import TrainConfig
 
 logger = logging.getLogger("martlet.serve")
 
@@ -89,27 +90,14 @@ class TuningService:
             ResourceError: If the disk is full.
         """
         self._check_model(body.model)
-        job_id = f"ftjob-{uuid4().hex}"
-        folder = self._folder(job_id)
         backend = self._service.engine.backend
         template = backend.tokenizer.template
         files = await self._rows_of(body)
         config = recipe_of(
             body, backend.identity, files=[*files], has_template=template is not None
         )
-        job = TuningJob(
-            id=job_id,
-            created_at=int(time.time()),
-            model=body.model,
-            base_hash=backend.identity.model_hash,
-            will_be=model_name(self._service.catalog.base_names[0], body.suffix, job_id[-8:]),
-            training_file=body.training_file,
-            validation_file=body.validation_file,
-            seed=body.seed,
-            method=method_as_json(body, config),
-            options=options_of(body.martlet),
-            metadata=body.metadata,
-        )
+        job = self._job_of(body, config)
+        folder = self._folder(job.id)
         await asyncio.to_thread(folder.make, config, files=files, template=template)
         await self._ledger.write(job, self._arrival(job))
         self._begin(job, folder)
@@ -160,6 +148,22 @@ class TuningService:
                 f"{self._service.catalog.base_names[0]!r}",
                 param="model",
             )
+
+    def _job_of(self, body: CreateTuning, config: TrainConfig) -> TuningJob:
+        catalog, job_id = self._service.catalog, f"ftjob-{uuid4().hex}"
+        return TuningJob(
+            id=job_id,
+            created_at=int(time.time()),
+            model=body.model,
+            base_hash=catalog.identity.model_hash,
+            will_be=model_name(catalog.base_names[0], body.suffix, job_id[-8:]),
+            training_file=body.training_file,
+            validation_file=body.validation_file,
+            seed=body.seed,
+            method=method_as_json(body, config),
+            options=options_of(body.martlet),
+            metadata=body.metadata,
+        )
 
     async def _rows_of(self, body: CreateTuning) -> dict[str, Path]:
         """The files of training rows and of validation rows, by the names of their copies."""
