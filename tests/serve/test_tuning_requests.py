@@ -10,8 +10,13 @@ import openai
 import pytest
 
 from martlet.backends.base import ModelIdentity
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
+from martlet.errors import InputError
+from martlet.serve.app import create_app
 from martlet.serve.keys import ApiKeys
 from martlet.serve.schema.tuning import CreateTuning
+from martlet.serve.service import Service
 from martlet.serve.settings import ServeSettings
 from martlet.serve.tuning.metrics import Metrics
 from martlet.serve.tuning.recipe import method_as_json, model_name, recipe_of
@@ -158,6 +163,13 @@ def test_without_a_folder_nothing_is_tuned(client: openai.OpenAI) -> None:
         client.fine_tuning.jobs.create(model="demo", training_file="file-none")
     with pytest.raises(openai.PermissionDeniedError, match="--tuning-dir DIR"):
         client.fine_tuning.jobs.list()
+
+
+def test_only_what_takes_adapters_is_tuned(tmp_path: Path) -> None:
+    backend = load_backend("demo", options=BackendOptions(backend="transformers"))
+    settings = ServeSettings(tuning_dir=tmp_path)
+    with pytest.raises(InputError, match="the transformers backend takes no adapters"):
+        create_app(Service.around(backend, base_names=("demo",), settings=settings))
 
 
 @needs_shared

@@ -50,9 +50,13 @@ class TuningService:
         root: The folder of the jobs' folders.
         database: Where jobs and events are kept.
         files: What jobs learn from.
+
+    Raises:
+        InputError: If what answers takes no adapters.
     """
 
     def __init__(self, service: Service, root: Path, database: Database, files: FileStore) -> None:
+        adapters_of(service.engine.backend)
         self._service = service
         self._root = root.resolve()
         self._files = files
@@ -141,7 +145,6 @@ class TuningService:
         return JobFolder(path=self._root / job_id)
 
     def _check_model(self, model: str) -> None:
-        adapters_of(self._service.engine.backend)
         if self._service.catalog.resolve(model) is not None:
             raise ParameterError(
                 f"{model!r} is an adapter, and those are not tuned further; tune "
