@@ -15,6 +15,7 @@ PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"cli"},
     {"serve"},
+    {"score"},
     {"train", "export", "compat"},
     {"batch"},
     {"backends", "answers"},

@@ -1,6 +1,7 @@
 """Merge and quantise real tiny models: PEFT and compressed-tensors are the oracles."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from martlet.errors import AdapterError, CertificateError, ParameterError
+from martlet.backends.load import load_backend
+from martlet.errors import AdapterError, CertificateError, ModelError, ParameterError
+from martlet.export import certificate
+from martlet.export.rounding import round_groups
 from martlet.export.run import merge, quantize
 from martlet.models.folder import ModelFolder, open_folder
-from martlet.models.linear.int4 import Int4Linear
+from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
-from martlet.models.linear.stored import Gptq
+from martlet.models.linear.stored import Gptq, PackQuantized
 from martlet.models.load import load_model, load_module
 from martlet.models.resolve import resolve
 from support.adapters import load_with_peft, make_adapter
@@ -26,7 +30,7 @@ CPU = torch.device("cpu")
 IDS = torch.tensor([list(range(5, 45))])
 
 
-def ignore(_done: int, _all: int) -> None:
+def ignore(_stage: str, _done: int, _all: int) -> None:
     """No bar."""
 
 
@@ -76,8 +80,15 @@ def test_an_fp32_base_merged_in_bf16_is_rejected(
     with pytest.raises(CertificateError, match="mean KL"):
         merge(str(adapter), out=out, model=str(base.path), dtype="bf16", report=ignore)
     assert not out.exists()
-    kept = json.loads((tmp_path / "m.rejected" / "certificate.json").read_text())
+    rejected = tmp_path / "m.rejected"
+    kept = json.loads((rejected / "certificate.json").read_text())
     assert kept["passed"] is False
+    # By whatever name it goes later, it is not served.
+    rejected.rename(out)
+    with pytest.raises(ModelError, match="failed its certificate when it was made: mean KL"):
+        load_backend(str(out))
+    (out / "certificate.json").unlink()
+    load_backend(str(out)).close()
 
 
 def test_another_base_renamed_tensors_and_a_full_folder_are_refused(
@@ -170,3 +181,92 @@ def test_an_adapter_on_an_int8_base_answers_as_on_the_base_itself(
     error = (adapted[1] - adapted[0]).norm() / adapted[0].norm()
     effect = (adapted[1] - plain[1]).norm() / plain[1].norm()
     assert error < 0.03 < effect
+
+
+def pack(values: torch.Tensor) -> torch.Tensor:
+    """`[N, 8 W]` values from 0 to 15 -> `[N, W]` words, the first value lowest."""
+    shifts = torch.arange(0, 32, 4)
+    words = (values.long().unflatten(1, (-1, 8)) << shifts).sum(-1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
+
+
+def test_a_gptq_folder_answers_as_its_rounded_weights(base: ModelFolder, tmp_path: Path) -> None:
+    """Written as gptqmodel writes: transposed, zeros less one, groups in an order of their own."""
+    size = 32
+    plain, stored = tmp_path / "plain", tmp_path / "gptq"
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    model.save_pretrained(plain)
+    tensors = safetensors.torch.load_file(plain / "model.safetensors")
+    rounded, packed = dict(tensors), {}
+    for name, weight in tensors.items():
+        if "_proj.weight" not in name:
+            packed[name] = weight
+            continue
+        groups = torch.randperm(weight.shape[1]) // size
+        order = groups.argsort(stable=True)
+        values, scales = round_groups(weight[:, order], weight.shape[1] // size)
+        values = values[:, order.argsort()]
+        rounded[name] = values * scales[:, groups]
+        module = name.removesuffix(".weight")
+        packed[f"{module}.qweight"] = pack((values + 8).contiguous()).T.contiguous()
+        packed[f"{module}.qzeros"] = pack(torch.full_like(scales.T.contiguous(), 7))
+        packed[f"{module}.scales"] = scales.T.contiguous()
+        packed[f"{module}.g_idx"] = groups.int()
+    safetensors.torch.save_file(rounded, plain / "model.safetensors", {"format": "pt"})
+    shutil.copytree(base.path, stored)
+    for path in stored.glob("*.safetensors"):
+        path.unlink()
+    safetensors.torch.save_file(packed, stored / "model.safetensors", {"format": "pt"})
+    settings = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": size,
+        "desc_act": True,
+        "sym": True,
+    }
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    got = make_engine(load_fp32(open_folder(stored))).logits(tuple(IDS[0].tolist()))
+    torch.testing.assert_close(got, logits_of(plain), atol=1e-4, rtol=1e-4)
+    assert (got - logits_of(base.path)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("has_zeros", [False, True], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("num_rows", [1, 5, 64])
+def test_the_int4_operator_computes_what_is_stored(has_zeros: bool, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(128, 48)
+    stored = PackQuantized(linear, num_groups=4, has_zeros=has_zeros, has_group_index=False)
+    values = torch.randint(0, 16, (48, 128), generator=generator)
+    zeros = torch.randint(0, 16, (48, 4), generator=generator)
+    stored.weight_packed = nn.Parameter(pack(values), requires_grad=False)
+    scales = torch.rand(48, 4, generator=generator).bfloat16().float() / 10
+    stored.weight_scale = nn.Parameter(scales, requires_grad=False)
+    if has_zeros:
+        words = pack(zeros.T.contiguous()).T.contiguous()
+        stored.weight_zero_point = nn.Parameter(words, requires_grad=False)
+    middle = zeros if has_zeros else torch.full_like(zeros, 8)
+    weight = (values - middle.repeat_interleave(32, 1)) * scales.repeat_interleave(32, 1)
+    torch.testing.assert_close(stored.dequantized(), weight)
+    assert can_pack_int4(stored)
+    x = torch.randn(num_rows, 128, generator=generator).bfloat16()
+    with torch.inference_mode():
+        got = Int4Linear(stored)(x).float()
+    expected = x.float() @ weight.T + linear.bias.detach().float()
+    assert (got - expected).norm() / expected.norm() < 0.01
+
+
+def test_few_logits_wait_in_memory_and_the_rest_is_told(
+    base: ModelFolder, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "MAX_LOGIT_BYTES", 50_000)
+    done = merge(str(adapter), out=tmp_path / "m", model=str(base.path), report=ignore)
+    assert done.passed
+    assert done.num_left_out > 0
+    assert any(f"{done.num_left_out} more left out" in line for line in done.lines)
+
+
+def test_experts_are_not_left_as_they_are_in_silence(tmp_path: Path) -> None:
+    folder = tiny_model_folder("mixtral", tmp_path / "experts")
+    with pytest.raises(ModelError, match="has experts"):
+        quantize(str(folder), out=tmp_path / "q", bits=8, report=ignore)

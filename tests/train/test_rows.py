@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from martlet.demo import model_path
 from martlet.errors import InputError, NotFoundError, ParameterError, RowError
 from martlet.text.tokenizer import Tokenizer
-from martlet.train.config import DataConfig
+from martlet.train.config import DataConfig, TooLong
 from martlet.train.encoding import EncodedExample, Encoder
 from martlet.train.example import Completion, Conversation, Origin, Preference
-from martlet.train.fitting import fit_rows
+from martlet.train.fitting import Fitted, fit_rows
 from martlet.train.sources import read_source
 from martlet.train.split import overlap, split_off
 from support.shared import SHARED, needs_shared
@@ -286,14 +286,28 @@ def test_long_rows_are_refused_skipped_or_cut_by_whole_turns(tokenizer: Tokenize
     long = conversation(system, USER, REPLY, USER, REPLY, USER, REPLY)
     max_length = len(encoder.encode(long)[0].token_ids) - 1
 
-    def fit(policy: str) -> tuple[object, object]:
+    def fit(policy: TooLong) -> Fitted:
         return fit_rows([short, long], encoder, max_length=max_length, too_long=policy)
 
     with pytest.raises(InputError, match=r"1 rows are longer than \d+ tokens: rows.jsonl, row 1"):
         fit("error")
-    kept, lost = fit("skip")
-    assert len(kept) == 1
-    assert lost[0].num_tokens == max_length + 1
-    kept, lost = fit("truncate-left")
-    assert kept[1] == encoder.encode(conversation(system, USER, REPLY, USER, REPLY))[0]
-    assert lost[0].num_tokens == max_length + 1 - len(kept[1].token_ids)
+    skipped = fit("skip")
+    assert skipped.examples == (short,)
+    assert skipped.encoded == encoder.encode(short)
+    assert skipped.losses[0].num_tokens == max_length + 1
+    cut = fit("truncate-left")
+    shorter = conversation(system, USER, REPLY, USER, REPLY)
+    assert cut.examples == (short, shorter)
+    assert cut.encoded == (*encoder.encode(short), *encoder.encode(shorter))
+    assert cut.losses[0].num_tokens == max_length + 1 - len(cut.encoded[1].token_ids)
+
+
+def test_a_long_preference_is_refused_or_skipped(tokenizer: Tokenizer) -> None:
+    encoder, origin = Encoder(tokenizer), Origin(path="rows.jsonl", row=4)
+    long = Preference(origin=origin, messages=(USER,), chosen=(REPLY,), rejected=(REPLY,))
+    encoded = encoder.encode_preference(long)
+    max_length = len(encoded.prompt_ids) + len(encoded.rejected_ids) - 1
+    with pytest.raises(InputError, match="row 4"):
+        fit_rows([long], encoder, max_length=max_length, too_long="truncate-left")
+    assert not fit_rows([long], encoder, max_length=max_length, too_long="skip").examples
+    assert fit_rows([long], encoder, max_length=max_length + 1, too_long="error").examples

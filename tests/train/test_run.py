@@ -12,15 +12,33 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from peft import PeftModel
+from transformers import Trainer
 
 from martlet import LLM, SamplingParams
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
 from martlet.demo.rows import training_rows
-from martlet.errors import AdapterError, InputError, Interrupted, ParityError, TemplateError
+from martlet.errors import (
+    AdapterError,
+    InputError,
+    Interrupted,
+    MissingExtraError,
+    ParityError,
+    ResourceError,
+    TemplateError,
+)
+from martlet.export.run import merge
 from martlet.lora.provenance import read_provenance
+from martlet.models.folder import open_folder
+from martlet.models.nf4 import load_nf4
+from martlet.models.resolve import resolve
 from martlet.train.config import resolve_config
 from martlet.train.encoding import EncodedExample, Encoder
 from martlet.train.job import TrainResult, open_job, run_job
 from martlet.train.run_folder import RunFolder
+from support.engines import load_fp32, make_engine
+from support.shared import SHARED, needs_shared
 
 # PEFT and bitsandbytes lag behind what transformers and torch deprecate.
 pytestmark = [
@@ -31,6 +49,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
 ]
 
+CPU = torch.device("cpu")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -46,7 +65,7 @@ def write_rows(file: Path, *, count: int, seed: int = 3) -> Path:
     return file
 
 
-def train(rows: Path, out: Path, **given: object) -> TrainResult:
+def train(rows: Path | str, out: Path, **given: object) -> TrainResult:
     fields = {
         "data": [str(rows)],
         "model": "demo",
@@ -117,6 +136,71 @@ def test_every_way_to_train_is_served_as_it_was_trained(
     provenance = read_provenance(tmp_path / "run")
     assert provenance is not None
     assert provenance.base_quantization == ("nf4" if given.get("qlora") else None)
+
+
+def test_an_adapter_of_qlora_is_merged_as_trained_and_says_how_it_is_served(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    result = train(rows, run, qlora=True)
+    assert result.proof is not None
+    whole, trained = result.proof.whole_base_loss, result.proof.trainer_loss
+    assert whole is not None
+    assert abs(whole - trained) > 10 * abs(result.proof.serving_loss - trained)
+    certificate = merge(str(run), out=tmp_path / "merged", dtype="fp32", report=lambda *_: None)
+    # Merged onto the base as it is stored, the difference would be that of the two losses.
+    assert certificate.mean_kl < 1e-7
+    ids = tuple(range(20, 60))
+    module = load_nf4(open_folder(resolve("demo")), dtype=torch.float32, device=CPU)
+    with torch.inference_mode():
+        peft = PeftModel.from_pretrained(module, run).eval()
+        expected = peft(torch.tensor([ids])).logits[0]
+    merged = make_engine(load_fp32(open_folder(tmp_path / "merged"))).logits(ids)
+    torch.testing.assert_close(merged, expected, atol=2e-3, rtol=2e-3)
+    load_backend("demo", options=BackendOptions(adapters={"judge": str(run)})).close()
+    assert f"loss {whole:.4f} where training ended with {trained:.4f}" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["skip", "truncate-left"])
+def test_rows_that_are_too_long_are_kept_out_of_the_proof_too(policy: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A"}]
+    conversations = [turns * 40, turns, turns * 2, turns * 40]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"messages": each}) + "\n" for each in conversations))
+    result = train(rows, tmp_path / "run", too_long=policy, max_length=60)
+    assert result.proof is not None
+    assert result.proof.passed
+    assert result.proof.num_rows == (2 if policy == "skip" else 4)
+    with pytest.raises(InputError, match="no row is left: all 4 are longer than 4 tokens"):
+        train(rows, tmp_path / "none", too_long="skip", max_length=4)
+
+
+GOLDEN_STEPS = 12
+GOLDEN_LOSSES = {4: 3.156, 8: 2.891, 12: 2.835}
+"""Validation loss by step, of the recipe below, on an x86 CPU in fp32."""
+
+
+@needs_shared
+def test_a_real_model_learns_summaries_by_the_known_curve(tmp_path: Path) -> None:
+    result = train(
+        SHARED / "data/dialogsum/train.jsonl#300",
+        tmp_path / "run",
+        model=str(SHARED / "models/stories260K"),
+        validation="0.1",
+        map=["prompt=dialogue", "completion=summary"],
+        max_length=512,
+        too_long="skip",
+        batch_size=8,
+        max_steps=GOLDEN_STEPS,
+        evaluate_every=4,
+        learning_rate=5e-3,
+    )
+    assert result.proof is not None
+    assert result.proof.passed
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    curve = {each["step"]: each["validation_loss"] for each in records if "validation_loss" in each}
+    assert curve == pytest.approx(GOLDEN_LOSSES, abs=0.02)
 
 
 def test_preferences_are_learned(rows: Path, tmp_path: Path) -> None:
@@ -285,6 +369,24 @@ def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
     (other / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no run"):
         train(rows, other)
+
+
+def test_what_is_missing_is_one_clear_line(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", exhaust)
+        with pytest.raises(ResourceError, match="--batch-size") as refusal:
+            train(rows, tmp_path / "small")
+    for setting in ("--checkpointing", "--max-length"):
+        assert setting in str(refusal.value)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match=r"martlet\[train\]"):
+        train(rows, tmp_path / "four", qlora=True)
+    assert not (tmp_path / "four").exists()
 
 
 def test_a_base_without_a_template_is_refused(rows: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from martlet.models.linear.packed import can_pack
 from martlet.models.load import load_config, load_model, load_module
 from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
 from martlet.models.quantized import stored_bytes
+from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
@@ -118,6 +119,7 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
         )
     refuse_unused(options, options.backend, unused=("vllm",), advice="give --backend vllm")
     folder = open_folder(resolve(model, with_code=options.trust_remote_code))
+    refuse_rejected(folder.path)
     tokenizer = Tokenizer.load(
         folder.path if options.tokenizer is None else resolve(options.tokenizer),
         trust_remote_code=options.trust_remote_code,

@@ -87,6 +87,7 @@ class Job:
             verb=self.task.verb,
             given=self.options.given_params,
             verb_defaults={"seed": _DEFAULT_SEED, **self.task.defaults},
+            verb_fixed=self.task.fixed,
         )
         planner = Planner(backend=backend, sources=sources, too_long=self.options.too_long)
         plan = planner.plan(self.items)

@@ -32,6 +32,8 @@ class ParamSources:
     """The command, such as `vote`; names the source of its defaults."""
     given: Mapping[str, object] = field(default_factory=dict)
     verb_defaults: Mapping[str, object] = field(default_factory=dict)
+    verb_fixed: Mapping[str, object] = field(default_factory=dict)
+    """What the command sets whatever the model's folder recommends."""
     several_temperature: float = 0.7
     """Of several samples of a question, where the model's folder recommends greedy replies."""
 
@@ -50,6 +52,7 @@ class ParamSources:
         sources: list[tuple[str, Mapping[str, object]]] = [
             (f"default of martlet {self.verb}", self.verb_defaults),
             (model.source, model.values),
+            (f"martlet {self.verb}", self.verb_fixed),
             ("command line", self.given),
             ("row", row),
         ]

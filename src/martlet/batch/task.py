@@ -22,6 +22,8 @@ class Task:
     """Makes the columns that the result adds to a question."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """The sampling parameters of the command, unless told otherwise."""
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    """Those that only the user can change, whatever the model's folder recommends."""
 
 
 GENERATE = Task(

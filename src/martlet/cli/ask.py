@@ -40,7 +40,10 @@ def run_job(job: Job, load: Callable[[], Backend]) -> JobSummary:
         MartletError: As `load` and `Job.run` do.
     """
     ParamSources(
-        verb=job.task.verb, given=job.options.given_params, verb_defaults=job.task.defaults
+        verb=job.task.verb,
+        given=job.options.given_params,
+        verb_defaults=job.task.defaults,
+        verb_fixed=job.task.fixed,
     ).resolve({}, DefaultParams())
     num_rows = counted(len(job.row_file.rows), "row")
     typer.echo(f"{num_rows} read from {job.options.data}; loading the model", err=True)

@@ -41,17 +41,23 @@ def named_data(path: str | None) -> tuple[str, Sequence[Mapping[str, object]]] |
 
 
 @contextmanager
-def bar_shown(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with rate and time left.
+def bars_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each stage, with rate and time left.
 
     Yields:
-        What is to be called with the pieces that are done and all of them.
+        What is to be called with the stage, and its pieces that are done and all of them.
     """
     from tqdm import tqdm
 
-    with tqdm(desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+        stage = ""
 
-        def report(num_done: int, num_all: int) -> None:
+        def report(what: str, num_done: int, num_all: int) -> None:
+            nonlocal stage
+            if what != stage:
+                stage = what
+                bar.set_description(what)
+                bar.reset()
             bar.total = num_all
             bar.update(num_done - bar.n)
 

@@ -7,7 +7,7 @@ import typer
 from martlet.cli.export_options import (
     OutFolderOption,
     ProofDataOption,
-    bar_shown,
+    bars_shown,
     named_data,
     tell_certificate,
 )
@@ -48,9 +48,12 @@ def merge(
     base, and the merged model) answer the same rows: `certificate.json` says how far they agree. If
     they do not, the command fails and the folder is called `DIR.rejected`.
     """
+    from martlet.cli.quiet import quiet_libraries
+
+    quiet_libraries()
     from martlet.export.run import merge as run
 
-    with bar_shown("merging") as report:
+    with bars_shown() as report:
         certificate = run(
             adapter, out=out, model=model, dtype=dtype, data=named_data(data), report=report
         )

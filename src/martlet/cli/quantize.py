@@ -7,7 +7,7 @@ import typer
 from martlet.cli.export_options import (
     OutFolderOption,
     ProofDataOption,
-    bar_shown,
+    bars_shown,
     named_data,
     read_data,
     tell_certificate,
@@ -53,7 +53,7 @@ def quantize(
     from martlet.export.quantize import Bits
     from martlet.export.run import quantize as run
 
-    with bar_shown("quantising") as report:
+    with bars_shown() as report:
         certificate = run(
             model,
             out=out,

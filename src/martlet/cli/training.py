@@ -1,9 +1,7 @@
 """What `martlet train` shows: the run before it starts, its progress, and what came of it."""
 
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from martlet.cli.progress import clock
+from martlet.cli.quiet import quiet_libraries
 from martlet.cli.stop import stop_on_signal
 from martlet.errors import DataError, MissingExtraError
 from martlet.train.config import TrainConfig
@@ -27,7 +26,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 def run_training(config: TrainConfig, *, as_json: bool) -> None:
     """Opens a run, trains, and tells what came of it."""
-    _quiet_libraries()
+    quiet_libraries()
     try:
         from martlet.train.job import open_job, run_job
     except ModuleNotFoundError as error:
@@ -57,6 +56,11 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
         fg=typer.colors.GREEN,
         err=True,
     )
+    if proof.whole_base_loss is not None:
+        _tell(
+            f"       loss {proof.whole_base_loss:.4f} un-merged on the base as it is stored; "
+            "martlet merge keeps the one that training saw"
+        )
     _tell(f"adapter  {result.folder}")
     _tell(f"curve    {job.folder.curve}")
     name = result.folder.name
@@ -104,20 +108,11 @@ def _tell_losses(split: "Split") -> None:
         rows = ", ".join(f"{each.origin} (-{each.num_tokens})" for each in split.losses[:5])
         more = ", …" if len(split.losses) > 5 else ""
         typer.secho(
-            f"left out of {len(split.losses):,} rows that are too long: "
-            f"{sum(each.num_tokens for each in split.losses):,} tokens; {rows}{more}",
+            f"too long: {sum(each.num_tokens for each in split.losses):,} tokens of "
+            f"{len(split.losses):,} rows are not learned: {rows}{more}",
             fg=typer.colors.RED,
             err=True,
         )
-
-
-def _quiet_libraries() -> None:
-    """Keeps libraries from talking about themselves; what goes wrong is raised."""
-    warnings.filterwarnings(
-        "ignore", module=r"(transformers|peft|trl|torch|accelerate|bitsandbytes)"
-    )
-    for name in ("bitsandbytes", "transformers", "peft", "trl", "accelerate", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Both models answer in fp32, so that what differs is what was written, not how it
 is computed.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from martlet.errors import CertificateError
 from martlet.export.weights import rejected_name, write_json
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.load import load_model
+from martlet.models.rejected import CERTIFICATE_NAME
 
-CERTIFICATE_NAME = "certificate.json"
 MAX_ROW_TOKENS = 512
 """Of a row, so many tokens are compared at most."""
+MAX_LOGIT_BYTES = 2 << 30
+"""Of one model's logits, which wait in memory for the other's: more rows are left out."""
 _BLOCK_SIZE = 16
 
 
@@ -43,6 +46,8 @@ class Certificate:
     rows: str
     """Where they come from."""
     num_rows: int
+    num_left_out: int
+    """Rows that were not compared, since the logits of those before them fill the memory."""
     num_tokens: int
     top1_agreement: float
     mean_kl: float
@@ -58,10 +63,13 @@ class Certificate:
     def lines(self) -> tuple[str, ...]:
         """The figures and what passes, a line each."""
         limits = self.limits
+        rows = f"{self.num_rows} ({self.rows})"
+        if self.num_left_out:
+            rows += f", {self.num_left_out:,} more left out"
         return (
             f"before             {self.before}",
             f"after              {self.after}",
-            f"rows               {self.num_rows} ({self.rows}), {self.num_tokens:,} tokens",
+            f"rows               {rows}, {self.num_tokens:,} tokens",
             f"top-1 agreement    {self.top1_agreement:.2%}  "
             f"(at least {limits.min_top1_agreement:.2%})",
             f"mean KL            {self.mean_kl:.3g} nats  (at most {limits.max_kl:g})",
@@ -92,22 +100,34 @@ def certify(
     *,
     source: str,
     limits: Limits,
+    report: Callable[[int, int], None],
 ) -> Certificate:
     """Compares two models, one after the other in memory.
 
     Args:
-        rows: Token ids, at least two a row.
+        rows: Token ids, at least two a row. The first ones are compared, as many as
+            `MAX_LOGIT_BYTES` allows.
         source: Where the rows come from, in words.
+        report: Called with the rows that were answered, by both models, and all of them.
 
     Raises:
         UnsupportedArchitectureError: If the engine cannot run them.
     """
+    expected = _affordable_logits(before, rows, lambda done: report(done, 2 * len(rows)))
+    num_rows = len(expected)
     comparison = _Comparison()
-    expected = _all_logits(before, rows)
-    got = _all_logits(after, rows)
-    for row, own, other in zip(rows, expected, got, strict=True):
-        comparison.add(row, own, other)
-    return comparison.certificate(before.name, after.name, len(rows), source, limits)
+    answer = _answerer(after)
+    for number, row in enumerate(rows[:num_rows], start=1):
+        comparison.add(row, expected.popleft(), answer(row))
+        report(num_rows + number, 2 * num_rows)
+    return comparison.certificate(
+        before.name,
+        after.name,
+        num_rows=num_rows,
+        num_left_out=len(rows) - num_rows,
+        source=source,
+        limits=limits,
+    )
 
 
 def require(certificate: Certificate, draft: Path, out: Path) -> None:
@@ -127,8 +147,24 @@ def require(certificate: Certificate, draft: Path, out: Path) -> None:
     )
 
 
-def _all_logits(subject: Subject, rows: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """The logits of each row, `[T, V]`, by the engine."""
+def _affordable_logits(
+    subject: Subject, rows: Sequence[tuple[int, ...]], report: Callable[[int], None]
+) -> deque[Tensor]:
+    """The logits of the first rows, as many as may wait in memory; at least one."""
+    answer = _answerer(subject)
+    logits: deque[Tensor] = deque()
+    num_bytes = 0
+    for row in rows:
+        logits.append(answer(row))
+        report(len(logits))
+        num_bytes += logits[-1].nbytes
+        if num_bytes > MAX_LOGIT_BYTES:
+            break
+    return logits
+
+
+def _answerer(subject: Subject) -> Callable[[tuple[int, ...]], Tensor]:
+    """Loads a model; what it returns makes a row's logits, `[T, V]`, by the engine."""
     model = load_model(
         open_folder(subject.folder.path), dtype=torch.float32, device=torch.device("cpu")
     )
@@ -147,7 +183,7 @@ def _all_logits(subject: Subject, rows: Sequence[tuple[int, ...]]) -> list[Tenso
     if subject.adapter is not None:
         adapter = engine.adapters.prepare("adapter", subject.adapter)
         engine.adapters.install(adapter)
-    return [engine.logits(row, adapter) for row in rows]
+    return lambda row: engine.logits(row, adapter)
 
 
 class _Comparison:
@@ -175,7 +211,14 @@ class _Comparison:
         self._surprise_after -= log_q[:-1].gather(1, following).sum().item()
 
     def certificate(
-        self, before: str, after: str, num_rows: int, source: str, limits: Limits
+        self,
+        before: str,
+        after: str,
+        *,
+        num_rows: int,
+        num_left_out: int,
+        source: str,
+        limits: Limits,
     ) -> Certificate:
         kl = max(0.0, self._kl / self._num_positions)
         agreement = self._num_same / self._num_positions
@@ -185,6 +228,7 @@ class _Comparison:
             after=after,
             rows=source,
             num_rows=num_rows,
+            num_left_out=num_left_out,
             num_tokens=self._num_positions,
             top1_agreement=agreement,
             mean_kl=kl,

@@ -41,8 +41,8 @@ def plan_quantization(source: ModelFolder, *, bits: Bits, out: Path) -> Quantiza
     """Checks everything that can be checked before anything is computed.
 
     Raises:
-        ModelError: If the model is quantised already, has no linear layers, or their widths
-            divide into no groups.
+        ModelError: If the model is quantised already, has experts or no linear layers, or their
+            widths divide into no groups.
         ParameterError: If `out` holds something.
         ResourceError: If the disk has too little room.
         MissingExtraError: If compressed-tensors is not installed.
@@ -57,6 +57,12 @@ def plan_quantization(source: ModelFolder, *, bits: Bits, out: Path) -> Quantiza
     except ImportError as error:
         raise MissingExtraError("quantising a model", extra="export") from error
     linears = linear_tensors(source)
+    experts = [name for name in source.tensors if ".experts." in name and name not in linears]
+    if experts:
+        raise ModelError(
+            f"{source.path} has experts ({experts[0]} and {len(experts) - 1:,} more tensors), "
+            "which cannot be quantised yet; serve it as it is"
+        )
     if not linears:
         raise ModelError(f"{source.path} has no linear layers of its own besides the LM head")
     check_out(out, needed_bytes=source.weights_bytes)

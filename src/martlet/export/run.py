@@ -1,6 +1,7 @@
 """Merging and quantising from names to a certified folder: where the parts meet."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,7 +40,8 @@ QUANTIZE_LIMITS: Mapping[Bits, Limits] = {
 }
 
 Rows = Sequence[Mapping[str, object]]
-Report = Callable[[int, int], None]
+Report = Callable[[str, int, int], None]
+"""Takes the stage, and its pieces of work that are done and all of them."""
 
 
 def merge(
@@ -59,7 +61,7 @@ def merge(
         model: The base; None takes the one that martlet.json names.
         dtype: bf16, fp16 or fp32; None for the base's own.
         data: A file's name and its rows; None compares on built-in sentences.
-        report: Called with the tensors that are written and all of them.
+        report: Told how far each stage is.
 
     Raises:
         AdapterError: If the adapter does not fit the base, or was trained on another.
@@ -75,13 +77,14 @@ def merge(
         plan = plan_merge(base, folder, out=out, dtype=dtype or allowed)
         rows = _token_rows(base, data, template=folder.path / TEMPLATE_NAME)
         with draft_of(out) as draft:
-            write_merged(plan, draft, report)
+            write_merged(plan, draft, partial(report, "merging"))
             certificate = certify(
                 Subject(name=f"{folder.path} on {base.path}", folder=base, adapter=folder.path),
                 Subject(name=str(out), folder=open_folder(draft)),
                 rows,
                 source=data[0] if data else BUILT_IN,
                 limits=MERGE_LIMITS[allowed],
+                report=partial(report, "comparing"),
             )
             require(certificate, draft, out)
     return certificate
@@ -104,7 +107,7 @@ def quantize(
         bits: 8 for W8A8, 4 for W4A16.
         calibration: Rows for GPTQ; None rounds to the nearest.
         data: A file's name and its rows; None compares on built-in sentences.
-        report: Called with the pieces of work that are done and all of them.
+        report: Told how far each stage is.
 
     Raises:
         ParameterError: If calibration rows are given with 8 bits.
@@ -117,15 +120,17 @@ def quantize(
     rows = _token_rows(source, data)
     products = None
     if calibration is not None:
-        products = calibrate(plan, _token_rows(source, ("calibration", calibration)), report)
+        own_rows = _token_rows(source, ("calibration", calibration))
+        products = calibrate(plan, own_rows, partial(report, "calibrating"))
     with draft_of(out) as draft:
-        write_quantized(plan, draft, report, products=products)
+        write_quantized(plan, draft, partial(report, "rounding"), products=products)
         certificate = certify(
             Subject(name=model, folder=source),
             Subject(name=str(out), folder=open_folder(draft)),
             rows,
             source=data[0] if data else BUILT_IN,
             limits=QUANTIZE_LIMITS[bits],
+            report=partial(report, "comparing"),
         )
         require(certificate, draft, out)
     return certificate

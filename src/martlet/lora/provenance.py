@@ -44,6 +44,8 @@ class ParityProof:
     """The largest difference of the two losses that passes."""
     reason: str = ""
     """Why it failed, with the first differing token."""
+    whole_base_loss: float | None = None
+    """With QLoRA: served un-merged on the base as it is stored, which training saw in 4 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,23 @@ class Provenance:
             raise AdapterError(f"{folder} failed the proof of its training: {self.proof.reason}")
 
 
-def check_provenance(folder: Path, serving: ServingIdentity) -> None:
+def difference_in_serving(folder: Path, provenance: Provenance) -> str | None:
+    """How an adapter of QLoRA differs when it is served un-merged, in words; None for others."""
+    proof = provenance.proof
+    if proof is None or proof.whole_base_loss is None:
+        return None
+    return (
+        f"{folder} was trained on its base in 4 bits, and is served on the base as it is stored: "
+        f"loss {proof.whole_base_loss:.4f} where training ended with {proof.trainer_loss:.4f}; "
+        f"martlet merge {folder} makes the very model of the training"
+    )
+
+
+def check_provenance(folder: Path, serving: ServingIdentity) -> Provenance | None:
     """Refuses to serve an adapter that says that it was trained for something else.
+
+    Returns:
+        Where it comes from; None if its folder does not say.
 
     Raises:
         AdapterError: As `Provenance.check` and `read_provenance` do.
@@ -121,6 +138,7 @@ def check_provenance(folder: Path, serving: ServingIdentity) -> None:
     provenance = read_provenance(folder)
     if provenance is not None:
         provenance.check(folder, serving)
+    return provenance
 
 
 def read_provenance(folder: Path) -> Provenance | None:

@@ -22,7 +22,11 @@ from martlet.lora.base import BaseLeaves
 from martlet.lora.folder import open_adapter
 from martlet.lora.layer import AdaptedEmbedding, AdaptedLeaf, AdaptedLinear
 from martlet.lora.proof import BaseProbe, prove
-from martlet.lora.provenance import ServingIdentity, check_provenance
+from martlet.lora.provenance import (
+    ServingIdentity,
+    check_provenance,
+    difference_in_serving,
+)
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
 from martlet.lora.weights import features
@@ -129,7 +133,10 @@ class AdapterStore:
             raise ParameterError("an adapter needs a name that is not empty")
         folder = open_adapter(path)
         if self.serving is not None:
-            check_provenance(folder.path, self.serving)
+            provenance = check_provenance(folder.path, self.serving)
+            difference = provenance and difference_in_serving(folder.path, provenance)
+            if difference:
+                logger.warning("%s", difference)
         with ThreadPoolExecutor(max_workers=1, initializer=_give_way) as executor:
             return executor.submit(preparing.prepare, name, folder, self._base).result()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from martlet.errors import MissingExtraError, ModelError
 from martlet.models.companions import copy_companions
@@ -27,8 +28,8 @@ def load_nf4(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -
         MissingExtraError: If bitsandbytes is not installed.
         ModelError: If transformers cannot load it.
     """
-    if find_spec("bitsandbytes") is None:
-        raise MissingExtraError("a base in 4 bits", extra="train")
+    require_bitsandbytes()
+    disable_progress_bar()
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -47,6 +48,16 @@ def load_nf4(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -
         raise ModelError(f"{folder.path} cannot be loaded in 4 bits: {error}") from error
     _keep_differentiable(model)
     return model
+
+
+def require_bitsandbytes() -> None:
+    """Refuses a base in 4 bits where the package that rounds it is missing.
+
+    Raises:
+        MissingExtraError: If bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("a base in 4 bits", extra="train")
 
 
 def write_as_nf4(folder: ModelFolder, out: Path, *, dtype: torch.dtype) -> None:

@@ -28,6 +28,8 @@ class Conversation:
     tools: tuple[Tool, ...] = ()
     untrained: frozenset[int] = frozenset()
     """Assistant turns that are context alone, by their places in `messages`."""
+    options: tuple[str, ...] | None = None
+    """What the last turn chooses from; the first is A."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Completion:
     origin: Origin
     prompt: str
     completion: str
+    options: tuple[str, ...] | None = None
+    """What the completion chooses from; the first is A."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from martlet.errors import Interrupted, ParityError, ResourceError
 from martlet.lora.provenance import TEMPLATE_NAME, ParityProof, Provenance
 from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
+from martlet.models.nf4 import require_bitsandbytes
 from martlet.text.tokenizer import Tokenizer
 from martlet.train.base import TrainedModel, keep_start, load_for_training, save_weights
 from martlet.train.config import TrainConfig, to_fields
@@ -72,7 +73,10 @@ def open_job(config: TrainConfig) -> TrainJob:
     Raises:
         NotFoundError, ModelError, TemplateError: If the base cannot be used.
         InputError: If a row cannot, or the folder holds something else.
+        MissingExtraError: If the base is to be held in 4 bits and bitsandbytes is not installed.
     """
+    if config.tuner.qlora:
+        require_bitsandbytes()
     opened = open_model(
         config.model,
         BackendOptions(
@@ -115,14 +119,9 @@ def run_job(
         ResourceError: If memory does not suffice.
         ParityError: If what was trained is not what is served; the folder says so.
     """
-    set_seed(job.config.steps.seed)
-    trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
-    keep_start(trained, job.config, job.folder.path)
     reporter = Reporter(watch, metrics=job.folder.metrics, should_stop=should_stop)
-    trainer = make_run(job, trained, reporter)
-    checkpoint = job.folder.last_checkpoint()
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trained, trainer = _train(job, reporter)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(f"memory does not suffice to train: {MEMORY_ADVICE}") from error
     if reporter.was_stopped:
@@ -144,6 +143,17 @@ def run_job(
             "is marked, and will not be served"
         )
     return _result(job, trained, trainer, reporter, proof=proof.parity)
+
+
+def _train(job: TrainJob, reporter: Reporter) -> tuple[TrainedModel, Trainer]:
+    """Loads the base and takes all steps, or those that an earlier process left."""
+    set_seed(job.config.steps.seed)
+    trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
+    keep_start(trained, job.config, job.folder.path)
+    trainer = make_run(job, trained, reporter)
+    checkpoint = job.folder.last_checkpoint()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return trained, trainer
 
 
 def make_run(job: TrainJob, trained: TrainedModel, reporter: Reporter) -> Trainer:

@@ -21,11 +21,11 @@ class Split:
     """Rows of one purpose, and what they became."""
 
     examples: tuple[Example, ...] = ()
+    """As they are learned, those that are too long cut or left out."""
     sequences: tuple[EncodedExample, ...] = ()
     """Of rows to learn replies from."""
     pairs: tuple[EncodedPreference, ...] = ()
     """Of rows to learn preferences from."""
-
     losses: tuple[Loss, ...] = ()
     """What was left out of rows that are too long."""
 
@@ -36,17 +36,20 @@ class Split:
         """Encodes rows.
 
         Raises:
-            InputError: If one is too long and may not be, or has nothing to learn, or a reply that
-                does not end.
+            InputError: If one is too long and may not be, or none is left, or one has nothing to
+                learn, or a reply that does not end.
         """
-        rows = [each for each in examples if not isinstance(each, Preference)]
-        sequences, losses = fit_rows(rows, encoder, max_length=max_length, too_long=too_long)
-        pairs = tuple(
-            encoder.encode_preference(each) for each in examples if isinstance(each, Preference)
-        )
+        fitted = fit_rows(examples, encoder, max_length=max_length, too_long=too_long)
+        sequences = tuple(each for each in fitted.encoded if isinstance(each, EncodedExample))
+        pairs = tuple(each for each in fitted.encoded if isinstance(each, EncodedPreference))
         for each in (*sequences, *map(_better, pairs)):
             _check(each)
-        return cls(examples=tuple(examples), sequences=sequences, pairs=pairs, losses=losses)
+        if examples and not fitted.examples:
+            raise InputError(
+                f"no row is left: all {len(examples)} are longer than {max_length} tokens; "
+                "--max-length allows more where the model does"
+            )
+        return cls(examples=fitted.examples, sequences=sequences, pairs=pairs, losses=fitted.losses)
 
     def __bool__(self) -> bool:
         return bool(self.examples)

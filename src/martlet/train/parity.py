@@ -113,7 +113,7 @@ def compare(
         backend: Its tokenizer puts a difference into words.
         tolerance: The largest difference of the mean losses, in nats.
     """
-    trainer_loss, serving_loss = _mean_loss(trained), _mean_loss(served)
+    trainer_loss, serving_loss = mean_loss(trained), mean_loss(served)
     reason = _difference_in_ids(trained, served, backend)
     if not reason and not abs(trainer_loss - serving_loss) <= tolerance:
         reason = (
@@ -131,7 +131,8 @@ def compare(
     )
 
 
-def _mean_loss(scored: Sequence[ScoredExample]) -> float:
+def mean_loss(scored: Sequence[ScoredExample]) -> float:
+    """The mean loss of a target, in nats."""
     losses = [loss for each in scored for loss in each.losses]
     return sum(losses) / max(1, len(losses))
 

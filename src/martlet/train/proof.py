@@ -23,7 +23,13 @@ from martlet.train.batches import collate_for
 from martlet.train.config import TrainConfig
 from martlet.train.example import Completion, Conversation, Example
 from martlet.train.lessons import Lessons
-from martlet.train.parity import TOLERANCES, compare, score_by_engine, score_by_trainer
+from martlet.train.parity import (
+    TOLERANCES,
+    compare,
+    mean_loss,
+    score_by_engine,
+    score_by_trainer,
+)
 
 ADAPTER_NAME = "trained"
 NUM_ROWS = 64
@@ -68,6 +74,11 @@ def prove(
         generations = _generate(backend, rows.examples[:_NUM_GENERATIONS], adapter)
         parity = compare(by_trainer, served, backend, tolerance=TOLERANCES[trained.computes_in])
         backend.close()
+    if config.tuner.qlora and parity.passed:
+        whole = _serve(config.model, config, trained, folder)
+        on_whole_base = mean_loss(score_by_engine(whole, rows.examples, adapter=adapter))
+        whole.close()
+        parity = replace(parity, whole_base_loss=on_whole_base)
     return Proof(parity=parity, generations=generations)
 
 

@@ -47,9 +47,12 @@ def _example(question: Question, columns: Mapping[str, object], origin: Origin) 
     reply = _reply(question, columns)
     prompt = question.prompt
     if prompt.messages is None:
-        return Completion(origin=origin, prompt=prompt.text or "", completion=reply)
+        text = prompt.text or ""
+        return Completion(origin=origin, prompt=text, completion=reply, options=question.options)
     messages = (*prompt.messages, {"role": "assistant", "content": reply})
-    return Conversation(origin=origin, messages=messages, tools=tuple(prompt.tools))
+    return Conversation(
+        origin=origin, messages=messages, tools=tuple(prompt.tools), options=question.options
+    )
 
 
 def _reply(question: Question, columns: Mapping[str, object]) -> str:

@@ -1,0 +1,137 @@
+"""`martlet score`: models side by side on rows that hold the right replies."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from martlet.cli.options import JsonOption, OverwriteOption, RuntimeOptions, SamplingOptions, option
+from martlet.cli.verb import verb
+
+_PANEL = "Score"
+_ROWS = "Rows and prompts"
+
+
+@verb
+def score(
+    *,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="What others are compared with: a folder, an id, demo, or a server: URL#NAME.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        option(
+            _ROWS,
+            "Rows with their right replies, as martlet train takes them; dev.jsonl#500 takes some.",
+            "--data",
+            "-d",
+            metavar="FILE",
+        ),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        option(
+            _PANEL,
+            "accuracy, exact-match, rouge or bleu; repeatable. Unless given, accuracy for rows "
+            "with options, else rouge and bleu.",
+            "--metric",
+            metavar="NAME",
+        ),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        option(
+            _PANEL,
+            "Also score this LoRA adapter on MODEL; repeatable.",
+            "--adapter",
+            metavar="NAME=DIR",
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        option(
+            _PANEL,
+            "Also score this model, say a merged or quantised one; repeatable.",
+            "--against",
+            metavar="[NAME=]MODEL",
+        ),
+    ] = None,
+    extract: Annotated[
+        str | None,
+        option(
+            _PANEL,
+            "How accuracy reads an answer: letter, letters, number, json:FIELD or regex:PATTERN.",
+            "--extract",
+            metavar="HOW",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "Result",
+            "The folder for replies and report; unless given, DATA.score in this folder.",
+            "--out",
+            "-o",
+            metavar="DIR",
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    columns: Annotated[
+        list[str] | None,
+        option(
+            _ROWS,
+            "Which column is what: reply=summary. Repeatable.",
+            "--map",
+            metavar="ROLE=COLUMN",
+        ),
+    ] = None,
+    prompt_template: Annotated[
+        Path | None,
+        option(_ROWS, "A Jinja file that words the prompt.", "--prompt-template", metavar="FILE"),
+    ] = None,
+    too_long: Annotated[
+        Literal["error", "skip", "truncate-left"],
+        option(_ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
+    ] = "error",
+    allow_repeated_options: Annotated[
+        bool, option(_ROWS, "Keep options that say the same.", "--allow-repeated-options")
+    ] = False,
+    as_json: JsonOption = False,
+    sampling: SamplingOptions,
+    runtime: RuntimeOptions,
+) -> None:
+    """Score replies against the right ones: a base, its adapters, merged models, side by side.
+
+    Each contestant replies to every row, greedily unless told otherwise; `--samples 8` draws
+    several, and accuracy then also votes. Every figure comes with its 95% interval, each
+    difference with the rows that are better and worse; `score.html` shows them. An interrupted
+    score goes on where it stopped: give the same command again.
+    """
+    import json
+
+    from martlet.cli.scoring import Entry, ScoreOptions, run_score
+    from martlet.train.config import DataConfig
+
+    options = ScoreOptions(
+        data=data,
+        rows=DataConfig(
+            map=tuple(columns or ()),
+            prompt_template=prompt_template,
+            allow_repeated_options=allow_repeated_options,
+        ),
+        metrics=tuple(metric or ()),
+        extract=extract,
+        out=out,
+        too_long=too_long,
+        overwrite=overwrite,
+        params=sampling.given_params(),
+    )
+    entries = Entry.of(model, adapters=adapter or (), against=against or ())
+    report = run_score(options, entries, runtime)
+    if as_json:
+        print(json.dumps(report.as_json(with_flips=False), ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""How good replies are beside those that the rows hold: metrics, intervals, flips, the report."""
