@@ -6,11 +6,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
+from statistics import mean
 
 import openai
 import pytest
@@ -68,14 +70,15 @@ def ended(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
 
 
 def share_right(client: openai.OpenAI, model: str, rows: list[Row]) -> float:
-    num_right = 0
-    for row in rows:
+    def is_right(row: Row) -> bool:
         question, answer = row["messages"]
         reply = client.chat.completions.create(
             model=model, messages=[question], temperature=0, max_tokens=80
         )
-        num_right += reply.choices[0].message.content.split()[-1:] == answer["content"].split()[-1:]
-    return num_right / len(rows)
+        return reply.choices[0].message.content.split()[-1:] == answer["content"].split()[-1:]
+
+    with ThreadPoolExecutor(16) as pool:
+        return mean(pool.map(is_right, rows))
 
 
 class Asker(threading.Thread):

@@ -103,7 +103,11 @@ class TuningService:
         job = self._job_of(body, config)
         folder = self._folder(job.id)
         await asyncio.to_thread(folder.make, config, files=files, template=template)
-        await self._ledger.write(job, self._arrival(job))
+        try:
+            await self._ledger.write(job, self._arrival(job))
+        except MartletError:
+            await asyncio.to_thread(folder.remove)
+            raise
         self._begin(job, folder)
         return job
 
