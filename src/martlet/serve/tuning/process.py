@@ -1,6 +1,7 @@
 """The process of a training run: `martlet train`, beside the server and behind it in rank."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from martlet.errors import InputError, MartletError, ModelError, ParityError, ResourceError
 from martlet.serve.tuning import keeper
 
-_ERROR = "error: "
+_ERROR = re.compile(r"^error: ", re.MULTILINE)
 _OWN_VARIABLES = "MARTLET_"
 """Each is an option of the command line: those that the server was given are not the run's."""
 _CODE_TO_KIND: Mapping[int, type[MartletError]] = {
@@ -79,7 +80,8 @@ class TrainingProcess:
         with self._log.open("rb") as file:
             file.seek(self._said_before)
             said = file.read().decode("utf-8", errors="replace")
-        return said.rpartition(_ERROR)[2].strip() if _ERROR in said else ""
+        _, *errors = _ERROR.split(said)
+        return errors[-1].strip() if errors else ""
 
 
 def _environment(own: Mapping[str, str], num_threads: int) -> dict[str, str]:

@@ -73,6 +73,7 @@ class TuningRun:
         try:
             code = await self._watch(process)
         except asyncio.CancelledError:
+            logger.warning("stopping: tuning job %s keeps a checkpoint", self.job.id)
             grace_s = _GRACE_S
             raise
         finally:
