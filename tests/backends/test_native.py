@@ -25,6 +25,7 @@ from support.adapters import load_with_peft, make_adapter
 from support.engines import greedy_reply
 from support.shared import SHARED, needs_shared
 from support.tiny_models import REFUSED, tiny_model_folder
+from support.tool_template import TEMPLATE, TOOL
 
 MESSAGES = [{"role": "user", "content": "Which option is right?"}]
 
@@ -62,6 +63,22 @@ def test_chat_applies_the_template(llm: LLM) -> None:
     (raw,) = llm.generate(output.prompt, SamplingParams(temperature=0, max_tokens=4))
     assert raw.prompt_token_ids == output.prompt_token_ids
     assert raw.outputs[0].token_ids == output.outputs[0].token_ids
+
+
+def test_chat_shows_tools_and_variables_to_the_template(
+    tiny_llama: ModelFolder, tmp_path: Path
+) -> None:
+    template = tmp_path / "tools.jinja"
+    template.write_text(TEMPLATE + "{% if hurry %}Quick!{% endif %}", encoding="utf-8")
+    llm = LLM(str(tiny_llama.path), dtype="fp32", kv_memory_gib=0.05, chat_template=template)
+    params = SamplingParams(temperature=0, max_tokens=2)
+    (output,) = llm.chat(
+        MESSAGES, params, tools=[TOOL], chat_template_kwargs={"hurry": True}, use_tqdm=False
+    )
+    assert '"name": "move"' in output.prompt
+    assert output.prompt.endswith("Quick!")
+    with pytest.raises(TemplateError, match="haste"):
+        llm.chat(MESSAGES, params, chat_template_kwargs={"haste": True})
 
 
 def test_n_samples_differ_and_a_seed_repeats_them(llm: LLM) -> None:

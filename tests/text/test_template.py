@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 from martlet.errors import ParameterError, TemplateError
 from martlet.text.tokenizer import Tokenizer
 from support.shared import SHARED, needs_shared
+from support.tool_template import TOOL
 
 CONVERSATION = (
     {"role": "system", "content": "答题。"},
@@ -204,7 +205,14 @@ def test_only_the_token_right_behind_the_reply_ends_a_turn(byte_level_folder, so
 
 def test_the_default_of_several_templates_is_taken(byte_level_folder):
     inner = AutoTokenizer.from_pretrained(byte_level_folder, local_files_only=True)
-    inner.chat_template = {"default": "plain", "tool_use": "tools"}
-    assert Tokenizer(inner, folder=byte_level_folder).template == "plain"
+    shown = "{{ messages[0].content }}{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    inner.chat_template = {"default": "plain", "tool_use": shown}
+    named = Tokenizer(inner, folder=byte_level_folder)
+    assert named.template == "plain"
+    asked = [{"role": "user", "content": "Go "}]
+    assert named.render(asked, add_generation_prompt=True)[0] == "plain"
+    assert named.render(asked, add_generation_prompt=True, tools=[TOOL])[0] == "Go move"
+    only = Tokenizer(inner, folder=byte_level_folder, chat_template="plain")
+    assert named.template_hash != only.template_hash
     inner.chat_template = {"tool_use": "tools"}
     assert not Tokenizer(inner, folder=byte_level_folder).has_template

@@ -24,6 +24,7 @@ from martlet.errors import (
     InputError,
     Interrupted,
     MissingExtraError,
+    ParameterError,
     ParityError,
     ResourceError,
     TemplateError,
@@ -371,6 +372,20 @@ def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
         train(rows, other)
 
 
+def test_a_run_stops_early_with_its_best_weights(rows: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    given = {"evaluate_every": 2, "patience": 1, "learning_rate": 0.05, "max_steps": 40}
+    validation = write_rows(tmp_path / "validation.jsonl", count=8, seed=5)
+    result = train(rows, run, validation=str(validation), report=["tensorboard"], **given)
+    assert result.num_steps < 40
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [each["validation_loss"] for each in records if "validation_loss" in each]
+    assert result.proof is not None
+    assert min(losses) < losses[-1]
+    assert result.proof.trainer_loss == pytest.approx(min(losses), abs=1e-4)
+    assert list((run / "tensorboard").glob("events.*"))
+
+
 def test_what_is_missing_is_one_clear_line(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +398,9 @@ def test_what_is_missing_is_one_clear_line(
             train(rows, tmp_path / "small")
     for setting in ("--checkpointing", "--max-length"):
         assert setting in str(refusal.value)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ParameterError, match="pip install wandb"):
+        train(rows, tmp_path / "told", report=["wandb"])
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"martlet\[train\]"):
         train(rows, tmp_path / "four", qlora=True)

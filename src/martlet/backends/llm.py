@@ -16,6 +16,7 @@ from martlet.engine.params import SamplingParams
 from martlet.engine.request import FinishReason
 from martlet.errors import EngineError, ParameterError
 from martlet.text.messages import Message
+from martlet.text.tool_calls.functions import Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        tools: Sequence[Tool] = (),
+        chat_template_kwargs: Mapping[str, object] | None = None,
         adapter: str | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
@@ -121,6 +124,9 @@ class LLM:
 
         Args:
             messages: One conversation or many.
+            tools: Functions that the model may call, as OpenAI declares them; its calls stand in
+                the reply's text, in its own format.
+            chat_template_kwargs: What else the template looks at, such as `enable_thinking`.
             sampling_params: One for all or one for each; None takes what the model's folder
                 recommends.
             adapter: Which of the `adapters` that the object was made with answers, by name; None
@@ -131,14 +137,18 @@ class LLM:
             One output a conversation, in order.
 
         Raises:
-            TemplateError: If the model has no chat template or it refuses the messages.
+            TemplateError: If the model has no chat template, or it refuses the messages, or does
+                not look at tools or a variable.
             InputError: If a conversation is too long; nothing was computed then.
             NotFoundError: If there is no such adapter.
             EngineError: If a step failed; the message names the conversations.
         """
         is_one = bool(messages) and isinstance(messages[0], Mapping)
         conversations = [messages] if is_one else messages
-        prompts = [Prompt(messages=one) for one in conversations]  # type: ignore[arg-type]
+        prompts = [
+            Prompt(messages=one, tools=tools, template_variables=chat_template_kwargs)  # type: ignore[arg-type]
+            for one in conversations
+        ]
         return self._run(prompts, sampling_params, adapter, use_tqdm)
 
     def _run(

@@ -37,11 +37,15 @@ class ChatTemplate:
     Args:
         source: The Jinja source.
         tokenizer: Gives the template its special tokens (`bos_token` and the like).
+        tool_source: What takes its place where tools are given; None if one does for both.
     """
 
-    def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, source: str, tokenizer: PreTrainedTokenizerBase, *, tool_source: str | None = None
+    ) -> None:
         self.source = source
-        self.hash = sha256(source.encode()).hexdigest()[:16]
+        self.tool_source = source if tool_source is None else tool_source
+        self.hash = sha256(f"{source}{tool_source or ''}".encode()).hexdigest()[:16]
         self._tokenizer = tokenizer
 
     def render(
@@ -73,11 +77,12 @@ class ChatTemplate:
         if given:
             self._check_variables(given)
         given["add_generation_prompt"] = add_generation_prompt
-        rendered = self._apply(turns, given)
+        rendered = self._apply(self.source, turns, given)
         if not tools:
             return rendered
         read_functions(tools)
-        with_tools = self._apply(turns, {**given, "tools": [dict(tool) for tool in tools]})
+        shown = {**given, "tools": [dict(tool) for tool in tools]}
+        with_tools = self._apply(self.tool_source, turns, shown)
         if with_tools == rendered:
             raise TemplateError(
                 "the chat template does not show tools to the model; leave tools out, or use a "
@@ -85,12 +90,14 @@ class ChatTemplate:
             )
         return with_tools
 
-    def _apply(self, turns: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+    def _apply(
+        self, source: str, turns: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> str:
         from jinja2 import TemplateSyntaxError
 
         try:
             rendered = self._tokenizer.apply_chat_template(
-                list(map(dict, turns)), chat_template=self.source, tokenize=False, **variables
+                list(map(dict, turns)), chat_template=source, tokenize=False, **variables
             )
         except TemplateSyntaxError as error:
             raise TemplateError(
@@ -103,7 +110,8 @@ class ChatTemplate:
     def _check_variables(self, given: Mapping[str, object]) -> None:
         reserved = {"messages", *signature(self._tokenizer.apply_chat_template).parameters}
         for name in given:
-            if name in reserved or not re.search(rf"\b{re.escape(name)}\b", self.source):
+            looked_at = rf"\b{re.escape(name)}\b"
+            if name in reserved or not re.search(looked_at, self.source + self.tool_source):
                 raise TemplateError(f"the chat template does not look at a variable {name!r}")
 
     def find_end_of_turn(self, tokens: Iterable[str]) -> str | None:

@@ -70,9 +70,11 @@ class Tokenizer:
         ).union(inner.all_special_ids)
         self._token_bytes = None if self._backend is None else TokenBytes.of_backend(self._backend)
         self._leading_ids = _find_leading_ids(inner)
-        source = _default_template(inner) if chat_template is None else chat_template
-        self._template = ChatTemplate(source, inner) if source else None
-        self.tool_calls = detect(source or "", self._special_tokens())
+        source, tool_source = (
+            _named_templates(inner) if chat_template is None else (chat_template, None)
+        )
+        self._template = ChatTemplate(source, inner, tool_source=tool_source) if source else None
+        self.tool_calls = detect(tool_source or source or "", self._special_tokens())
         # The marks of tool calls stay in the text: what stands behind one is not the same without.
         self._skippable_ids = self._special_ids - (
             self.tool_calls.mark_ids if self.tool_calls else frozenset()
@@ -326,10 +328,12 @@ def _find_leading_ids(inner: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return ()
 
 
-def _default_template(inner: PreTrainedTokenizerBase) -> str | None:
+def _named_templates(inner: PreTrainedTokenizerBase) -> tuple[str | None, str | None]:
+    """The template of ordinary conversations, and the one for tools where a folder holds both."""
     template = inner.chat_template
-    # Some folders hold several templates by name.
-    return template.get("default") if isinstance(template, dict) else template
+    if isinstance(template, dict):
+        return template.get("default"), template.get("tool_use")
+    return template, None
 
 
 def _lacks_sentencepiece(folder: Path) -> bool:

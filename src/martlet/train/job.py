@@ -1,7 +1,9 @@
 """A training run from its config to a proven adapter: the one place where the parts meet."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from transformers import AutoTokenizer, Trainer, set_seed
 from martlet import __version__
 from martlet.backends.load import open_model
 from martlet.backends.options import BackendOptions
-from martlet.errors import Interrupted, ParityError, ResourceError
+from martlet.errors import Interrupted, ParameterError, ParityError, ResourceError
 from martlet.lora.provenance import TEMPLATE_NAME, ParityProof, Provenance
 from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
@@ -77,6 +79,7 @@ def open_job(config: TrainConfig) -> TrainJob:
     """
     if config.tuner.qlora:
         require_bitsandbytes()
+    _require_reporters(config)
     opened = open_model(
         config.model,
         BackendOptions(
@@ -145,9 +148,20 @@ def run_job(
     return _result(job, trained, trainer, reporter, proof=proof.parity)
 
 
+def _require_reporters(config: TrainConfig) -> None:
+    for name in config.keep.report:
+        if find_spec(name) is None:
+            raise ParameterError(
+                f"--report {name} needs a package that is not installed: pip install {name}",
+                param="report",
+            )
+
+
 def _train(job: TrainJob, reporter: Reporter) -> tuple[TrainedModel, Trainer]:
     """Loads the base and takes all steps, or those that an earlier process left."""
     set_seed(job.config.steps.seed)
+    # The only way to tell the Trainer; its own choice lies among the checkpoints, which go.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.folder.tensorboard)
     trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
     keep_start(trained, job.config, job.folder.path)
     trainer = make_run(job, trained, reporter)

@@ -4,6 +4,7 @@ recipe.yaml        the whole config, defaults included; `martlet train --config`
 checkpoints/       from which the run goes on
 metrics.jsonl      losses, step by step
 loss.png           their curve
+tensorboard/       the same for TensorBoard, where it was asked for
 martlet.json       written last but for the proof: the run is finished
 """
 
@@ -39,6 +40,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Losses, a JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files, if the run reports to TensorBoard."""
+        return self.path / "tensorboard"
 
     @property
     def curve(self) -> Path:
