@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MODEL = "Model"
 _NETWORK = "Network"
 _LIMITS = "Limits"
+_NEEDED_TO_TUNE = ("accelerate", "peft", "trl")
 _NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "python_multipart")
 
 
@@ -63,6 +64,15 @@ class ServedOptions:
             _MODEL,
             "A folder from below which adapters may be loaded over HTTP; may be repeated.",
             "--adapter-dir",
+            metavar="DIR",
+        ),
+    ] = None
+    tuning_dir: Annotated[
+        Path | None,
+        option(
+            _MODEL,
+            "Tune the model over HTTP, and keep jobs and adapters here; needs martlet[train].",
+            "--tuning-dir",
             metavar="DIR",
         ),
     ] = None
@@ -238,6 +248,8 @@ def _settings(
     for folder in adapter_dirs:
         if not folder.is_dir():
             raise NotFoundError(f"there is no folder {folder} to load adapters from")
+    if served.tuning_dir is not None:
+        _check_tuning(served.tuning_dir)
     return ServeSettings(
         max_body_bytes=int(limits.max_body_mb * MIB),
         max_num_queued=limits.max_queue,
@@ -245,10 +257,22 @@ def _settings(
         drain_s=limits.drain_seconds,
         cors_origins=tuple(cors_origins),
         adapter_dirs=tuple(adapter_dirs),
+        tuning_dir=served.tuning_dir,
         data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
         context_policy=limits.context_policy,
     )
+
+
+def _check_tuning(folder: Path) -> None:
+    from importlib.util import find_spec
+
+    from martlet.errors import InputError, MissingExtraError
+
+    if any(find_spec(name) is None for name in _NEEDED_TO_TUNE):
+        raise MissingExtraError("--tuning-dir", extra="train")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--tuning-dir {folder} is a file; name a folder")
 
 
 def _names(model: str, served: list[str]) -> tuple[str, ...]:
