@@ -13,7 +13,7 @@ from torch import Tensor
 
 from martlet.errors import MissingExtraError, ModelError
 from martlet.export.gptq import input_products, round_by_gptq
-from martlet.export.rounding import round_channels, round_groups
+from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.export.skeleton import linear_tensors
 from martlet.export.weights import check_out, rewrite, write_json
 from martlet.models.companions import copy_companions
