@@ -16,7 +16,7 @@ from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.packed import can_pack
-from martlet.models.linear.rounded import to_int4, to_int8
+from martlet.models.linear.rounded import round_linear, to_int4, to_int8
 from martlet.models.load import load_model
 from martlet.models.weights import Weights, held_bytes
 from support.adapters import make_adapter
@@ -25,7 +25,7 @@ from support.tiny_models import tiny_model_folder
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this CPU packs no bf16 weights")
 CPU = torch.device("cpu")
-PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
+PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,22 @@ def test_the_fast_int4_layer_computes_what_the_plain_one_does() -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_the_same_tokens_alone_and_in_a_crowd(
-    weights: Weights, folder: ModelFolder, tmp_path: Path
+def test_a_row_is_computed_alike_to_the_last_bit_whoever_its_neighbours_are(
+    weights: Weights,
 ) -> None:
-    model = load_model(folder, dtype=torch.bfloat16, device=CPU, weights=weights)
+    torch.manual_seed(0)
+    linear = nn.Linear(256, 96, dtype=torch.bfloat16).requires_grad_(False)
+    layer = round_linear(linear, weights)
+    assert layer is not None
+    x = torch.randn(1, 70, 256).bfloat16() * torch.logspace(-3, 3, 70)[:, None].bfloat16()
+    crowd = layer(x)
+    for row in range(70):
+        assert torch.equal(layer(x[:, row : row + 1]), crowd[:, row : row + 1])
+
+
+def test_the_same_tokens_alone_and_in_a_crowd(folder: ModelFolder, tmp_path: Path) -> None:
+    # In fp32, so that only the rounding of weights and tokens is at stake.
+    model = load_model(folder, dtype=torch.float32, device=CPU, weights="int8")
     adapter = make_adapter(tmp_path / "a", folder, r=4, target_modules="all-linear")
     engine = make_engine(model)
     engine.adapters.install(engine.adapters.prepare("a", str(adapter)))

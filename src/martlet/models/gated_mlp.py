@@ -15,7 +15,7 @@ from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.packed import PackedLinear
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 512
 """Tokens that go through together: enough for the products to be as fast as for more."""
 _NUM_ROWS_TRIED = 4
 

@@ -1,5 +1,6 @@
 """Replaces the leaves of a loaded model that PyTorch is slow at; they compute the same."""
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ def swap_leaves(model: nn.Module, weights: Weights = "stored") -> int:
         pages=MappedPages(),
         dtype=next((each.dtype for each in model.parameters() if each.is_floating_point()), None),
         weights=weights,
-        head=model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None,
+        head=_head(model),
     )
     parents = [module for module in model.modules() if any(module.children())]
     num_replaced = 0
@@ -68,7 +69,8 @@ class _Rules:
     pages: MappedPages
     dtype: torch.dtype | None
     weights: Weights
-    head: nn.Module | None
+    head: weakref.ref[nn.Module] | None
+    """The LM head; not held, so that its weight can go when it was packed."""
 
     def faster(self, leaf: nn.Module) -> nn.Module | None:
         """None if the leaf stays."""
@@ -80,10 +82,13 @@ class _Rules:
         if not isinstance(weight, torch.Tensor):
             return None
         if type(leaf) is nn.Linear and self.weights != "stored":
-            rounded = round_linear(leaf, "int8" if leaf is self.head else self.weights)
+            rounded = round_linear(leaf, "int8" if self._is_head(leaf) else self.weights)
             if rounded is not None:
                 return rounded
         return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None
+
+    def _is_head(self, leaf: nn.Module) -> bool:
+        return self.head is not None and self.head() is leaf
 
     def give_back(self, leaf: nn.Module) -> None:
         """Lets go of the file's pages that a leaf was read from."""
@@ -98,6 +103,11 @@ class _Rules:
         if type(leaf) is nn.Embedding:
             return MappedEmbedding(leaf, self.pages) if self.pages.hold(weight) else None
         return fuse(leaf) if type(leaf).__name__.endswith("RMSNorm") else None
+
+
+def _head(model: nn.Module) -> weakref.ref[nn.Module] | None:
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return None if head is None else weakref.ref(head)
 
 
 def _join_attention(parent: nn.Module, rules: _Rules) -> int:
