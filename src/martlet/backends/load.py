@@ -177,7 +177,7 @@ def load_opened(opened: OpenedModel) -> Backend:
         if opened.options.weights != "stored":
             raise ParameterError(
                 f"{error}, so it runs on plain transformers, which does not round weights; leave "
-                "--weights out",
+                "--weights-as out",
                 param="weights",
             ) from error
         if adapters:
@@ -323,7 +323,7 @@ def _check_weights(
     elif options.weights == "int4" and dtype != torch.bfloat16:
         reason = "four bits are multiplied in bf16; give --dtype bf16"
     if reason:
-        raise ParameterError(f"--weights {options.weights}: {reason}", param="weights")
+        raise ParameterError(f"--weights-as {options.weights}: {reason}", param="weights")
 
 
 def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:
