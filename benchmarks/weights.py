@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from offline import RESULTS, Figure, machine, make_model, martlet_contender, prompts
 
 from martlet.models.weights import Weights
+from offline import RESULTS, Figure, machine, make_model, martlet_contender, prompts
 
 WORK = {"alone": prompts(1, 128), "batch": prompts(64, 256)}
 NUM_PUZZLES = 40
@@ -107,9 +107,7 @@ def puzzle_rows() -> list[tuple[int, ...]]:
     return rows
 
 
-def logits_of(
-    rows: list[tuple[int, ...]], dtype: torch.dtype, weights: Weights
-) -> torch.Tensor:
+def logits_of(rows: list[tuple[int, ...]], dtype: torch.dtype, weights: Weights) -> torch.Tensor:
     """The logits of every position of all rows, one below the other, by the engine."""
     from martlet.demo import model_path
     from martlet.engine.config import EngineConfig
