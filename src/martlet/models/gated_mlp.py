@@ -32,6 +32,7 @@ class GatedMLP(nn.Module):
         self.up_proj = mlp.get_submodule("up_proj")
         self.down_proj = mlp.get_submodule("down_proj")
         self.act_fn = mlp.get_submodule("act_fn")
+        self._is_silu = _is_silu(self.act_fn)
         self.wanted_rows: Tensor | None = None
         """`[N]`, the tokens that anyone will look at, and None for all; the output of the others
         is zero. In the last layer those are the tokens whose logits are wanted."""
@@ -58,10 +59,7 @@ class GatedMLP(nn.Module):
 
     def _compute(self, x: Tensor) -> Tensor:
         hidden, up = self._gate_and_up(x)
-        if isinstance(self.act_fn, nn.SiLU):
-            hidden = F.silu(hidden, inplace=True)
-        else:
-            hidden = self.act_fn(hidden)
+        hidden = F.silu(hidden, inplace=True) if self._is_silu else self.act_fn(hidden)
         out: Tensor = self.down_proj(hidden.mul_(up))
         return out
 
@@ -86,6 +84,11 @@ def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:
     if not candidate.is_packed:
         return None
     return candidate if _compute_the_same(module, candidate, dtype) else None
+
+
+def _is_silu(activation: nn.Module) -> bool:
+    x = torch.linspace(-8, 8, 33)
+    return torch.equal(activation(x), F.silu(x))
 
 
 @torch.inference_mode()
