@@ -47,7 +47,8 @@ class JoinedLinear:
         computed.missing.discard(index)
         if not computed.missing and self._computed is computed:
             self._computed = None
-        return computed.out.split(self._widths, dim=-1)[index]
+        out: Tensor = computed.out.split(self._widths, dim=-1)[index]
+        return out
 
 
 class LinearPart(nn.Module):
@@ -93,7 +94,7 @@ def join(
 
 def _side_by_side(linears: Sequence[nn.Linear]) -> nn.Linear:
     first = linears[0]
-    joined = nn.utils.skip_init(
+    joined: nn.Linear = nn.utils.skip_init(
         nn.Linear, first.in_features, sum(each.out_features for each in linears), bias=False
     )
     weight = torch.cat([linear.weight.detach() for linear in linears])
