@@ -94,9 +94,8 @@ def join(
 
 def _side_by_side(linears: Sequence[nn.Linear]) -> nn.Linear:
     first = linears[0]
-    joined: nn.Linear = nn.utils.skip_init(
-        nn.Linear, first.in_features, sum(each.out_features for each in linears), bias=False
-    )
+    num_outputs = sum(linear.out_features for linear in linears)
+    joined = nn.Linear(first.in_features, num_outputs, bias=False, device="meta")
     weight = torch.cat([linear.weight.detach() for linear in linears])
     joined.weight = nn.Parameter(weight, requires_grad=False)
     if first.bias is not None:
