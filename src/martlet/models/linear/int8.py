@@ -10,6 +10,8 @@ from martlet.models.linear.stored import LARGEST_INT8, StoredInt8
 _ROWS_HINT = 4
 _UNSIGNED_ZERO = 128
 """oneDNN multiplies unsigned rows fast, and signed ones in a reference loop."""
+_SMALLEST = torch.finfo(torch.float32).tiny * 1e3
+"""A row of zeros has no scale of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +53,11 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         if not rows.numel():
             return RoundedTokens(values=rows, scales=rows, shape=x.shape, dtype=x.dtype)
-        largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True).float()
+        largest = rows.abs().amax(dim=-1, keepdim=True).float()
         scales = largest.clamp_min_(_SMALLEST).div_(LARGEST_INT8)
         # Conversion cuts off what is behind the point, and nothing is negative here: with a half
         # added, it rounds.
-        shifted = torch.addcmul(_MIDDLE, rows, scales.reciprocal())
+        shifted = (rows * scales.reciprocal()).add_(_UNSIGNED_ZERO + 0.5)
         return RoundedTokens(
             values=shifted.to(torch.uint8), scales=scales, shape=x.shape, dtype=x.dtype
         )
@@ -87,7 +89,3 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-_SMALLEST = torch.finfo(torch.float32).tiny * 1e3
-_MIDDLE = torch.tensor(_UNSIGNED_ZERO + 0.5)
