@@ -14,7 +14,7 @@ import martlet
 PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"cli"},
-    {"serve"},
+    {"serve", "ui"},
     {"train", "export", "compat"},
     {"batch"},
     {"backends", "answers"},

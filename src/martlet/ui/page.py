@@ -1,0 +1,49 @@
+"""The page in one language: its tabs, and what happens when it is opened."""
+
+import asyncio
+from uuid import uuid4
+
+import gradio as gr
+
+from martlet.ui.chat import ChatTab
+from martlet.ui.site import Site, Updates
+
+_STORAGE_KEY = "martlet"
+_STORAGE_SECRET = "martlet"
+"""What Gradio scrambles the local storage with: no secret, but the same after a restart."""
+
+
+def build_page(site: Site, *, other_language_url: str) -> gr.Blocks:
+    """Builds the page; nothing is asked of the server before somebody opens it.
+
+    Args:
+        site: The shared parts, in the page's language.
+        other_language_url: Where the page is in its other language.
+    """
+    words = site.words
+    with gr.Blocks(
+        title="Martlet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)
+    ) as blocks:
+        browser = gr.BrowserState("", storage_key=_STORAGE_KEY, secret=_STORAGE_SECRET)
+        with gr.Row(elem_id="top"):
+            gr.HTML("<h1>Martlet</h1>", padding=False)
+            gr.Button(words["language_other"], size="sm", link=other_language_url, scale=0)
+            theme = gr.Button("◐", size="sm", scale=0, elem_id="theme")
+        theme.click(None, js="() => martlet.turn_theme()")
+        with gr.Tabs():
+            with gr.Tab(words["chat"]):
+                chat = ChatTab(site, browser)
+        tabs = [chat]
+
+        async def load(request: gr.Request, browser_id: str) -> Updates:
+            known = browser_id or uuid4().hex
+            loaded = await asyncio.gather(*(tab.load(known, request) for tab in tabs))
+            updates: Updates = {browser: known}
+            for update in loaded:
+                updates |= update
+            return updates
+
+        outputs = [browser, *(component for tab in tabs for component in tab.outputs)]
+        blocks.load(load, [browser], outputs, show_progress="hidden", concurrency_limit=None)
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return blocks
