@@ -56,3 +56,11 @@ def _dropped(words: Words, context: Mapping[str, Any]) -> str:
     if context["num_cut_characters"]:
         parts.append(words["cut_characters"].format(context["num_cut_characters"]))
     return f" · <strong>{', '.join(parts)}</strong>" if parts else ""
+
+
+def said(heading: str, text: str) -> str:
+    """A text as the model wrote it, under a heading."""
+    return (
+        f'<div class="said"><h3>{escape(heading)}</h3>'
+        f'<div class="text">{escape(text) or "…"}</div></div>'
+    )

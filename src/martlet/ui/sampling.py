@@ -29,6 +29,10 @@ _NAME_TO_RANGE: Mapping[str, _Range] = {
 }
 
 
+_SEVERAL_TEMPERATURE = 0.7
+"""Of several replies to a question, where the model's folder recommends greedy ones."""
+
+
 class SamplingControls:
     """Sliders that begin where the server would be without them, and two numbers.
 
@@ -36,11 +40,13 @@ class SamplingControls:
 
     Args:
         words: Of the page.
-        max_tokens: What the longest reply is set to; None leaves it to the server.
+        seed: What the seed begins with; None draws afresh each time.
+        several: Whether several replies to one question are drawn, which must not be all the same.
     """
 
-    def __init__(self, words: Words, *, max_tokens: int | None = None) -> None:
+    def __init__(self, words: Words, *, seed: int | None = None, several: bool = False) -> None:
         self._words = words
+        self._several = several
         self._defaults = gr.State({})
         self._sliders = {
             name: gr.Slider(
@@ -55,7 +61,7 @@ class SamplingControls:
         }
         with gr.Row():
             self._max_tokens = gr.Number(
-                max_tokens,
+                None,
                 label=words["max_tokens"],
                 placeholder=words["max_tokens_free"],
                 precision=0,
@@ -63,7 +69,7 @@ class SamplingControls:
                 min_width=120,
             )
             self._seed = gr.Number(
-                None,
+                seed,
                 label=words["seed"],
                 placeholder=words["seed_fresh"],
                 precision=0,
@@ -84,8 +90,9 @@ class SamplingControls:
         for name, slider in self._sliders.items():
             value, source = known[name]["value"], known[name]["source"]
             range_ = _NAME_TO_RANGE[name]
+            is_same_for_all = self._several and name == "temperature" and value == 0
             updates[slider] = gr.Slider(
-                value=value,
+                value=_SEVERAL_TEMPERATURE if is_same_for_all else value,
                 minimum=min(range_.low, value),
                 maximum=max(range_.high, value),
                 info=f"{value:g} · {source_of(self._words, source)}",
