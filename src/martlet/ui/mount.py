@@ -20,6 +20,11 @@ from martlet.ui.words import en, zh
 
 PATH = "/ui"
 _LANGUAGE_TO_WORDS: dict[str, Words] = {"en": en.WORDS, "zh": zh.WORDS}
+_ICON = (
+    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 '
+    "viewBox=%270 0 32 32%27%3E%3Cpath fill=%27%23149e8e%27 d=%27M1 6l13 8 9-3 8 2-6 3c-1 8-7 "
+    "12-15 11l5-4C8 22 4 15 1 6z%27/%3E%3C/svg%3E\">"
+)
 _LANGUAGE_TO_TAG = {"en": "en", "zh": "zh-CN"}
 
 
@@ -75,7 +80,7 @@ def _mount(
         path=f"{PATH}/{language}",
         theme=_theme(),
         css=sources.joinpath("page.css").read_text(encoding="utf-8"),
-        head=f"<script>{script}{start}</script>",
+        head=f"{_ICON}<script>{script}{start}</script>",
         js="() => martlet.restore_theme()",
         footer_links=[],
         run_history=False,
@@ -91,11 +96,24 @@ def _mount(
 
 def _theme() -> gr.themes.Base:
     """Fonts that every system has: nothing is fetched from elsewhere."""
-    return gr.themes.Soft(
+    theme = gr.themes.Soft(
         primary_hue="teal",
         neutral_hue="slate",
         font=["system-ui", "Noto Sans", "Noto Sans CJK SC", "sans-serif"],
         font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
+    )
+    return theme.set(
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color_subdued",
+        block_title_text_color_dark="*body_text_color_subdued",
+        block_title_padding="0",
+        block_border_width="1px",
+        block_border_width_dark="1px",
+        block_shadow="none",
+        input_border_width="1px",
+        input_shadow="none",
+        input_shadow_focus="none",
     )
 
 

@@ -5,8 +5,12 @@ from uuid import uuid4
 
 import gradio as gr
 
+from martlet.ui.batch import BatchTab
 from martlet.ui.chat import ChatTab
+from martlet.ui.compare import CompareTab
+from martlet.ui.microscope import MicroscopeTab
 from martlet.ui.site import Site, Updates
+from martlet.ui.vote import VoteTab
 
 _STORAGE_KEY = "martlet"
 _STORAGE_SECRET = "martlet"
@@ -33,7 +37,15 @@ def build_page(site: Site, *, other_language_url: str) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab(words["chat"]):
                 chat = ChatTab(site, browser)
-        tabs = [chat]
+            with gr.Tab(words["compare"]):
+                compare = CompareTab(site, browser)
+            with gr.Tab(words["vote"]):
+                vote = VoteTab(site)
+            with gr.Tab(words["batch"]):
+                batch = BatchTab(site)
+            with gr.Tab(words["microscope"]):
+                microscope = MicroscopeTab(site)
+        tabs = (chat, compare, vote, batch, microscope)
 
         async def load(request: gr.Request, browser_id: str) -> Updates:
             known = browser_id or uuid4().hex

@@ -41,10 +41,18 @@ class SamplingControls:
     Args:
         words: Of the page.
         seed: What the seed begins with; None draws afresh each time.
+        max_tokens: What the longest reply begins with; None leaves it to the server.
         several: Whether several replies to one question are drawn, which must not be all the same.
     """
 
-    def __init__(self, words: Words, *, seed: int | None = None, several: bool = False) -> None:
+    def __init__(
+        self,
+        words: Words,
+        *,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        several: bool = False,
+    ) -> None:
         self._words = words
         self._several = several
         self._defaults = gr.State({})
@@ -61,7 +69,7 @@ class SamplingControls:
         }
         with gr.Row():
             self._max_tokens = gr.Number(
-                None,
+                max_tokens,
                 label=words["max_tokens"],
                 placeholder=words["max_tokens_free"],
                 precision=0,
