@@ -1,7 +1,7 @@
 """The tab for a file of questions: drop it, watch it, take the answers and a report home."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -88,7 +88,7 @@ class BatchTab:
 
     async def _run(
         self, request: gr.Request, dropped: str | None, model: str, *sampling: Any
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         if dropped is None:
             raise self._site.refusal(self._site.words["batch_no_file"])
         parameters = SamplingControls.given(sampling)
@@ -117,7 +117,7 @@ class BatchTab:
         }
         return await client.post("/v1/batches", body, key=key)
 
-    async def _follow(self, request: gr.Request, batch_id: str) -> AsyncIterator[Updates]:
+    async def _follow(self, request: gr.Request, batch_id: str) -> AsyncGenerator[Updates]:
         """Shows how a batch is doing until it has ended, and then its files."""
         yield {
             self._batch: batch_id,

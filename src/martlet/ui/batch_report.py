@@ -72,7 +72,14 @@ def _token_rows(words: Words, batch: Json) -> Iterator[tuple[str, str]]:
 
 def _seconds(batch: Json) -> int | None:
     begun = batch.get("in_progress_at")
-    ended = next((batch[f"{end}_at"] for end in ("completed", "cancelled", "expired") if f"{end}_at" in batch), None)
+    ended = next(
+        (
+            batch[f"{end}_at"]
+            for end in ("completed", "cancelled", "expired")
+            if f"{end}_at" in batch
+        ),
+        None,
+    )
     return None if begun is None or ended is None else int(ended - begun)
 
 

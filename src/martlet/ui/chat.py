@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,9 @@ class ChatTab:
         show.system.blur(self._set_system, [browser, self._place, show.system], None)
         show.download.click(
             self._rows, [browser, self._place], [show.rows], show_progress="hidden"
-        ).then(None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)")
+        ).then(
+            None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
+        )
 
     async def load(self, browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
@@ -87,7 +89,7 @@ class ChatTab:
 
     async def _send(
         self, request: gr.Request, text: str, browser: str, place: Place, *settings: Any
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         if not text.strip():
             return
         with self._site.telling():
@@ -104,10 +106,10 @@ class ChatTab:
         browser: str,
         place: Place,
         *settings: Any,
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         with self._site.telling():
             tree = await asyncio.to_thread(self._tree, browser, place)
-        question = _question_at(tree.branch(place.leaf), int(retry.index))
+        question = _question_at(tree.branch(place.leaf), retry.index)
         place = Place(conversation=place.conversation, leaf=question.id)
         async with aclosing(self._answer(self._ask(browser, place, settings, request))) as updates:
             async for update in updates:
@@ -120,15 +122,13 @@ class ChatTab:
         browser: str,
         place: Place,
         *settings: Any,
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         with self._site.telling():
             tree = await asyncio.to_thread(self._tree, browser, place)
-            old = _question_at(tree.branch(place.leaf), int(edit.index))
+            old = _question_at(tree.branch(place.leaf), edit.index)
             before = Place(conversation=place.conversation, leaf=old.parent)
             words = str(edit.value)
-            place = await asyncio.to_thread(
-                self._add_question, browser, before, words, settings[1]
-            )
+            place = await asyncio.to_thread(self._add_question, browser, before, words, settings[1])
         async with aclosing(self._answer(self._ask(browser, place, settings, request))) as updates:
             async for update in updates:
                 yield update
@@ -205,7 +205,7 @@ class ChatTab:
             parameters={**SamplingControls.given(sampling), "context_policy": policy},
         )
 
-    async def _answer(self, ask: _Ask, *, is_new: bool = False) -> AsyncIterator[Updates]:
+    async def _answer(self, ask: _Ask, *, is_new: bool = False) -> AsyncGenerator[Updates]:
         """Draws a reply, shows it as it grows, and keeps what was said whatever ends it."""
         site, show = self._site, self._show
         place = Place(conversation=ask.conversation, leaf=ask.question)
@@ -291,8 +291,9 @@ def _bubbles(branch: Sequence[Turn]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in branch]
 
 
-def _question_at(branch: Sequence[Turn], index: int) -> Turn:
+def _question_at(branch: Sequence[Turn], index: int | tuple[int, int]) -> Turn:
     """The question at a place of the conversation, or the one that a reply there answers."""
+    assert isinstance(index, int)
     return branch[index] if branch[index].role == "user" else branch[index - 1]
 
 

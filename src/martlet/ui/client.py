@@ -3,7 +3,8 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -91,27 +92,33 @@ class Client:
         """Gives a file of requests for a batch to read, and returns what is known of it."""
         with path.open("rb") as file:
             response = await self._send(
-                "POST", "/v1/files", key=key, data={"purpose": "batch"}, files={"file": (name, file)}
+                "POST",
+                "/v1/files",
+                key=key,
+                data={"purpose": "batch"},
+                files={"file": (name, file)},
             )
         return cast(Json, json.loads(response.content))
 
     async def download(self, file_id: str, path: Path, *, key: str | None = None) -> None:
         """Writes a file of the server's to a path."""
         url = f"/v1/files/{file_id}/content"
-        with _told(), path.open("wb") as file:
+        with _connected(), path.open("wb") as file:
             async with self._http.stream("GET", url, headers=_headers(key)) as response:
                 await _check(response)
                 async for part in response.aiter_bytes():
                     await asyncio.to_thread(file.write, part)
 
-    async def stream(self, path: str, body: Json, *, key: str | None = None) -> AsyncIterator[Json]:
+    async def stream(
+        self, path: str, body: Json, *, key: str | None = None
+    ) -> AsyncGenerator[Json]:
         """The chunks of a reply: the first explains it, the last counts its tokens.
 
         Closing the iterator ends the reply on the server.
         """
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
         headers = {**_headers(key), "X-Martlet-Explain": "1"}
-        with _told():
+        with _connected():
             async with self._http.stream("POST", path, json=asked, headers=headers) as response:
                 await _check(response)
                 async for line in response.aiter_lines():
@@ -123,21 +130,22 @@ class Client:
                         raise EngineError(event["error"]["message"])
                     yield event
 
-    async def _send(self, method: str, path: str, *, key: str | None, **content: Any) -> httpx.Response:
-        with _told():
+    async def _send(
+        self, method: str, path: str, *, key: str | None, **content: Any
+    ) -> httpx.Response:
+        with _connected():
             response = await self._http.request(method, path, headers=_headers(key), **content)
             await _check(response)
         return response
 
 
-class _told:
+@contextmanager
+def _connected() -> Iterator[None]:
     """Makes a Martlet error of a connection that failed."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
-        if isinstance(error, httpx.HTTPError):
-            raise UnavailableError(f"the server does not answer: {error!r}") from error
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise UnavailableError(f"the server does not answer: {error!r}") from error
 
 
 def _headers(key: str | None) -> dict[str, str]:

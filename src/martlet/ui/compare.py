@@ -1,7 +1,7 @@
-"""The tab that puts replies of several models side by side; the better one becomes a training row."""
+"""The tab that puts replies side by side; the better one becomes a training row."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +88,9 @@ class CompareTab:
     @property
     def outputs(self) -> list[Any]:
         """All that an event of the tab may change."""
-        panels = [part for panel in self._panels for part in (panel.column, panel.shown, panel.better)]
+        panels = [
+            part for panel in self._panels for part in (panel.column, panel.shown, panel.better)
+        ]
         kept = [self._kept, self._download, self._forget]
         own = [self._contest, self._models, self._box, *kept, *panels]
         return [*own, *self._sampling.components]
@@ -122,9 +124,9 @@ class CompareTab:
         self._box.stop(self._stop, None, None, queue=False)
         for place, panel in enumerate(self._panels):
             panel.better.click(partial(self._prefer, place), [browser, self._contest], **told)
-        self._download.click(
-            self._all_rows, [browser], [self._rows], show_progress="hidden"
-        ).then(None, [self._rows], None, js="(rows) => martlet.download('preferences.jsonl', rows)")
+        self._download.click(self._all_rows, [browser], [self._rows], show_progress="hidden").then(
+            None, [self._rows], None, js="(rows) => martlet.download('preferences.jsonl', rows)"
+        )
         self._forget.click(self._forget_rows, [browser], **told)
 
     def _stop(self, request: gr.Request) -> None:
@@ -132,7 +134,7 @@ class CompareTab:
 
     async def _run(
         self, request: gr.Request, text: str, system: str, models: list[str], *sampling: Any
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         if not _LEAST <= len(models) <= _MOST:
             raise self._site.refusal(self._site.words["compare_two"])
         if not text.strip():
@@ -200,10 +202,11 @@ class CompareTab:
             self._site.store.add_preferences(browser, contest.preferences(place))
             updates = self._told_of_rows(browser)
         for each, panel in enumerate(self._panels[: len(contest.models)]):
-            name = "chosen" if each == place else "better"
-            variant = "primary" if each == place else "secondary"
+            is_chosen = each == place
             updates[panel.better] = gr.Button(
-                self._site.words[name], variant=variant, interactive=False
+                self._site.words["chosen" if is_chosen else "better"],
+                variant="primary" if is_chosen else "secondary",
+                interactive=False,
             )
         return updates
 

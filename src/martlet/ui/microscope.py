@@ -1,7 +1,7 @@
 """The tab that shows how a reply came about, token by token."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -93,7 +93,7 @@ class MicroscopeTab:
 
     async def _run(
         self, request: gr.Request, text: str, model: str, *sampling: Any
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         if not text.strip():
             raise self._site.refusal(self._site.words["prompt_empty"])
         parameters = {

@@ -23,7 +23,7 @@ _LANGUAGE_TO_WORDS: dict[str, Words] = {"en": en.WORDS, "zh": zh.WORDS}
 _ICON = (
     '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 '
     "viewBox=%270 0 32 32%27%3E%3Cpath fill=%27%23149e8e%27 d=%27M1 6l13 8 9-3 8 2-6 3c-1 8-7 "
-    "12-15 11l5-4C8 22 4 15 1 6z%27/%3E%3C/svg%3E\">"
+    '12-15 11l5-4C8 22 4 15 1 6z%27/%3E%3C/svg%3E">'
 )
 _LANGUAGE_TO_TAG = {"en": "en", "zh": "zh-CN"}
 
@@ -130,10 +130,10 @@ def _close_with(
     inner = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(started: FastAPI) -> AsyncIterator[object]:
-        async with inner(started) as state:
+    async def lifespan(started: FastAPI) -> AsyncIterator[None]:
+        async with inner(started):
             try:
-                yield state
+                yield
             finally:
                 await client.close()
                 store.close()

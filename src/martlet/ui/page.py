@@ -25,6 +25,7 @@ def build_page(site: Site, *, other_language_url: str) -> gr.Blocks:
         other_language_url: Where the page is in its other language.
     """
     words = site.words
+    blocks: gr.Blocks
     with gr.Blocks(
         title="Martlet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)
     ) as blocks:

@@ -1,7 +1,7 @@
 """A vote while it is taken: samples are asked for in waves until nothing can change the winner."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from martlet.answers.ballot import BallotReader
@@ -51,7 +51,7 @@ class Poll:
 
     async def take(
         self, ask: Callable[[int, Reply], asyncio.Task[None]], stop: asyncio.Event
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None]:
         """Draws what is wanted, and comes back a few times a second.
 
         Args:
@@ -64,6 +64,7 @@ class Poll:
         drawings: dict[int, asyncio.Task[None]] = {}
         try:
             while not stop.is_set():
+                self._collect(drawings)
                 wanted = self.policy.wanted(self.finished)
                 self.is_decided = not wanted
                 if self.is_decided:
@@ -77,7 +78,6 @@ class Poll:
                     timeout=_REFRESH_S,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                self._collect(drawings)
                 yield
         finally:
             for drawing in drawings.values():

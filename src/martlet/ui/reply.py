@@ -1,7 +1,7 @@
-"""Replies while they grow: each is drawn in a task of its own and looked at a few times a second."""
+"""Replies while they grow: each is drawn in a task of its own and looked at now and then."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
@@ -77,7 +77,7 @@ def _take(reply: Reply, chunk: Json) -> None:
 
 async def watch(
     drawings: Sequence[asyncio.Task[None]], stop: asyncio.Event
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Comes back a few times a second until all is drawn or the user wants no more.
 
     Raises:

@@ -53,7 +53,9 @@ class Site:
 
     async def models(self, request: gr.Request) -> Sequence[Json]:
         """What the server says of its models, the base first."""
-        cards: Sequence[Json] = (await self.client.get("/v1/models", key=self.key_of(request)))["data"]
+        cards: Sequence[Json] = (await self.client.get("/v1/models", key=self.key_of(request)))[
+            "data"
+        ]
         return cards
 
 

@@ -35,8 +35,8 @@ def candidates(words: Words, step: Json) -> str:
 def _row(entry: Json, *, is_drawn: bool) -> str:
     probability = exp(entry["logprob"])
     return (
-        f"<tr{' class=drawn' if is_drawn else ''}><td><code>{escape(visible(entry['token']))}</code>"
-        f"</td><td>{entry['logprob']:.3f}</td><td>"
+        f"<tr{' class=drawn' if is_drawn else ''}>"
+        f"<td><code>{escape(visible(entry['token']))}</code></td><td>{entry['logprob']:.3f}</td><td>"
         f'<span class="track"><span style="width:{100 * probability:.1f}%"></span></span>'
         f"{probability:.1%}</td></tr>"
     )

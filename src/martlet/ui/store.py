@@ -110,7 +110,9 @@ class Store:
             ).fetchall()
         return Tree(
             [
-                Turn(id=row[0], parent=row[1], role=row[2], content=row[3], facts=json.loads(row[4]))
+                Turn(
+                    id=row[0], parent=row[1], role=row[2], content=row[3], facts=json.loads(row[4])
+                )
                 for row in rows
             ]
         )
@@ -196,9 +198,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _owned(
-    connection: sqlite3.Connection, browser: str, conversation: str
-) -> tuple[str, str, str]:
+def _owned(connection: sqlite3.Connection, browser: str, conversation: str) -> tuple[str, str, str]:
     row: tuple[str, str, str] | None = connection.execute(
         "SELECT id, title, system FROM conversation WHERE id = ? AND browser = ?",
         (conversation, browser),

@@ -1,7 +1,7 @@
 """The tab that asks a question several times and lets the replies vote."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from random import randrange
 from typing import Any
@@ -117,7 +117,7 @@ class VoteTab:
         early_stop: str,
         extract: str,
         *sampling: Any,
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates]:
         listed = [line.strip() for line in options.splitlines() if line.strip()]
         with self._site.telling():
             prompt = self._prompt(question, listed, extract)

@@ -101,7 +101,10 @@ WORDS: Mapping[str, str] = {
     "not_counted": "not counted",
     # Batch
     "batch_file": "Questions or requests",
-    "batch_shapes": "Rows with `question` and `options`, `prompt` or `messages`, as JSON lines, JSON, CSV, Parquet or plain lines; or the lines of an OpenAI batch, taken as they are.",
+    "batch_shapes": (
+        "Rows with `question` and `options`, `prompt` or `messages`, as JSON lines, JSON, CSV, "
+        "Parquet or plain lines; or the lines of an OpenAI batch, taken as they are."
+    ),
     "batch_start": "Start",
     "batch_cancel": "Cancel",
     "batch_no_file": "Drop a file first.",

@@ -101,7 +101,10 @@ WORDS: Mapping[str, str] = {
     "not_counted": "未计入",
     # Batch
     "batch_file": "问题或请求",
-    "batch_shapes": "含 `question` 和 `options`、`prompt` 或 `messages` 的行：JSON Lines、JSON、CSV、Parquet 或纯文本；也可以是 OpenAI 批处理的请求行，原样使用。",
+    "batch_shapes": (
+        "含 `question` 和 `options`、`prompt` 或 `messages` 的行：JSON Lines、JSON、CSV、Parquet "
+        "或纯文本；也可以是 OpenAI 批处理的请求行，原样使用。"
+    ),
     "batch_start": "开始",
     "batch_cancel": "取消",
     "batch_no_file": "请先放入文件。",
