@@ -91,8 +91,8 @@ class BatchTab:
     ) -> AsyncGenerator[Updates]:
         if dropped is None:
             raise self._site.refusal(self._site.words["batch_no_file"])
-        parameters = SamplingControls.given(sampling)
         with self._site.telling():
+            parameters = self._sampling.given(sampling)
             batch = await self._create(Path(dropped), model, parameters, request)
         async for updates in self._follow(request, batch["id"]):
             yield updates

@@ -1,7 +1,6 @@
 """The tab in which one talks: replies stream, stop, are drawn anew, and every branch is kept."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,30 +11,22 @@ import gradio as gr
 from martlet.errors import MartletError
 from martlet.ui.chat_layout import ChatLayout
 from martlet.ui.figures import figures
+from martlet.ui.notebook import Notebook, Place
 from martlet.ui.reply import Reply, chat_body, draw, watch
-from martlet.ui.sampling import SamplingControls, effective_table
-from martlet.ui.site import Choices, Site, Updates, model_choices, page_of
-from martlet.ui.tree import Tree, Turn, messages_of
+from martlet.ui.sampling import effective_table
+from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.tree import Turn, messages_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a page stands: a conversation, and the last turn of the branch that it shows."""
+class _Visit:
+    """Who asks, and what the controls say at that moment."""
 
-    conversation: str | None = None
-    leaf: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ask:
-    """A question that is in the store and wants a reply."""
-
-    browser: str
+    notebook: Notebook
     page: str
     key: str | None
-    conversation: str
-    question: int
     model: str
+    system: str
     parameters: dict[str, object]
 
 
@@ -51,26 +42,23 @@ class ChatTab:
         self._site = site
         self._place = gr.State(Place())
         self._show = show = ChatLayout(site.words)
-        settings = [show.model, show.system, show.policy, *show.sampling.components]
-        begin = [browser, self._place, *settings]
         self.outputs = [self._place, *show.outputs]
         told: dict[str, Any] = {
             "outputs": self.outputs,
             "show_progress": "hidden",
             "concurrency_limit": None,
         }
-        show.box.submit(self._send, [show.box, *begin], **told)
-        show.chatbot.retry(self._retry, begin, **told)
-        show.chatbot.edit(self._edit, begin, **told)
+        here = [browser, self._place]
+        asked = [*here, show.model, show.system, show.policy, *show.sampling.components]
+        show.box.submit(self._send, [show.box, *asked], **told)
+        show.chatbot.retry(self._retry, asked, **told)
+        show.chatbot.edit(self._edit, asked, **told)
         show.box.stop(self._stop, None, None, queue=False)
         show.conversations.input(self._open, [browser, show.conversations], **told)
-        show.branches.input(self._turn_to, [browser, self._place, show.branches], **told)
+        show.branches.input(self._turn_to, [*here, show.branches], **told)
         show.new.click(self._new, [browser], **told)
-        show.forget.click(self._forget, [browser, self._place], **told)
-        show.system.blur(self._set_system, [browser, self._place, show.system], None)
-        show.download.click(
-            self._rows, [browser, self._place], [show.rows], show_progress="hidden"
-        ).then(
+        show.forget.click(self._forget, here, **told)
+        show.download.click(self._rows, here, [show.rows], show_progress="hidden").success(
             None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
         )
 
@@ -79,13 +67,9 @@ class ChatTab:
         show = self._show
         with self._site.telling():
             cards = await self._site.models(request)
-            listed = await asyncio.to_thread(self._conversations, browser)
+            shown = await asyncio.to_thread(self._shown, self._notebook(browser), Place())
         model = gr.Dropdown(choices=model_choices(cards), value=cards[0]["id"])
-        return {
-            show.model: model,
-            show.conversations: gr.Radio(choices=listed, value=None, visible=bool(listed)),
-            **show.sampling.loaded(cards[0]),
-        }
+        return {show.model: model, **show.sampling.loaded(cards[0]), **shown}
 
     async def _send(
         self, request: gr.Request, text: str, browser: str, place: Place, *settings: Any
@@ -93,9 +77,10 @@ class ChatTab:
         if not text.strip():
             return
         with self._site.telling():
-            place = await asyncio.to_thread(self._add_question, browser, place, text, settings[1])
-        ask = self._ask(browser, place, settings, request)
-        async with aclosing(self._answer(ask, is_new=True)) as updates:
+            visit = self._visit(request, browser, settings)
+            place = await asyncio.to_thread(visit.notebook.ask, place, text, visit.system)
+        yield {self._show.box: ""}
+        async with aclosing(self._answer(visit, place)) as updates:
             async for update in updates:
                 yield update
 
@@ -108,10 +93,10 @@ class ChatTab:
         *settings: Any,
     ) -> AsyncGenerator[Updates]:
         with self._site.telling():
-            tree = await asyncio.to_thread(self._tree, browser, place)
-        question = _question_at(tree.branch(place.leaf), retry.index)
-        place = Place(conversation=place.conversation, leaf=question.id)
-        async with aclosing(self._answer(self._ask(browser, place, settings, request))) as updates:
+            visit = self._visit(request, browser, settings)
+            index = _flat(retry.index)
+            place = await asyncio.to_thread(visit.notebook.question_at, place, index)
+        async with aclosing(self._answer(visit, place)) as updates:
             async for update in updates:
                 yield update
 
@@ -123,13 +108,14 @@ class ChatTab:
         place: Place,
         *settings: Any,
     ) -> AsyncGenerator[Updates]:
+        def ask() -> Place:
+            old = visit.notebook.question_at(place, _flat(edit.index))
+            return visit.notebook.ask(visit.notebook.before(old), str(edit.value), visit.system)
+
         with self._site.telling():
-            tree = await asyncio.to_thread(self._tree, browser, place)
-            old = _question_at(tree.branch(place.leaf), edit.index)
-            before = Place(conversation=place.conversation, leaf=old.parent)
-            words = str(edit.value)
-            place = await asyncio.to_thread(self._add_question, browser, before, words, settings[1])
-        async with aclosing(self._answer(self._ask(browser, place, settings, request))) as updates:
+            visit = self._visit(request, browser, settings)
+            asked = await asyncio.to_thread(ask)
+        async with aclosing(self._answer(visit, asked)) as updates:
             async for update in updates:
                 yield update
 
@@ -137,145 +123,87 @@ class ChatTab:
         self._site.stops.press(page_of(request))
 
     def _open(self, browser: str, conversation: str) -> Updates:
+        notebook = self._notebook(browser)
         with self._site.telling():
-            leaves = self._site.store.tree(browser, conversation).leaves()
-            place = Place(conversation=conversation, leaf=leaves[-1] if leaves else None)
-            system = self._site.store.get(browser, conversation).system
-            return {self._show.system: system, **self._shown(browser, place)}
+            place, system = notebook.open(conversation)
+            return {self._show.system: system, **self._shown(notebook, place)}
 
     def _turn_to(self, browser: str, place: Place, leaf: int) -> Updates:
+        there = Place(conversation=place.conversation, leaf=leaf)
         with self._site.telling():
-            return self._shown(browser, Place(conversation=place.conversation, leaf=leaf))
+            return self._shown(self._notebook(browser), there)
 
     def _new(self, browser: str) -> Updates:
         with self._site.telling():
-            return self._shown(browser, Place())
+            return self._shown(self._notebook(browser), Place())
 
     def _forget(self, browser: str, place: Place) -> Updates:
+        notebook = self._notebook(browser)
         with self._site.telling():
-            if place.conversation is not None:
-                self._site.store.forget(browser, place.conversation)
-            return self._shown(browser, Place())
-
-    def _set_system(self, browser: str, place: Place, system: str) -> None:
-        if place.conversation is not None:
-            with self._site.telling():
-                self._site.store.set_system(browser, place.conversation, system)
+            notebook.forget(place)
+            return self._shown(notebook, Place())
 
     def _rows(self, browser: str, place: Place) -> str:
-        """Each conversation as a training row: the branch that is shown, or the newest."""
-        lines = []
         with self._site.telling():
-            for conversation in self._site.store.conversations(browser):
-                tree = self._site.store.tree(browser, conversation.id)
-                is_shown = conversation.id == place.conversation
-                leaf = place.leaf if is_shown else max(tree.leaves(), default=None)
-                branch = tree.branch(leaf)
-                answered = branch if not branch or branch[-1].role == "assistant" else branch[:-1]
-                if answered:
-                    row = {"messages": messages_of(answered, conversation.system)}
-                    lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        if not lines:
+            rows = self._notebook(browser).rows(place)
+        if not rows:
             raise self._site.refusal(self._site.words["nothing_to_download"])
-        return "".join(lines)
+        return rows
 
-    def _add_question(self, browser: str, place: Place, text: str, system: str) -> Place:
-        store, conversation, leaf = self._site.store, place.conversation, place.leaf
-        if conversation is None:
-            conversation = store.begin(browser, question=text, system=system)
-        branch = store.tree(browser, conversation).branch(leaf)
-        if branch and branch[-1].role == "user":  # it never got a reply
-            leaf = branch[-1].parent
-        turn = store.add_turn(browser, conversation, parent=leaf, role="user", content=text)
-        return Place(conversation=conversation, leaf=turn)
+    def _notebook(self, browser: str) -> Notebook:
+        return Notebook(self._site.store, browser)
 
-    def _ask(
-        self, browser: str, place: Place, settings: Sequence[Any], request: gr.Request
-    ) -> _Ask:
-        model, _, policy, *sampling = settings
-        assert place.conversation is not None
-        assert place.leaf is not None
-        return _Ask(
-            browser=browser,
+    def _visit(self, request: gr.Request, browser: str, settings: Sequence[Any]) -> _Visit:
+        model, system, policy, *sampling = settings
+        return _Visit(
+            notebook=self._notebook(browser),
             page=page_of(request),
             key=self._site.key_of(request),
-            conversation=place.conversation,
-            question=place.leaf,
             model=model,
-            parameters={**SamplingControls.given(sampling), "context_policy": policy},
+            system=system,
+            parameters={**self._show.sampling.given(sampling), "context_policy": policy},
         )
 
-    async def _answer(self, ask: _Ask, *, is_new: bool = False) -> AsyncGenerator[Updates]:
+    async def _answer(self, visit: _Visit, question: Place) -> AsyncGenerator[Updates]:
         """Draws a reply, shows it as it grows, and keeps what was said whatever ends it."""
-        site, show = self._site, self._show
-        place = Place(conversation=ask.conversation, leaf=ask.question)
-        with site.telling():
-            tree = await asyncio.to_thread(self._tree, ask.browser, place)
-            system = (await asyncio.to_thread(site.store.get, ask.browser, ask.conversation)).system
-        branch, reply, failure = tree.branch(ask.question), Reply(), None
-        parameters = _further_draw(ask.parameters, tree.num_replies(ask.question))
-        body = chat_body(ask.model, messages_of(branch, system), parameters)
-        stop = site.stops.begin(ask.page)
-        bubbles = _bubbles(branch)
+        show, words, reply = self._show, self._site.words, Reply()
+        branch, body = await asyncio.to_thread(_request, visit, question)
+        stop, failure = self._site.stops.begin(visit.page), None
         yield {
-            **({show.box: gr.Textbox(value="", submit_btn=False, stop_btn=True)} if is_new else {}),
-            self._place: place,
-            show.chatbot: [*bubbles, {"role": "assistant", "content": "…"}],
+            self._place: question,
+            show.box: gr.Textbox(submit_btn=False, stop_btn=True),
+            show.chatbot: [*_bubbles(branch), _bubble("…")],
         }
         try:
-            drawing = asyncio.create_task(draw(site.client, body, reply, key=ask.key))
+            drawing = asyncio.create_task(draw(self._site.client, body, reply, key=visit.key))
             async with aclosing(watch([drawing], stop)) as looks:
                 async for _ in looks:
-                    said = {"role": "assistant", "content": reply.text or "…"}
-                    told = figures(site.words, {**reply.facts(), "model": ask.model})
-                    yield {show.chatbot: [*bubbles, said], show.figures: told}
+                    facts = {**reply.facts(), "model": visit.model}
+                    bubbles = [*_bubbles(branch), _bubble(reply.text or "…")]
+                    yield {show.chatbot: bubbles, show.figures: figures(words, facts)}
         except MartletError as error:
             failure = error
         finally:
-            site.stops.forget(ask.page)
-            reply.ending = reply.ending or ("stopped" if failure is None else "error")
-            place = await asyncio.to_thread(self._keep, ask, reply, place)
-        updates = await asyncio.to_thread(self._shown, ask.browser, place)
-        updates[show.box] = gr.Textbox(submit_btn=True, stop_btn=False)
-        updates[show.effective] = effective_table(site.words, reply.parameters)
-        yield updates
+            reply.end("stopped" if failure is None else "error")
+            facts = {**reply.facts(), "model": visit.model}
+            place = visit.notebook.keep_reply(question, reply.text, facts)
+        yield {
+            **await asyncio.to_thread(self._shown, visit.notebook, place),
+            show.box: gr.Textbox(submit_btn=True, stop_btn=False),
+            show.effective: effective_table(words, reply.parameters),
+        }
         if failure is not None:
-            raise site.refusal(failure)
+            raise self._site.refusal(failure)
 
-    def _keep(self, ask: _Ask, reply: Reply, place: Place) -> Place:
-        if not reply.text:
-            return place
-        leaf = self._site.store.add_turn(
-            ask.browser,
-            ask.conversation,
-            parent=ask.question,
-            role="assistant",
-            content=reply.text,
-            facts={**reply.facts(), "model": ask.model},
-        )
-        return Place(conversation=ask.conversation, leaf=leaf)
-
-    def _tree(self, browser: str, place: Place) -> Tree:
-        if place.conversation is None:
-            return Tree()
-        return self._site.store.tree(browser, place.conversation)
-
-    def _conversations(self, browser: str) -> Choices:
-        return [(each.title, each.id) for each in self._site.store.conversations(browser)]
-
-    def _shown(self, browser: str, place: Place) -> Updates:
+    def _shown(self, notebook: Notebook, place: Place) -> Updates:
         """All that the tab shows of a place."""
-        show, tree = self._show, self._tree(browser, place)
-        branch, leaves, listed = (
-            tree.branch(place.leaf),
-            tree.leaves(),
-            self._conversations(browser),
-        )
-        facts = branch[-1].facts if branch else {}
+        show, tree = self._show, notebook.tree(place)
+        branch, leaves = tree.branch(place.leaf), tree.leaves()
+        listed = [(each.title, each.id) for each in notebook.conversations()]
         return {
             self._place: place,
             show.chatbot: _bubbles(branch),
-            show.figures: figures(self._site.words, facts),
+            show.figures: figures(self._site.words, branch[-1].facts if branch else {}),
             show.branches: gr.Radio(
                 choices=[(str(number), leaf) for number, leaf in enumerate(leaves, start=1)],
                 value=place.leaf,
@@ -287,17 +215,26 @@ class ChatTab:
         }
 
 
+def _request(visit: _Visit, question: Place) -> tuple[list[Turn], dict[str, object]]:
+    """The branch that ends with a question, and the body that asks for its reply."""
+    tree = visit.notebook.tree(question)
+    branch = tree.branch(question.leaf)
+    parameters = dict(visit.parameters)
+    if isinstance(seed := parameters.get("seed"), int):
+        # With the same seed a further reply would be the one that is there.
+        parameters["seed"] = seed + tree.num_replies(branch[-1])
+    return branch, chat_body(visit.model, messages_of(branch, visit.system), parameters)
+
+
 def _bubbles(branch: Sequence[Turn]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in branch]
 
 
-def _question_at(branch: Sequence[Turn], index: int | tuple[int, int]) -> Turn:
-    """The question at a place of the conversation, or the one that a reply there answers."""
+def _bubble(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def _flat(index: int | tuple[int, int]) -> int:
+    """The number of a message; only the pairs of older Gradio were numbered twice."""
     assert isinstance(index, int)
-    return branch[index] if branch[index].role == "user" else branch[index - 1]
-
-
-def _further_draw(parameters: dict[str, object], num_before: int) -> dict[str, object]:
-    """The same parameters for a further reply: with the same seed it would say the same."""
-    seed = parameters.get("seed")
-    return {**parameters, "seed": seed + num_before} if isinstance(seed, int) else parameters
+    return index

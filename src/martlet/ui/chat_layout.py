@@ -41,17 +41,17 @@ class ChatLayout:
     def _add_conversation(self, words: Words) -> None:
         self.chatbot = gr.Chatbot(
             show_label=False,
-            height="clamp(320px, calc(100dvh - 330px), 900px)",
+            height="clamp(320px, calc(100dvh - 370px), 1000px)",
             layout="bubble",
             editable="user",
-            buttons=["copy", "copy_all"],
+            buttons=["copy"],
             placeholder=words["chat_placeholder"],
             reasoning_tags=[("<think>", "</think>")],
             allow_tags=False,
             elem_id="conversation",
         )
         self.branches = gr.Radio(
-            [], label=words["branches"], visible=False, elem_classes="branches", min_width=100
+            [], label=words["branches"], visible=False, elem_classes="branches"
         )
         self.figures = gr.HTML(elem_id="figures", padding=False)
         self.box = gr.Textbox(

@@ -141,7 +141,8 @@ class CompareTab:
             raise self._site.refusal(self._site.words["prompt_empty"])
         head = [{"role": "system", "content": system}] if system.strip() else []
         messages = [*head, {"role": "user", "content": text}]
-        parameters = SamplingControls.given(sampling)
+        with self._site.telling():
+            parameters = self._sampling.given(sampling)
         replies = [Reply() for _ in models]
         stop, failure = self._site.stops.begin(page_of(request)), None
         key = self._site.key_of(request)
@@ -161,7 +162,7 @@ class CompareTab:
         finally:
             self._site.stops.forget(page_of(request))
         for reply in replies:
-            reply.ending = reply.ending or ("stopped" if failure is None else "error")
+            reply.end("stopped" if failure is None else "error")
         texts = [reply.text for reply in replies]
         yield {
             **self._grown(models, replies),

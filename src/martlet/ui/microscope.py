@@ -96,11 +96,9 @@ class MicroscopeTab:
     ) -> AsyncGenerator[Updates]:
         if not text.strip():
             raise self._site.refusal(self._site.words["prompt_empty"])
-        parameters = {
-            **SamplingControls.given(sampling),
-            "logprobs": True,
-            "top_logprobs": _NUM_CANDIDATES,
-        }
+        with self._site.telling():
+            given = self._sampling.given(sampling)
+        parameters = {**given, "logprobs": True, "top_logprobs": _NUM_CANDIDATES}
         body, reply = chat_body(model, [{"role": "user", "content": text}], parameters), Reply()
         stop, failure = self._site.stops.begin(page_of(request)), None
         drawing = asyncio.create_task(
@@ -119,7 +117,7 @@ class MicroscopeTab:
             failure = error
         finally:
             self._site.stops.forget(page_of(request))
-        reply.ending = reply.ending or ("stopped" if failure is None else "error")
+        reply.end("stopped" if failure is None else "error")
         yield {
             self._box: gr.Textbox(submit_btn=True, stop_btn=False),
             self._effective: effective_table(self._site.words, reply.parameters),

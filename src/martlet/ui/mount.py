@@ -2,30 +2,29 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi import FastAPI, Request
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from martlet.ui.client import Client, ServerUrl
+from martlet.ui.door import Door
+from martlet.ui.languages import LANGUAGES, language_of, other_than, tag_of, words_of
 from martlet.ui.page import build_page
 from martlet.ui.reply import Stops
-from martlet.ui.site import Site, Words
+from martlet.ui.site import Site
 from martlet.ui.store import Store
-from martlet.ui.words import en, zh
 
 PATH = "/ui"
-_LANGUAGE_TO_WORDS: dict[str, Words] = {"en": en.WORDS, "zh": zh.WORDS}
 _ICON = (
-    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 '
-    "viewBox=%270 0 32 32%27%3E%3Cpath fill=%27%23149e8e%27 d=%27M1 6l13 8 9-3 8 2-6 3c-1 8-7 "
-    '12-15 11l5-4C8 22 4 15 1 6z%27/%3E%3C/svg%3E">'
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path fill="#149e8e" '
+    'd="M1 6l13 8 9-3 8 2-6 3c-1 8-7 12-15 11l5-4C8 22 4 15 1 6z"/></svg>'
 )
-_LANGUAGE_TO_TAG = {"en": "en", "zh": "zh-CN"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,38 +48,42 @@ def mount_page(app: FastAPI, settings: PageSettings) -> FastAPI:
         app: The server's.
         settings: Where that server is, and what its page may do.
     """
-    client, store = Client(settings.server), Store(settings.data_dir / "page.sqlite")
     folder = TemporaryDirectory(prefix="martlet-page-")
-    stops = Stops()
-    for language, words in _LANGUAGE_TO_WORDS.items():
-        site = Site(
-            words=words,
-            client=client,
-            store=store,
-            stops=stops,
-            folder=Path(folder.name),
-            cookie="martlet_key",
-        )
-        other = next(each for each in _LANGUAGE_TO_WORDS if each != language)
-        _mount(app, site, settings, language=language, other_language=other)
+    site = Site(
+        words=words_of(LANGUAGES[0]),
+        client=Client(settings.server),
+        store=Store(settings.data_dir / "page.sqlite"),
+        stops=Stops(),
+        folder=Path(folder.name),
+        # Browsers send cookies to all ports of a host.
+        cookie=f"martlet_key_{urlsplit(settings.server.url).port}",
+        wants_key=settings.wants_key,
+    )
+    for language in LANGUAGES:
+        _mount(app, replace(site, words=words_of(language)), settings.max_file_bytes)
     app.add_api_route(PATH, _choose_language, include_in_schema=False)
-    _close_with(app, client, store, folder)
+    app.add_api_route("/favicon.ico", _icon, include_in_schema=False)
+    if settings.wants_key:
+        app.add_middleware(Door, client=site.client, path=PATH, cookie=site.cookie)
+    _close_with(app, site, folder)
     return app
 
 
-def _mount(
-    app: FastAPI, site: Site, settings: PageSettings, *, language: str, other_language: str
-) -> None:
+def _mount(app: FastAPI, site: Site, max_file_bytes: int) -> None:
     sources = files("martlet.ui")
+    language = site.words["language"]
     script = sources.joinpath("page.js").read_text(encoding="utf-8")
-    start = f'martlet.speak("{_LANGUAGE_TO_TAG[language]}");'
+    start = f'martlet.speak("{tag_of(language)}");'
+    page = build_page(
+        site, other_language_url=f"{PATH}/{other_than(language)}/", key_url=f"{PATH}/key"
+    )
     gr.mount_gradio_app(
         app,
-        build_page(site, other_language_url=f"{PATH}/{other_language}"),
+        page,
         path=f"{PATH}/{language}",
         theme=_theme(),
         css=sources.joinpath("page.css").read_text(encoding="utf-8"),
-        head=f"{_ICON}<script>{script}{start}</script>",
+        head=f"<script>{script}{start}</script>",
         js="() => martlet.restore_theme()",
         footer_links=[],
         run_history=False,
@@ -90,7 +93,7 @@ def _mount(
         enable_monitoring=False,
         show_error=True,
         allowed_paths=[str(site.folder)],
-        max_file_size=settings.max_file_bytes,
+        max_file_size=max_file_bytes,
     )
 
 
@@ -111,6 +114,15 @@ def _theme() -> gr.themes.Base:
         block_border_width="1px",
         block_border_width_dark="1px",
         block_shadow="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_text_color_dark="*body_text_color_subdued",
+        block_label_border_width="0",
+        block_label_border_width_dark="0",
+        block_label_shadow="none",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600",
         input_border_width="1px",
         input_shadow="none",
         input_shadow_focus="none",
@@ -118,14 +130,15 @@ def _theme() -> gr.themes.Base:
 
 
 def _choose_language(request: Request) -> RedirectResponse:
-    first = request.headers.get("accept-language", "").split(",")[0].lower()
-    language = "zh" if first.startswith("zh") else "en"
+    language = language_of(request.headers.get("accept-language", ""))
     return RedirectResponse(f"{PATH}/{language}/")
 
 
-def _close_with(
-    app: FastAPI, client: Client, store: Store, folder: "TemporaryDirectory[str]"
-) -> None:
+def _icon() -> Response:
+    return Response(_ICON, media_type="image/svg+xml")
+
+
+def _close_with(app: FastAPI, site: Site, folder: "TemporaryDirectory[str]") -> None:
     """Ends what the page holds when the app ends."""
     inner = app.router.lifespan_context
 
@@ -135,8 +148,8 @@ def _close_with(
             try:
                 yield
             finally:
-                await client.close()
-                store.close()
+                await site.client.close()
+                site.store.close()
                 folder.cleanup()
 
     app.router.lifespan_context = lifespan

@@ -17,12 +17,13 @@ _STORAGE_SECRET = "martlet"
 """What Gradio scrambles the local storage with: no secret, but the same after a restart."""
 
 
-def build_page(site: Site, *, other_language_url: str) -> gr.Blocks:
+def build_page(site: Site, *, other_language_url: str, key_url: str) -> gr.Blocks:
     """Builds the page; nothing is asked of the server before somebody opens it.
 
     Args:
         site: The shared parts, in the page's language.
         other_language_url: Where the page is in its other language.
+        key_url: Where another API key can be given.
     """
     words = site.words
     blocks: gr.Blocks
@@ -32,6 +33,8 @@ def build_page(site: Site, *, other_language_url: str) -> gr.Blocks:
         browser = gr.BrowserState("", storage_key=_STORAGE_KEY, secret=_STORAGE_SECRET)
         with gr.Row(elem_id="top"):
             gr.HTML("<h1>Martlet</h1>", padding=False)
+            if site.wants_key:
+                gr.Button(words["door_key"], size="sm", link=key_url, scale=0)
             gr.Button(words["language_other"], size="sm", link=other_language_url, scale=0)
             theme = gr.Button("◐", size="sm", scale=0, elem_id="theme")
         theme.click(None, js="() => martlet.turn_theme()")

@@ -33,6 +33,11 @@ class Reply:
     steps: list[Json] = field(default_factory=list)
     """Log-probabilities of each token, where they were asked for."""
 
+    def end(self, ending: str) -> None:
+        """Says why nothing more comes, unless the server has said it."""
+        self.ending = self.ending or ending
+        self.ended = self.ended or monotonic()
+
     def facts(self) -> dict[str, Any]:
         """What is told and kept of a reply besides its text."""
         ended = self.ended or monotonic()
@@ -119,6 +124,6 @@ class Stops:
 
 def chat_body(
     model: str, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, object]
-) -> Json:
+) -> dict[str, object]:
     """A request for a reply to a conversation."""
     return {"model": model, "messages": list(messages), **parameters}

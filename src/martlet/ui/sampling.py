@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from martlet.errors import ParameterError
 from martlet.ui.client import Json
 from martlet.ui.site import Words
 
@@ -63,26 +64,13 @@ class SamplingControls:
                 step=range_.step,
                 value=range_.low,
                 label=words[name],
-                buttons=["reset"],
+                buttons=[],
             )
             for name, range_ in _NAME_TO_RANGE.items()
         }
         with gr.Row():
-            self._max_tokens = gr.Number(
-                max_tokens,
-                label=words["max_tokens"],
-                placeholder=words["max_tokens_free"],
-                precision=0,
-                minimum=1,
-                min_width=120,
-            )
-            self._seed = gr.Number(
-                seed,
-                label=words["seed"],
-                placeholder=words["seed_fresh"],
-                precision=0,
-                min_width=120,
-            )
+            self._max_tokens = _number(words, "max_tokens", max_tokens)
+            self._seed = _number(words, "seed", seed)
 
     @property
     def components(self) -> list[Any]:
@@ -107,12 +95,14 @@ class SamplingControls:
             )
         return updates
 
-    @staticmethod
-    def given(values: Sequence[Any]) -> dict[str, object]:
+    def given(self, values: Sequence[Any]) -> dict[str, object]:
         """The parameters that the visitor changed.
 
         Args:
             values: Of `components`.
+
+        Raises:
+            ParameterError: If a number is none.
         """
         defaults, *rest = values
         *slid, max_tokens, seed = rest
@@ -122,7 +112,27 @@ class SamplingControls:
             if name in defaults and value != defaults[name]
         }
         numbers = {"max_tokens": max_tokens, "seed": seed}
-        return moved | {name: int(value) for name, value in numbers.items() if value is not None}
+        return moved | {
+            name: self._whole(name, text) for name, text in numbers.items() if text.strip()
+        }
+
+    def _whole(self, name: str, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            told = self._words["no_number"].format(name=self._words[name], given=text)
+            raise ParameterError(told, param=name) from None
+
+
+def _number(words: Words, name: str, value: int | None) -> gr.Textbox:
+    """A number that may be left out, which Gradio's own number field cannot say."""
+    return gr.Textbox(
+        "" if value is None else str(value),
+        label=words[name],
+        placeholder=words[f"{name}_free"],
+        max_lines=1,
+        min_width=120,
+    )
 
 
 def source_of(words: Words, source: str) -> str:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 
@@ -33,6 +34,8 @@ class Site:
     """Where files lie until a browser has fetched them."""
     cookie: str
     """Holds the visitor's API key where the server wants one."""
+    wants_key: bool
+    """Whether it does."""
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -48,8 +51,7 @@ class Site:
 
     def key_of(self, request: gr.Request) -> str | None:
         """The API key of whoever looks at the page."""
-        key: str | None = request.cookies.get(self.cookie)
-        return key
+        return read_key(request.cookies, self.cookie)
 
     async def models(self, request: gr.Request) -> Sequence[Json]:
         """What the server says of its models, the base first."""
@@ -57,6 +59,12 @@ class Site:
             "data"
         ]
         return cards
+
+
+def read_key(cookies: Mapping[str, str], name: str) -> str | None:
+    """The API key in a browser's cookies; None if there is none."""
+    quoted = cookies.get(name)
+    return None if quoted is None else unquote(quoted)
 
 
 def page_of(request: gr.Request) -> str:

@@ -39,13 +39,9 @@ class Tree:
             leaf = branch[-1].parent
         return branch[::-1]
 
-    def num_siblings(self, turn: Turn) -> int:
-        """How many turns stand beside one, itself not counted."""
-        return sum(other.parent == turn.parent for other in self.turns) - 1
-
-    def num_replies(self, question: int) -> int:
-        """How many replies a question has."""
-        return sum(turn.parent == question for turn in self.turns)
+    def num_replies(self, question: Turn) -> int:
+        """How many turns follow one."""
+        return sum(turn.parent == question.id for turn in self.turns)
 
 
 def messages_of(branch: Sequence[Turn], system: str) -> list[dict[str, str]]:

@@ -122,7 +122,7 @@ class VoteTab:
         with self._site.telling():
             prompt = self._prompt(question, listed, extract)
             poll = _poll(listed, num_samples, early_stop, extract)
-        parameters = SamplingControls.given(sampling)
+            parameters = self._sampling.given(sampling)
         seed = parameters.setdefault("seed", randrange(_LARGEST_SEED))
         assert isinstance(seed, int)
         messages, key = [{"role": "user", "content": prompt}], self._site.key_of(request)
