@@ -94,8 +94,8 @@ class ChatTab:
     ) -> AsyncGenerator[Updates]:
         with self._site.telling():
             visit = self._visit(request, browser, settings)
-            index = _flat(retry.index)
-            place = await asyncio.to_thread(visit.notebook.question_at, place, index)
+            again = visit.notebook.ask_again
+            place = await asyncio.to_thread(again, place, _flat(retry.index), visit.system)
         async with aclosing(self._answer(visit, place)) as updates:
             async for update in updates:
                 yield update
@@ -108,14 +108,11 @@ class ChatTab:
         place: Place,
         *settings: Any,
     ) -> AsyncGenerator[Updates]:
-        def ask() -> Place:
-            old = visit.notebook.question_at(place, _flat(edit.index))
-            return visit.notebook.ask(visit.notebook.before(old), str(edit.value), visit.system)
-
         with self._site.telling():
             visit = self._visit(request, browser, settings)
-            asked = await asyncio.to_thread(ask)
-        async with aclosing(self._answer(visit, asked)) as updates:
+            index, text, otherwise = _flat(edit.index), edit.value, visit.notebook.ask_otherwise
+            place = await asyncio.to_thread(otherwise, place, index, str(text), visit.system)
+        async with aclosing(self._answer(visit, place)) as updates:
             async for update in updates:
                 yield update
 

@@ -71,7 +71,7 @@ class CompareTab:
         self._box = gr.Textbox(
             label=words["prompt"],
             placeholder=words["compare_placeholder"],
-            lines=3,
+            lines=1,
             max_lines=12,
             submit_btn=True,
             elem_id="compare-prompt",

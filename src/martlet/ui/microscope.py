@@ -34,7 +34,7 @@ class MicroscopeTab:
                 self._box = gr.Textbox(
                     label=words["prompt"],
                     placeholder=words["microscope_placeholder"],
-                    lines=3,
+                    lines=1,
                     max_lines=12,
                     submit_btn=True,
                     elem_id="microscope-prompt",

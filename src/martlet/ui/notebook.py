@@ -1,4 +1,4 @@
-"""What a chat does with the store: questions asked, replies kept, branches shown, rows taken out."""
+"""What a chat does with the store: asks, keeps replies, turns to branches, takes rows out."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,16 +58,17 @@ class Notebook:
         )
         return Place(conversation=conversation, leaf=turn)
 
-    def question_at(self, place: Place, index: int) -> Place:
-        """The question that is shown at an index of a branch, or that the reply there answers."""
-        branch = self.tree(place).branch(place.leaf)
-        turn = branch[index] if branch[index].role == "user" else branch[index - 1]
-        return replace(place, leaf=turn.id)
+    def ask_again(self, place: Place, index: int, system: str) -> Place:
+        """The question at an index of a branch, under a system message that may have changed."""
+        if place.conversation is not None:
+            self._store.set_system(self._browser, place.conversation, system)
+        return self._question_at(place, index)
 
-    def before(self, place: Place) -> Place:
-        """The turn before a place, so that another question can be asked beside its own."""
-        parent = self.tree(place).branch(place.leaf)[-1].parent
-        return replace(place, leaf=parent)
+    def ask_otherwise(self, place: Place, index: int, text: str, system: str) -> Place:
+        """Writes a question beside the one at an index of a branch."""
+        old = self._question_at(place, index)
+        parent = self.tree(place).branch(old.leaf)[-1].parent
+        return self.ask(replace(place, leaf=parent), text, system)
 
     def keep_reply(self, question: Place, text: str, facts: Mapping[str, object]) -> Place:
         """Writes a reply behind its question; what said nothing is no reply."""
@@ -99,6 +100,12 @@ class Notebook:
                 row = {"messages": messages_of(answered, conversation.system)}
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         return "".join(lines)
+
+    def _question_at(self, place: Place, index: int) -> Place:
+        """The question that is shown at an index, or that the reply there answers."""
+        branch = self.tree(place).branch(place.leaf)
+        turn = branch[index] if branch[index].role == "user" else branch[index - 1]
+        return replace(place, leaf=turn.id)
 
 
 def _answered(branch: list[Turn]) -> list[Turn]:
