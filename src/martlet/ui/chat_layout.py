@@ -73,12 +73,16 @@ class ChatLayout:
         self.conversations = gr.Radio(
             [], label=words["conversations"], visible=False, elem_classes="list"
         )
-        self.download = gr.Button(words["download_rows"], size="sm")
+        self.download = gr.Button(words["download_rows"], size="sm", elem_id="download-rows")
         self.rows = gr.Textbox(visible=False)
         self.system = gr.Textbox(
-            label=words["system"], placeholder=words["system_placeholder"], lines=2, max_lines=8
+            label=words["system"],
+            placeholder=words["system_placeholder"],
+            lines=2,
+            max_lines=8,
+            elem_id="system",
         )
-        with gr.Accordion(words["sampling"], open=False):
+        with gr.Accordion(words["sampling"], open=False, elem_id="chat-sampling"):
             self.sampling = SamplingControls(words)
             self.policy = gr.Dropdown(
                 [(words[f"policy_{name}"], name) for name in get_args(ContextPolicy)],

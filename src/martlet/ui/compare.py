@@ -76,11 +76,17 @@ class CompareTab:
             submit_btn=True,
             elem_id="compare-prompt",
         )
+        self._told = gr.Markdown(elem_classes="hint")
         with gr.Row(elem_classes="panels"):
             self._panels = [self._panel(words["better"]) for _ in range(_MOST)]
         with gr.Row(elem_classes="keep"):
             self._kept = gr.Markdown()
-            self._download = gr.Button(words["download_preferences"], size="sm", visible=False)
+            self._download = gr.Button(
+                words["download_preferences"],
+                size="sm",
+                visible=False,
+                elem_id="download-preferences",
+            )
             self._forget = gr.Button(words["forget_preferences"], size="sm", visible=False)
         self._rows = gr.Textbox(visible=False)
         self._listen(browser)
@@ -92,7 +98,7 @@ class CompareTab:
             part for panel in self._panels for part in (panel.column, panel.shown, panel.better)
         ]
         kept = [self._kept, self._download, self._forget]
-        own = [self._contest, self._models, self._box, *kept, *panels]
+        own = [self._contest, self._models, self._box, self._told, *kept, *panels]
         return [*own, *self._sampling.components]
 
     async def load(self, browser: str, request: gr.Request) -> Updates:
@@ -164,9 +170,11 @@ class CompareTab:
         for reply in replies:
             reply.end("stopped" if failure is None else "error")
         texts = [reply.text for reply in replies]
+        is_same = failure is None and len(set(texts)) == 1
         yield {
             **self._grown(models, replies),
             **self._ready_to_choose(texts),
+            self._told: self._site.words["compare_same"] if is_same else "",
             self._contest: Contest(messages=messages, models=models, texts=texts),
             self._box: gr.Textbox(submit_btn=True, stop_btn=False),
         }

@@ -35,7 +35,13 @@ def build_page(site: Site, *, other_language_url: str, key_url: str) -> gr.Block
             gr.HTML("<h1>Martlet</h1>", padding=False)
             if site.wants_key:
                 gr.Button(words["door_key"], size="sm", link=key_url, scale=0)
-            gr.Button(words["language_other"], size="sm", link=other_language_url, scale=0)
+            gr.Button(
+                words["language_other"],
+                size="sm",
+                link=other_language_url,
+                scale=0,
+                elem_id="other-language",
+            )
             theme = gr.Button("◐", size="sm", scale=0, elem_id="theme")
         theme.click(None, js="() => martlet.turn_theme()")
         with gr.Tabs():

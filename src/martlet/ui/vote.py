@@ -79,7 +79,11 @@ class VoteTab:
             elem_id="vote-question",
         )
         self._options = gr.Textbox(
-            label=words["options"], info=words["options_info"], lines=4, max_lines=12
+            label=words["options"],
+            info=words["options_info"],
+            lines=4,
+            max_lines=12,
+            elem_id="vote-options",
         )
         with gr.Row(elem_classes="keep"):
             self._ask = gr.Button(words["vote_ask"], variant="primary", elem_id="vote-ask")

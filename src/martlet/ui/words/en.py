@@ -70,6 +70,7 @@ WORDS: Mapping[str, str] = {
     "compare_two": "Choose two to four models to compare.",
     "prompt": "Prompt",
     "prompt_empty": "There is nothing to ask yet.",
+    "compare_same": "They all say the same: there is nothing to prefer.",
     "compare_placeholder": "One prompt for all; the seed is the same",
     "better": "This one is better",
     "chosen": "Chosen",

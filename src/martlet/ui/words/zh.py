@@ -70,6 +70,7 @@ WORDS: Mapping[str, str] = {
     "compare_two": "请选择两到四个模型。",
     "prompt": "提示",
     "prompt_empty": "还没有要问的内容。",
+    "compare_same": "回复完全相同，没有可比较的。",
     "compare_placeholder": "同一个提示，同一个随机种子",
     "better": "这个更好",
     "chosen": "已选",

@@ -1,0 +1,203 @@
+"""The page as a person uses it: a real browser, the embedded model, real clicks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from martlet.batch.shapes import Wording
+from martlet.demo import puzzles_path
+from martlet.train.example import Origin
+from martlet.train.formats.preferences import preference_of
+from ui.conftest import DESKTOP, PHONE, Visit, Visitor
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect if playwright else None
+CHAT, COMPARE, VOTE, BATCH, MICROSCOPE = range(5)
+PUZZLE = json.loads(puzzles_path().read_text(encoding="utf-8").splitlines()[0])
+QUESTION = f"{PUZZLE['problem']}{PUZZLE['questions'][0]['question']}"
+OPTIONS = PUZZLE["questions"][0]["options"]
+
+
+def ask(visitor: Visitor, text: str) -> None:
+    """Asks in the chat, and waits until the reply is whole."""
+    box = visitor.page.locator("#question textarea")
+    box.fill(text)
+    box.press("Enter")
+    wait_for_reply(visitor)
+
+
+def wait_for_reply(visitor: Visitor) -> None:
+    visitor.page.locator("#question .stop-button").wait_for()
+    visitor.page.locator("#question .submit-button").wait_for()
+
+
+def said(visitor: Visitor) -> list[str]:
+    """What stands in the bubbles of the chat."""
+    return [text.strip() for text in visitor.page.locator("#conversation .prose").all_inner_texts()]
+
+
+def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
+    page = visitor.page
+    ask(visitor, "2 + 2 = ?")
+    ask(visitor, QUESTION)
+    first = said(visitor)
+    assert first[0] == "2 + 2 = ?"
+    assert len(first) == 4
+    expect(page.locator("#figures .context")).to_be_visible()
+    figures = page.locator("#figures").inner_text()
+    assert "512" in figures
+    assert ("首个词元" if visitor.is_chinese else "first after") in figures
+    visitor.check_layout()
+
+    page.locator("#conversation .bot button").last.click()  # draws it anew
+    wait_for_reply(visitor)
+    assert page.locator(".branches label").all_inner_texts() == ["1", "2"]
+    page.locator(".branches label").first.click()
+    expect(page.locator("#conversation .prose").last).to_have_text(first[-1])
+    assert said(visitor) == first
+
+    page.reload()
+    page.locator(".list label").first.click()
+    expect(page.locator("#conversation .prose")).to_have_count(4)
+    stranger = visit(language="en-US")
+    assert stranger.page.locator(".list label").count() == 0
+
+
+def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    page.locator("#system textarea").fill("Be brief.")
+    ask(visitor, "1 + 1 = ?")
+    page.locator("#conversation .user button").last.click()
+    page.locator("#conversation textarea").fill("3 + 3 = ?")
+    page.locator("#conversation .user button").first.click()
+    wait_for_reply(visitor)
+    shown = said(visitor)
+    assert shown[0] == "3 + 3 = ?"
+    with page.expect_download() as download:
+        page.locator("#download-rows").click()
+    download.value.save_as(tmp_path / "rows.jsonl")
+    (line,) = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    messages = json.loads(line)["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert messages[0]["content"] == "Be brief."
+    assert messages[1]["content"] == "3 + 3 = ?"
+
+
+def test_a_reply_is_stopped_and_what_was_said_is_kept(visitor: Visitor) -> None:
+    page = visitor.page
+    page.locator("#chat-sampling > button").click()
+    # So hot that the model finds no end.
+    page.locator("#chat-sampling input[type=number]").first.fill("2")
+    page.locator("#chat-sampling input[type=number]").first.press("Tab")
+    box = page.locator("#question textarea")
+    box.fill("Tell a long story.")
+    box.press("Enter")
+    page.wait_for_function("document.querySelector('#figures p') !== null")
+    page.locator("#question .stop-button").click()
+    page.locator("#question .submit-button").wait_for()
+    figures = page.locator("#figures").inner_text()
+    assert ("已停止" if visitor.is_chinese else "stopped") in figures
+    before = said(visitor)
+    page.reload()
+    page.locator(".list label").first.click()
+    expect(page.locator("#conversation .prose").last).to_have_text(before[-1])
+
+
+def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.turn_to(COMPARE)
+    box = page.locator("#compare-prompt textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    better = page.locator(".panel button:visible")
+    better.first.wait_for()
+    headings = page.locator(".panel h3").all_inner_texts()
+    assert headings == ["demo", "judge"]
+    visitor.check_layout()
+    better.first.click()
+    page.locator("#download-preferences").wait_for()
+    with page.expect_download() as download:
+        page.locator("#download-preferences").click()
+    download.value.save_as(tmp_path / "preferences.jsonl")
+    row = json.loads((tmp_path / "preferences.jsonl").read_text(encoding="utf-8"))
+    origin = Origin(path="preferences.jsonl", line=1)
+    preference = preference_of(row, origin, Wording())
+    texts = page.locator(".panel .text").all_inner_texts()
+    assert [preference.chosen[0]["content"], preference.rejected[0]["content"]] == texts
+    assert preference.messages == ({"role": "user", "content": QUESTION},)
+
+
+def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to(VOTE)
+    page.locator("#vote-question textarea").fill(QUESTION)
+    page.locator("#vote-options textarea").fill("\n".join(OPTIONS))
+    page.locator("#vote-ask").click()
+    page.locator(".bar.winner").wait_for()
+    told = page.locator(".bars p").inner_text()
+    counts = [int(count) for count in page.locator(".bar .count").all_inner_texts()]
+    assert ("不再需要" if visitor.is_chinese else "were not needed") in told
+    assert sum(counts) == page.locator(".samples details").count() < 8
+    assert page.locator(".bar .label").all_inner_texts()[:4] == [
+        f"{letter}. {option}" for letter, option in zip("ABCD", OPTIONS, strict=True)
+    ]
+    sample = page.locator(".samples details").first
+    sample.locator("summary").click()
+    expect(sample.locator(".text")).to_be_visible()
+    visitor.check_layout()
+
+
+def test_a_file_becomes_answers_and_a_report(
+    visitor: Visitor, questions: Path, tmp_path: Path
+) -> None:
+    page = visitor.page
+    visitor.turn_to(BATCH)
+    page.locator("#batch-file input[type=file]").set_input_files(questions)
+    page.locator("#batch-file .file-preview").wait_for()
+    page.locator("#batch-start").click()
+    links = page.locator("#batch-results a")
+    expect(links).to_have_count(2)
+    contents = []
+    for number in range(2):
+        with page.expect_download() as download:
+            links.nth(number).click()
+        download.value.save_as(tmp_path / str(number))
+        contents.append((tmp_path / str(number)).read_text(encoding="utf-8"))
+    answers, report = contents
+    ids = [json.loads(line)["custom_id"] for line in answers.splitlines()]
+    assert ids == [f"demo-00{row}/{index}" for row in (0, 1) for index in range(3)]
+    assert "| 6 |" in report
+    visitor.check_layout()
+
+
+def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to(MICROSCOPE)
+    box = page.locator("#microscope-prompt textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    page.locator("#step").wait_for()
+    tokens = page.locator(".ribbon .token").all_inner_texts()
+    drawn = page.locator("tr.drawn code")
+    assert drawn.inner_text() == tokens[0]
+    page.locator("#step input[type=number]").fill("2")
+    page.locator("#step input[type=number]").press("Tab")
+    expect(drawn).to_have_text(tokens[1])
+    visitor.check_layout()
+
+
+@pytest.mark.parametrize(("size", "language"), [(DESKTOP, "zh-CN"), (PHONE, "en-US")])
+def test_every_tab_fits_and_dark_stays_dark(
+    visit: Visit, size: tuple[int, int], language: str
+) -> None:
+    visitor = visit(size=size, language=language)
+    visitor.page.locator("#theme").click()
+    visitor.page.reload()
+    visitor.page.wait_for_function("document.body.classList.contains('dark')")
+    for tab in range(5):
+        visitor.turn_to(tab)
+        visitor.check_layout()
+    visitor.page.locator("#other-language").click()
+    other = "Chat" if language == "zh-CN" else "对话"
+    expect(visitor.page.get_by_role("tab").first).to_have_text(other)
