@@ -121,7 +121,7 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
         page.locator("#download-preferences").click()
     download.value.save_as(tmp_path / "preferences.jsonl")
     row = json.loads((tmp_path / "preferences.jsonl").read_text(encoding="utf-8"))
-    origin = Origin(path="preferences.jsonl", line=1)
+    origin = Origin(path="preferences.jsonl", row=1)
     preference = preference_of(row, origin, Wording())
     texts = page.locator(".panel .text").all_inner_texts()
     assert [preference.chosen[0]["content"], preference.rejected[0]["content"]] == texts
