@@ -98,7 +98,7 @@ class MicroscopeTab:
             raise self._site.refusal(self._site.words["prompt_empty"])
         with self._site.telling():
             given = self._sampling.given(sampling)
-        parameters = {**given, "logprobs": True, "top_logprobs": _NUM_CANDIDATES}
+        parameters = {**given, "logprobs": True, "candidates": _NUM_CANDIDATES}
         body, reply = chat_body(model, [{"role": "user", "content": text}], parameters), Reply()
         stop, failure = self._site.stops.begin(page_of(request)), None
         drawing = asyncio.create_task(

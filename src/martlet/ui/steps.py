@@ -8,6 +8,10 @@ from martlet.ui.client import Json
 from martlet.ui.reply import Reply
 from martlet.ui.site import Words
 
+_COLUMNS = ("token", "logit", "after_penalties", "after_temperature", "probability", "draw")
+_LEAST = -9999
+"""Stands for minus infinity in the server's replies."""
+
 
 def ribbon(steps: Sequence[Json], chosen: int | None) -> str:
     """The tokens one behind the other, the fainter the less likely the model found them."""
@@ -21,24 +25,48 @@ def ribbon(steps: Sequence[Json], chosen: int | None) -> str:
 
 
 def candidates(words: Words, step: Json) -> str:
-    """What could have been drawn at a step, the likeliest first, and what was."""
-    listed = list(step["top_logprobs"])
-    if step["bytes"] not in [entry["bytes"] for entry in listed]:
-        listed.append(step)
-    head = "".join(
-        f"<th>{words[name]}</th>" for name in ("token", "log_probability", "probability")
+    """What could have been drawn at a step, the likeliest first, and what was.
+
+    A row follows one token: as the model gave it, after penalties, after the temperature, and its
+    share of the draw, which is none for what the filters drop.
+    """
+    head = "".join(f"<th>{words[name]}</th>" for name in _COLUMNS)
+    rows = "".join(
+        _row(words, each, is_drawn=each["token_id"] == _drawn_id(step))
+        for each in step["candidates"]
     )
-    rows = "".join(_row(entry, is_drawn=entry["bytes"] == step["bytes"]) for entry in listed)
-    return f'<table class="candidates"><tr>{head}</tr>{rows}</table>'
-
-
-def _row(entry: Json, *, is_drawn: bool) -> str:
-    probability = exp(entry["logprob"])
     return (
-        f"<tr{' class=drawn' if is_drawn else ''}>"
-        f"<td><code>{escape(visible(entry['token']))}</code></td><td>{entry['logprob']:.3f}</td><td>"
-        f'<span class="track"><span style="width:{100 * probability:.1f}%"></span></span>'
-        f"{probability:.1%}</td></tr>"
+        f'<div class="wide"><table class="candidates"><tr>{head}</tr>{rows}</table></div>'
+        f'<p class="hint">{words["candidates_hint"]}</p>'
+    )
+
+
+def _drawn_id(step: Json) -> int:
+    """The id of the drawn token: of those with its text and score, the one that could be drawn."""
+    return int(
+        next(
+            each["token_id"]
+            for each in step["candidates"]
+            if each["token"] == step["token"] and each["draw_probability"] > 0
+        )
+    )
+
+
+def _row(words: Words, each: Json, *, is_drawn: bool) -> str:
+    share = each["draw_probability"]
+    is_barred = each["adjusted"] <= _LEAST
+    cells = [
+        f"{each['logit']:.2f}",
+        "–" if is_barred else f"{each['adjusted']:.2f}",
+        "–" if is_barred else f"{each['scaled']:.2f}",
+        f"{each['probability']:.1%}",
+    ]
+    told = f"{share:.1%}" if share > 0 else words["dropped"]
+    return (
+        f'<tr class="{"drawn" if is_drawn else "" if share > 0 else "dropped"}">'
+        f"<td><code>{escape(visible(each['token']))}</code></td>"
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}<td>"
+        f'<span class="track"><span style="width:{100 * share:.1f}%"></span></span>{told}</td></tr>'
     )
 
 
