@@ -32,23 +32,12 @@ def candidates(words: Words, step: Json) -> str:
     """
     head = "".join(f"<th>{words[name]}</th>" for name in _COLUMNS)
     rows = "".join(
-        _row(words, each, is_drawn=each["token_id"] == _drawn_id(step))
+        _row(words, each, is_drawn=each["token_id"] == step["token_id"])
         for each in step["candidates"]
     )
     return (
         f'<div class="wide"><table class="candidates"><tr>{head}</tr>{rows}</table></div>'
         f'<p class="hint">{words["candidates_hint"]}</p>'
-    )
-
-
-def _drawn_id(step: Json) -> int:
-    """The id of the drawn token: of those with its text and score, the one that could be drawn."""
-    return int(
-        next(
-            each["token_id"]
-            for each in step["candidates"]
-            if each["token"] == step["token"] and each["draw_probability"] > 0
-        )
     )
 
 

@@ -160,6 +160,7 @@ class ChatReply:
         if not drawn.candidates:
             return {}
         return {
+            "token_id": drawn.token_id,
             "candidates": [
                 {
                     **asdict(each),
@@ -169,7 +170,7 @@ class ChatReply:
                     "scaled": finite(each.scaled),
                 }
                 for each in drawn.candidates
-            ]
+            ],
         }
 
     def _entry(self, score: TokenLogprob) -> dict[str, object]:

@@ -140,7 +140,9 @@ WORDS: Mapping[str, str] = {
     "after_temperature": "After temperature",
     "draw": "In the draw",
     "dropped": "dropped",
-    "candidates_hint": "In the draw: after top-k, top-p and min-p, in this order. ✓ marks what was drawn.",
+    "candidates_hint": (
+        "In the draw: after top-k, top-p and min-p, in this order. ✓ marks what was drawn."
+    ),
     "probability": "Probability",
     "why_stopped_stop": "It ended by itself, with an end token or a stop string.",
     "why_stopped_length": "It ended because no more tokens were allowed.",
