@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules
 def browser() -> "Iterator[Browser]":
     """Chromium without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
@@ -103,7 +103,7 @@ class Visitor:
         """Nothing is wider than the window, and no text is cut off by its box."""
         clipped = self.page.evaluate(
             """() => [...document.querySelectorAll("button, label > span, h1, h3, p, td, th")]
-              .filter((e) => e.offsetParent && e.clientWidth && !e.closest(".list"))
+              .filter((e) => e.offsetParent && e.clientWidth > 1 && !e.closest(".list"))
               .filter((e) => getComputedStyle(e).overflowX !== "visible")
               .filter((e) => e.scrollWidth > e.clientWidth + 1)
               .map((e) => e.outerHTML.slice(0, 200))"""
@@ -152,7 +152,7 @@ def visitor(visit: Visit, request: pytest.FixtureRequest) -> Visitor:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    """A file with the first two of the embedded puzzles, six questions."""
+    """A file with the first two of the embedded puzzles."""
     from martlet.demo import puzzles_path
 
     lines = puzzles_path().read_text(encoding="utf-8").splitlines(keepends=True)

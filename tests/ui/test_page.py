@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,30 +12,34 @@ from martlet.train.example import Origin
 from martlet.train.formats.preferences import preference_of
 from ui.conftest import DESKTOP, PHONE, Visit, Visitor
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect if playwright else None
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
+expect = pytest.importorskip("playwright.sync_api").expect
 CHAT, COMPARE, VOTE, BATCH, MICROSCOPE = range(5)
-PUZZLE = json.loads(puzzles_path().read_text(encoding="utf-8").splitlines()[0])
+PUZZLES = list(map(json.loads, puzzles_path().read_text(encoding="utf-8").splitlines()[:2]))
+PUZZLE = PUZZLES[0]
 QUESTION = f"{PUZZLE['problem']}{PUZZLE['questions'][0]['question']}"
 OPTIONS = PUZZLE["questions"][0]["options"]
 
 
 def ask(visitor: Visitor, text: str) -> None:
     """Asks in the chat, and waits until the reply is whole."""
+    num_before = len(said(visitor))
     box = visitor.page.locator("#question textarea")
     box.fill(text)
     box.press("Enter")
-    wait_for_reply(visitor)
-
-
-def wait_for_reply(visitor: Visitor) -> None:
-    visitor.page.locator("#question .stop-button").wait_for()
+    expect(bubbles(visitor)).to_have_count(num_before + 2)
     visitor.page.locator("#question .submit-button").wait_for()
+
+
+def bubbles(visitor: Visitor) -> "Locator":
+    return visitor.page.locator("#conversation .prose")
 
 
 def said(visitor: Visitor) -> list[str]:
     """What stands in the bubbles of the chat."""
-    return [text.strip() for text in visitor.page.locator("#conversation .prose").all_inner_texts()]
+    return [text.strip() for text in bubbles(visitor).all_inner_texts()]
 
 
 def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
@@ -51,8 +56,7 @@ def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
     visitor.check_layout()
 
     page.locator("#conversation .bot button").last.click()  # draws it anew
-    wait_for_reply(visitor)
-    assert page.locator(".branches label").all_inner_texts() == ["1", "2"]
+    expect(page.locator(".branches label")).to_have_text(["1", "2"])
     page.locator(".branches label").first.click()
     expect(page.locator("#conversation .prose").last).to_have_text(first[-1])
     assert said(visitor) == first
@@ -71,9 +75,8 @@ def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path
     page.locator("#conversation .user button").last.click()
     page.locator("#conversation textarea").fill("3 + 3 = ?")
     page.locator("#conversation .user button").first.click()
-    wait_for_reply(visitor)
-    shown = said(visitor)
-    assert shown[0] == "3 + 3 = ?"
+    expect(page.locator(".branches label")).to_have_text(["1", "2"])
+    assert said(visitor)[0] == "3 + 3 = ?"
     with page.expect_download() as download:
         page.locator("#download-rows").click()
     download.value.save_as(tmp_path / "rows.jsonl")
@@ -166,8 +169,10 @@ def test_a_file_becomes_answers_and_a_report(
         contents.append((tmp_path / str(number)).read_text(encoding="utf-8"))
     answers, report = contents
     ids = [json.loads(line)["custom_id"] for line in answers.splitlines()]
-    assert ids == [f"demo-00{row}/{index}" for row in (0, 1) for index in range(3)]
-    assert "| 6 |" in report
+    assert ids == [
+        f"{row['id']}/{index}" for row in PUZZLES for index in range(len(row["questions"]))
+    ]
+    assert f"| {len(ids)} |" in report
     visitor.check_layout()
 
 
