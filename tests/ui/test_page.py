@@ -1,9 +1,11 @@
 """The page as a person uses it: a real browser, the embedded model, real clicks."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from martlet.batch.shapes import Wording
@@ -206,3 +208,27 @@ def test_every_tab_fits_and_dark_stays_dark(
     visitor.page.locator("#other-language").click()
     other = "Chat" if language == "zh-CN" else "对话"
     expect(visitor.page.get_by_role("tab").first).to_have_text(other)
+
+
+def test_the_page_answers_while_32_clients_stream(visit: Visit, server: str) -> None:
+    def stream() -> int:
+        body = {
+            "model": "demo",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 300,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        url = f"{server}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body, timeout=120) as response:
+            return sum(line.startswith("data: {") for line in response.iter_lines())
+
+    visitor = visit()
+    with ThreadPoolExecutor(32) as clients:
+        streams = [clients.submit(stream) for _ in range(32)]
+        ask(visitor, "2 + 2 = ?")
+        num_unfinished = sum(not each.done() for each in streams)
+        visitor.turn_to(VOTE)
+        expect(visitor.page.locator("#vote-ask")).to_be_visible()
+    assert num_unfinished > 0
+    assert all(each.result() > 100 for each in streams)

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -94,8 +96,9 @@ class BatchTab:
         with self._site.telling():
             parameters = self._sampling.given(sampling)
             batch = await self._create(Path(dropped), model, parameters, request)
-        async for updates in self._follow(request, batch["id"]):
-            yield updates
+        async with aclosing(self._follow(request, batch["id"])) as steps:
+            async for updates in steps:
+                yield updates
 
     async def _create(
         self, dropped: Path, model: str, parameters: dict[str, object], request: gr.Request
@@ -119,26 +122,28 @@ class BatchTab:
 
     async def _follow(self, request: gr.Request, batch_id: str) -> AsyncGenerator[Updates]:
         """Shows how a batch is doing until it has ended, and then its files."""
+        words = self._site.words
         yield {
             self._batch: batch_id,
             self._cancel: gr.Button(interactive=True),
             self._results: gr.File(value=None, visible=False),
         }
-        with self._site.telling():
+        # Gradio takes copies of the files before it asks for what comes after them.
+        with self._site.telling(), TemporaryDirectory(dir=self._site.folder) as folder:
             batch = await self._look(batch_id, request)
-            yield {self._progress: progress(self._site.words, batch)}
+            yield {self._progress: progress(words, batch)}
             while batch["status"] in UNFINISHED:
                 await asyncio.sleep(_LOOK_S)
                 batch = await self._look(batch_id, request)
-                yield {self._progress: progress(self._site.words, batch)}
-            files = await self._fetch(batch, request)
+                yield {self._progress: progress(words, batch)}
+            files = await self._fetch(batch, Path(folder), request)
             earlier = await self._listed(request)
-        yield {
-            self._progress: progress(self._site.words, batch),
-            self._cancel: gr.Button(interactive=False),
-            self._results: gr.File(value=files, visible=True),
-            self._earlier: gr.Radio(choices=earlier, value=batch_id, visible=True),
-        }
+            yield {
+                self._progress: progress(words, batch),
+                self._cancel: gr.Button(interactive=False),
+                self._results: gr.File(value=files, visible=True),
+                self._earlier: gr.Radio(choices=earlier, value=batch_id, visible=True),
+            }
 
     async def _call_off(self, request: gr.Request, batch_id: str) -> None:
         with self._site.telling():
@@ -156,10 +161,8 @@ class BatchTab:
             for batch in page["data"]
         ]
 
-    async def _fetch(self, batch: Json, request: gr.Request) -> list[str]:
+    async def _fetch(self, batch: Json, folder: Path, request: gr.Request) -> list[str]:
         """Answers, errors and the report, as files for the browser."""
-        folder = self._site.folder / uuid4().hex
-        folder.mkdir()
         stem = Path(batch_name(batch)).stem
         name_to_path: dict[str, Path | None] = {}
         for name, field in (("answers", "output_file_id"), ("errors", "error_file_id")):

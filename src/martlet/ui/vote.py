@@ -122,7 +122,8 @@ class VoteTab:
         extract: str,
         *sampling: Any,
     ) -> AsyncGenerator[Updates]:
-        listed = [line.strip() for line in options.splitlines() if line.strip()]
+        lines = [] if extract == "number" else options.splitlines()
+        listed = [line.strip() for line in lines if line.strip()]
         with self._site.telling():
             prompt = self._prompt(question, listed, extract)
             poll = _poll(listed, num_samples, early_stop, extract)
