@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
 expect = pytest.importorskip("playwright.sync_api").expect
-CHAT, COMPARE, VOTE, BATCH, MICROSCOPE = range(5)
+TABS = ("chat", "compare", "vote", "batch", "microscope")
 PUZZLES = list(map(json.loads, puzzles_path().read_text(encoding="utf-8").splitlines()[:2]))
 PUZZLE = PUZZLES[0]
 QUESTION = f"{PUZZLE['problem']}{PUZZLE['questions'][0]['question']}"
@@ -57,7 +57,7 @@ def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
     assert ("首个词元" if visitor.is_chinese else "first after") in figures
     visitor.check_layout()
 
-    page.locator("#conversation .bot button").last.click()  # draws it anew
+    page.locator(".message-buttons-left button").last.click()  # draws it anew
     expect(page.locator(".branches label")).to_have_text(["1", "2"])
     page.locator(".branches label").first.click()
     expect(page.locator("#conversation .prose").last).to_have_text(first[-1])
@@ -74,9 +74,9 @@ def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path
     page = visitor.page
     page.locator("#system textarea").fill("Be brief.")
     ask(visitor, "1 + 1 = ?")
-    page.locator("#conversation .user button").last.click()
+    page.locator(".message-buttons-right button").last.click()
     page.locator("#conversation textarea").fill("3 + 3 = ?")
-    page.locator("#conversation .user button").first.click()
+    page.locator(".message-buttons-right button").first.click()
     expect(page.locator(".branches label")).to_have_text(["1", "2"])
     assert said(visitor)[0] == "3 + 3 = ?"
     with page.expect_download() as download:
@@ -111,13 +111,13 @@ def test_a_reply_is_stopped_and_what_was_said_is_kept(visitor: Visitor) -> None:
 
 def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
-    visitor.turn_to(COMPARE)
+    visitor.turn_to("compare")
     box = page.locator("#compare-prompt textarea")
     box.fill(QUESTION)
     box.press("Enter")
-    better = page.locator(".panel button:visible")
+    better = page.locator(".contestant button:visible")
     better.first.wait_for()
-    headings = page.locator(".panel h3").all_inner_texts()
+    headings = page.locator(".contestant h3").all_inner_texts()
     assert headings == ["demo", "judge"]
     visitor.check_layout()
     better.first.click()
@@ -128,14 +128,14 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
     row = json.loads((tmp_path / "preferences.jsonl").read_text(encoding="utf-8"))
     origin = Origin(path="preferences.jsonl", row=1)
     preference = preference_of(row, origin, Wording())
-    texts = page.locator(".panel .text").all_inner_texts()
+    texts = page.locator(".contestant .text").all_inner_texts()
     assert [preference.chosen[0]["content"], preference.rejected[0]["content"]] == texts
     assert preference.messages == ({"role": "user", "content": QUESTION},)
 
 
 def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
     page = visitor.page
-    visitor.turn_to(VOTE)
+    visitor.turn_to("vote")
     page.locator("#vote-question textarea").fill(QUESTION)
     page.locator("#vote-options textarea").fill("\n".join(OPTIONS))
     page.locator("#vote-ask").click()
@@ -157,7 +157,7 @@ def test_a_file_becomes_answers_and_a_report(
     visitor: Visitor, questions: Path, tmp_path: Path
 ) -> None:
     page = visitor.page
-    visitor.turn_to(BATCH)
+    visitor.turn_to("batch")
     page.locator("#batch-file input[type=file]").set_input_files(questions)
     page.locator("#batch-file .file-preview").wait_for()
     page.locator("#batch-start").click()
@@ -180,7 +180,7 @@ def test_a_file_becomes_answers_and_a_report(
 
 def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
     page = visitor.page
-    visitor.turn_to(MICROSCOPE)
+    visitor.turn_to("microscope")
     box = page.locator("#microscope-prompt textarea")
     box.fill(QUESTION)
     box.press("Enter")
@@ -202,7 +202,7 @@ def test_every_tab_fits_and_dark_stays_dark(
     visitor.page.locator("#theme").click()
     visitor.page.reload()
     visitor.page.wait_for_function("document.body.classList.contains('dark')")
-    for tab in range(5):
+    for tab in TABS:
         visitor.turn_to(tab)
         visitor.check_layout()
     visitor.page.locator("#other-language").click()
@@ -228,7 +228,7 @@ def test_the_page_answers_while_32_clients_stream(visit: Visit, server: str) -> 
         streams = [clients.submit(stream) for _ in range(32)]
         ask(visitor, "2 + 2 = ?")
         num_unfinished = sum(not each.done() for each in streams)
-        visitor.turn_to(VOTE)
+        visitor.turn_to("vote")
         expect(visitor.page.locator("#vote-ask")).to_be_visible()
     assert num_unfinished > 0
     assert all(each.result() > 100 for each in streams)

@@ -114,7 +114,7 @@ class CompareTab:
         return {self._models: models, **kept, **self._sampling.loaded(cards[0])}
 
     def _panel(self, better: str) -> _Panel:
-        with gr.Column(visible=False, min_width=240, elem_classes="panel") as column:
+        with gr.Column(visible=False, min_width=240, elem_classes="contestant") as column:
             shown = gr.HTML(padding=False)
             button = gr.Button(better, size="sm", visible=False)
         return _Panel(column=column, shown=shown, better=button)
