@@ -105,7 +105,7 @@ class VoteTab:
             value="letter",
             label=words["extract"],
         )
-        with gr.Accordion(words["sampling"], open=False):
+        with gr.Accordion(words["sampling"], open=False, elem_id="vote-sampling"):
             self._sampling = SamplingControls(words, several=True)
 
     def _stop(self, request: gr.Request) -> None:
