@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from martlet.errors import MartletError
+from martlet.ui.client import Json
 from martlet.ui.figures import figures, said
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls
@@ -151,14 +152,9 @@ class CompareTab:
             parameters = self._sampling.given(sampling)
         replies = [Reply() for _ in models]
         stop, failure = self._site.stops.begin(page_of(request)), None
-        key = self._site.key_of(request)
-        drawings = [
-            asyncio.create_task(
-                draw(self._site.client, chat_body(model, messages, parameters), reply, key=key)
-            )
-            for model, reply in zip(models, replies, strict=True)
-        ]
         yield {**self._begun(models), self._box: gr.Textbox(submit_btn=False, stop_btn=True)}
+        bodies = [chat_body(model, messages, parameters) for model in models]
+        drawings = self._drawings(bodies, replies, self._site.key_of(request))
         try:
             async with aclosing(watch(drawings, stop)) as looks:
                 async for _ in looks:
@@ -180,6 +176,14 @@ class CompareTab:
         }
         if failure is not None:
             raise self._site.refusal(failure)
+
+    def _drawings(
+        self, bodies: Sequence[Json], replies: Sequence[Reply], key: str | None
+    ) -> list[asyncio.Task[None]]:
+        return [
+            asyncio.create_task(draw(self._site.client, body, reply, key=key))
+            for body, reply in zip(bodies, replies, strict=True)
+        ]
 
     def _begun(self, models: Sequence[str]) -> Updates:
         updates: Updates = {}

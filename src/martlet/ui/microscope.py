@@ -101,14 +101,13 @@ class MicroscopeTab:
         parameters = {**given, "logprobs": True, "candidates": _NUM_CANDIDATES}
         body, reply = chat_body(model, [{"role": "user", "content": text}], parameters), Reply()
         stop, failure = self._site.stops.begin(page_of(request)), None
-        drawing = asyncio.create_task(
-            draw(self._site.client, body, reply, key=self._site.key_of(request))
-        )
         yield {
             self._box: gr.Textbox(submit_btn=False, stop_btn=True),
             self._place: gr.Slider(visible=False),
             self._candidates: "",
         }
+        key = self._site.key_of(request)
+        drawing = asyncio.create_task(draw(self._site.client, body, reply, key=key))
         try:
             async with aclosing(watch([drawing], stop)) as looks:
                 async for _ in looks:
