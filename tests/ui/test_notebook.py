@@ -72,6 +72,8 @@ def test_another_browser_finds_nothing(store: Store) -> None:
         with pytest.raises(NotFoundError):
             intrude()
     assert contents(mine, place) == ["secret?", "yes"]
+    with pytest.raises(NotFoundError, match="no id yet"):
+        Notebook(store, "").ask(Place(), "whose?", "")
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_outlives_the_server(

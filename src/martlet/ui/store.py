@@ -70,7 +70,7 @@ class Store:
         Raises:
             ResourceError: If the file cannot be used; so do all methods.
         """
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             rows = connection.execute(
                 "SELECT id, title, system FROM conversation WHERE browser = ? "
                 "ORDER BY used DESC, rowid DESC",
@@ -84,7 +84,7 @@ class Store:
         Raises:
             NotFoundError: If the browser has no such conversation; so do the methods below.
         """
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             row = _owned(connection, browser, conversation)
         return Conversation(id=row[0], title=row[1], system=row[2])
 
@@ -92,7 +92,7 @@ class Store:
         """Begins a conversation that is called after its first question; returns its id."""
         conversation, title = uuid4().hex, " ".join(question.split())
         short = title if len(title) <= _TITLE_LENGTH else f"{title[: _TITLE_LENGTH - 1]}…"
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             connection.execute(
                 "INSERT INTO conversation VALUES (?, ?, ?, ?, ?)",
                 (conversation, browser, short, system, time.time()),
@@ -101,7 +101,7 @@ class Store:
 
     def tree(self, browser: str, conversation: str) -> Tree:
         """All turns of a conversation."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             _owned(connection, browser, conversation)
             rows = connection.execute(
                 "SELECT id, parent, role, content, facts FROM turn WHERE conversation = ? "
@@ -128,7 +128,7 @@ class Store:
         facts: Mapping[str, object] | None = None,
     ) -> int:
         """Adds a turn behind another and returns its id."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             _owned(connection, browser, conversation)
             connection.execute(
                 "UPDATE conversation SET used = ? WHERE id = ?", (time.time(), conversation)
@@ -142,7 +142,7 @@ class Store:
 
     def set_system(self, browser: str, conversation: str, system: str) -> None:
         """Changes the system message from the next reply on."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             _owned(connection, browser, conversation)
             connection.execute(
                 "UPDATE conversation SET system = ? WHERE id = ?", (system, conversation)
@@ -150,19 +150,19 @@ class Store:
 
     def forget(self, browser: str, conversation: str) -> None:
         """Deletes a conversation with all its branches."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             _owned(connection, browser, conversation)
             connection.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
 
     def add_preferences(self, browser: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Keeps training rows with `chosen` and `rejected`."""
         bodies = [(browser, json.dumps(row, ensure_ascii=False)) for row in rows]
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             connection.executemany("INSERT INTO preference (browser, body) VALUES (?, ?)", bodies)
 
     def preferences(self, browser: str) -> list[str]:
         """The rows of a browser, each a line of JSON, the oldest first."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             rows = connection.execute(
                 "SELECT body FROM preference WHERE browser = ? ORDER BY id", (browser,)
             ).fetchall()
@@ -170,12 +170,14 @@ class Store:
 
     def forget_preferences(self, browser: str) -> None:
         """Deletes the rows of a browser."""
-        with self._transaction() as connection:
+        with self._transaction(browser) as connection:
             connection.execute("DELETE FROM preference WHERE browser = ?", (browser,))
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, browser: str) -> Iterator[sqlite3.Connection]:
         """All that is written in it is kept, or nothing."""
+        if not browser:  # what is kept under no id, all would see
+            raise NotFoundError("this browser has no id yet; load the page again")
         try:
             with self._lock:
                 self._connection = self._connection or _opened(self._path)
