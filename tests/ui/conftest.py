@@ -117,7 +117,7 @@ class Visitor:
 Visit = Callable[..., Visitor]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(browser: "Browser", server: str) -> Iterator[Visit]:
     """Opens the page in a browser that nobody used before; nothing may go wrong in it."""
     visitors: list[Visitor] = []
@@ -144,9 +144,16 @@ def visit(browser: "Browser", server: str) -> Iterator[Visit]:
     assert [fault for visitor in visitors for fault in visitor.faults] == []
 
 
-@pytest.fixture(params=[(DESKTOP, "en-US"), (PHONE, "zh-CN")], ids=["desktop-en", "phone-zh"])
+@pytest.fixture(
+    scope="module",
+    params=[(DESKTOP, "en-US"), (PHONE, "zh-CN")],
+    ids=["desktop-en", "phone-zh"],
+)
 def visitor(visit: Visit, request: pytest.FixtureRequest) -> Visitor:
-    """Somebody at a desk who reads English, and somebody with a phone who reads Chinese."""
+    """Somebody at a desk who reads English, and somebody with a phone who reads Chinese.
+
+    They keep the page open from test to test.
+    """
     size, language = request.param
     return visit(size=size, language=language)
 

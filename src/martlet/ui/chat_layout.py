@@ -68,7 +68,9 @@ class ChatLayout:
     def _add_choices(self, words: Words) -> None:
         self.model = gr.Dropdown([], label=words["model"], elem_id="model")
         with gr.Row(elem_classes="keep"):
-            self.new = gr.Button(words["new"], size="sm", variant="primary", min_width=80)
+            self.new = gr.Button(
+                words["new"], size="sm", variant="primary", min_width=80, elem_id="new"
+            )
             self.forget = gr.Button(words["forget"], size="sm", min_width=80)
         self.conversations = gr.Radio(
             [], label=words["conversations"], visible=False, elem_classes="list"
