@@ -15,7 +15,7 @@ PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"compat"},
     {"cli"},
-    {"serve"},
+    {"serve", "ui"},
     {"score"},
     {"train", "export"},
     {"batch"},

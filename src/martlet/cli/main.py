@@ -21,6 +21,7 @@ from martlet.cli.quantize import quantize
 from martlet.cli.score import score
 from martlet.cli.serve import serve
 from martlet.cli.train import train
+from martlet.cli.ui import ui
 from martlet.cli.vote import vote
 from martlet.errors import Interrupted, MartletError
 
@@ -78,7 +79,7 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, check, train, merge, quantize, score, serve, chat, info, demo):
+for _verb in (vote, generate, check, train, merge, quantize, score, serve, ui, chat, info, demo):
     app.command()(_verb)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ from martlet.text.conversation import ContextPolicy
 if TYPE_CHECKING:
     from socket import socket
 
+    from fastapi import FastAPI
+
     from martlet.backends.base import Backend
     from martlet.serve.address import Address
     from martlet.serve.service import Service
@@ -29,6 +31,8 @@ _MODEL = "Model"
 _NETWORK = "Network"
 _LIMITS = "Limits"
 _NEEDED_TO_TUNE = ("accelerate", "peft", "trl")
+PageUse = Literal["none", "shown", "opened"]
+"""Whether there is a page beside the API, and whether a browser is sent to it at once."""
 _NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "python_multipart")
 
 
@@ -182,6 +186,13 @@ class LimitOptions:
     ] = 30
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Whether people may look, too."""
+
+    ui: Annotated[bool, option(_NETWORK, "Show a page in the browser, at /ui.", "--ui")] = False
+
+
 @verb
 def serve(
     *,
@@ -190,6 +201,7 @@ def serve(
     network: NetworkOptions,
     limits: LimitOptions,
     runtime: RuntimeOptions,
+    page: PageOptions,
 ) -> None:
     """Answer behind OpenAI's API: the model, and adapters by their names.
 
@@ -197,8 +209,25 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
+    run_server(model, served, network, limits, runtime, page="shown" if page.ui else "none")
+
+
+def run_server(
+    model: str | None,
+    served: ServedOptions,
+    network: NetworkOptions,
+    limits: LimitOptions,
+    runtime: RuntimeOptions,
+    *,
+    page: PageUse,
+) -> None:
+    """Serves until a signal.
+
+    Raises:
+        MartletError: If something given cannot be used.
+    """
     named = named_model(model, served.demo, purpose="to serve")
-    _check_extra()
+    _check_extras(page)
     from martlet.errors import ParameterError
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
@@ -222,18 +251,20 @@ def serve(
             _tell_proofs(backend)
             _ = backend.tokenizer  # a server whose tokenizer nobody has can serve nothing
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
-            _run(service, address, listener)
+            _run(service, address, listener, page)
         finally:
             backend.close()
 
 
-def _check_extra() -> None:
+def _check_extras(page: PageUse) -> None:
     from importlib.util import find_spec
 
     from martlet.errors import MissingExtraError
 
     if any(find_spec(name) is None for name in _NEEDED):
         raise MissingExtraError("martlet serve", extra="serve")
+    if page != "none" and find_spec("gradio") is None:
+        raise MissingExtraError("the page", extra="ui")
 
 
 def _settings(
@@ -299,20 +330,52 @@ def _tell_proofs(backend: "Backend") -> None:
         typer.echo(f"adapter {info.name}: {info.proof}", err=True)
 
 
-def _run(service: "Service", address: "Address", listener: "socket") -> None:
+def _run(service: "Service", address: "Address", listener: "socket", page: PageUse) -> None:
     import asyncio
 
     from martlet.serve.app import create_app
     from martlet.serve.run import Server
 
     _log_to_stderr()
-    scheme = "http" if address.ssl_certfile is None else "https"
     host, port = listener.getsockname()[:2]
-    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    server = Server(
-        create_app(service), service, address, on_ready=lambda: _welcome(service, address, url)
+    url = _url(address, host, port)
+    app = create_app(service)
+    if page != "none":
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        _add_page(app, service, address, url=_url(address, reachable, port))
+
+    def on_ready() -> None:
+        _welcome(service, address, url)
+        if page != "none":
+            _welcome_to_page(url, opens=page == "opened")
+
+    asyncio.run(Server(app, service, address, on_ready=on_ready).serve(sockets=[listener]))
+
+
+def _url(address: "Address", host: str, port: int) -> str:
+    scheme = "http" if address.ssl_certfile is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _add_page(app: "FastAPI", service: "Service", address: "Address", *, url: str) -> None:
+    from martlet.ui.client import ServerUrl
+    from martlet.ui.mount import PageSettings, mount_page
+
+    settings = PageSettings(
+        server=ServerUrl(url=url, certfile=address.ssl_certfile),
+        data_dir=service.settings.data_dir,
+        max_file_bytes=service.settings.max_file_bytes,
+        wants_key=bool(service.keys),
     )
-    asyncio.run(server.serve(sockets=[listener]))
+    mount_page(app, settings)
+
+
+def _welcome_to_page(url: str, *, opens: bool) -> None:
+    import webbrowser
+
+    typer.echo(f"the page is at {url}/ui", err=True)
+    if opens:
+        webbrowser.open(f"{url}/ui")
 
 
 def _log_to_stderr() -> None:
