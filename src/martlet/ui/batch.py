@@ -163,15 +163,14 @@ class BatchTab:
 
     async def _fetch(self, batch: Json, folder: Path, request: gr.Request) -> list[str]:
         """Answers, errors and the report, as files for the browser."""
-        stem = Path(batch_name(batch)).stem
         name_to_path: dict[str, Path | None] = {}
         for name, field in (("answers", "output_file_id"), ("errors", "error_file_id")):
-            file_id, path = batch.get(field), folder / f"{stem}.{name}.jsonl"
+            file_id, path = batch.get(field), folder / f"{name}.jsonl"
             if file_id is not None:
                 key = self._site.key_of(request)
                 await self._site.client.download(file_id, path, key=key)
             name_to_path[name] = path if file_id is not None else None
-        told = folder / f"{stem}.report.md"
+        told = folder / "report.md"
         text = await asyncio.to_thread(
             report, self._site.words, batch, name_to_path["answers"], name_to_path["errors"]
         )
