@@ -211,8 +211,8 @@ class RuntimeOptions:
         Weights,
         option(
             _RUNTIME,
-            "Round linear layers while loading, on a CPU: int8 halves their memory and stays close "
-            "to bf16, int4 draws faster for one request at a time and strays further.",
+            "Round linear layers while loading, on a CPU: int8 is faster and close to bf16, int4 "
+            "faster still for one request at a time, slow for many, and strays further.",
             "--weights-as",
         ),
     ] = BackendOptions.weights
