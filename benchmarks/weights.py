@@ -1,13 +1,13 @@
 """Weights as stored, in eight and in four bits: speed on a CPU, and what the rounding costs.
 
-    python benchmarks/weights.py            # about five minutes on two cores
+    python benchmarks/weights.py            # about two minutes on two cores
     python benchmarks/weights.py --rounds 3 # more rounds, for the spread
 
 Speed is measured on the model of `offline.py` (Qwen2 0.5B, random weights), in processes of their
 own that take turns:
 
     alone   1 prompt of 128 tokens, 128 new ones, greedy
-    batch   64 prompts of 256, 128 new ones each, greedy
+    batch   16 prompts of 128, 128 new ones each, greedy
 
 Quality is measured on the embedded model, where weights have something to say: on unseen puzzles
 with their replies, each position against fp32. The table goes to `benchmarks/results/`.
@@ -30,7 +30,7 @@ import torch
 from martlet.models.weights import Weights
 from offline import RESULTS, Figure, machine, make_model, martlet_contender, prompts
 
-WORK = {"alone": prompts(1, 128), "batch": prompts(64, 256)}
+WORK = {"alone": prompts(1, 128), "batch": prompts(16, 128)}
 NUM_PUZZLES = 40
 
 
@@ -132,7 +132,7 @@ def render(figures: dict[tuple[Weights, str], list[Figure]], by: dict[Weights, Q
         f"torch {torch.__version__}. Made by `python benchmarks/weights.py`, whose first lines say "
         "what is measured.",
         "",
-        "| weights | alone, decoding, tokens/s | batch of 64, tokens/s | weights, GB | peak, GB | "
+        "| weights | alone, decoding, tokens/s | batch of 16, tokens/s | weights, GB | peak, GB | "
         "mean KL, nats | same first token |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]

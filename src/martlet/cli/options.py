@@ -211,8 +211,8 @@ class RuntimeOptions:
         Weights,
         option(
             _RUNTIME,
-            "Round linear layers while loading, for a faster CPU: int8 keeps the answers close to "
-            "bf16's, int4 less so and is for one request at a time.",
+            "Round linear layers while loading, on a CPU: int8 is faster and close to bf16, int4 "
+            "faster still for one request at a time, slow for many, and strays further.",
             "--weights-as",
         ),
     ] = BackendOptions.weights
