@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DESKTOP, PHONE = (1280, 800), (390, 844)
-_PATIENCE_MS = 8_000
+_PATIENCE_MS = 30_000
 
 
 @contextmanager
@@ -70,6 +70,7 @@ def browser() -> "Iterator[Browser]":
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with playwright.sync_playwright() as started:
+        playwright.expect.set_options(timeout=_PATIENCE_MS)
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
