@@ -11,6 +11,7 @@ import gradio as gr
 
 from martlet.errors import MartletError
 from martlet.ui.client import Client, Json
+from martlet.ui.doctor import Doctor
 from martlet.ui.reply import Stops
 from martlet.ui.store import Store
 
@@ -36,6 +37,8 @@ class Site:
     """Holds the visitor's API key where the server wants one."""
     wants_key: bool
     """Whether it does."""
+    doctor: Doctor | None
+    """Looks at training rows; None where the server tunes nothing."""
 
     @contextmanager
     def telling(self) -> Iterator[None]:
