@@ -56,14 +56,13 @@ def job_name(job: Json) -> str:
 def told(words: Words, job: Json, course: Course) -> str:
     """How far a job is, its losses, and what the server said of it, as HTML."""
     width = 100 * course.step / course.num_steps if course.num_steps else 0
-    failed = escape(job["error"]["message"]) if job.get("error") else ""
+    failed = f'<p class="stops">{escape(job["error"]["message"])}</p>' if job["error"] else ""
     sentences = "".join(f"<p>{escape(each)}</p>" for each in course.sentences)
     return (
         f'<div class="bars"><h3>{escape(job_name(job))}: {words["job_" + job["status"]]}</h3>'
         f'<div class="bar"><span class="track"><span style="width:{width:.1f}%"></span></span>'
         f"</div><p>{_figures(words, job, course)}</p>"
-        f'<p class="stops">{failed}</p>'
-        f"{curve(words, course.training, course.validation, course.num_steps)}"
+        f"{failed}{curve(words, course.training, course.validation, course.num_steps)}"
         f"<details><summary>{words['job_log']}</summary>"
         f"{sentences}</details></div>"
     )

@@ -63,12 +63,7 @@ def build_page(site: Site, *, other_language_url: str, key_url: str) -> gr.Block
         tabs = (chat, compare, vote, batch, train, microscope)
         pickers = [tab.picker for tab in (chat, compare, vote, batch, microscope)]
         _offer_tuned(site, train, pickers)
-        train.talk.click(
-            lambda model: {shown: gr.Tabs(selected=_CHAT), chat.picker: model},
-            [train.tuned],
-            [shown, chat.picker],
-            show_progress="hidden",
-        )
+        _talk_to_tuned(site, train, shown, chat)
 
         async def load(request: gr.Request, browser_id: str) -> Updates:
             known = browser_id or uuid4().hex
@@ -93,3 +88,17 @@ def _offer_tuned(site: Site, train: TrainTab, pickers: Sequence[gr.Dropdown]) ->
         return {picker: gr.Dropdown(choices=choices) for picker in pickers}
 
     train.tuned.change(offer, None, [*pickers], show_progress="hidden", concurrency_limit=None)
+
+
+def _talk_to_tuned(site: Site, train: TrainTab, shown: gr.Tabs, chat: ChatTab) -> None:
+    """Turns to the chat, with the model that was tuned just now."""
+
+    async def talk(request: gr.Request, model: str) -> Updates:
+        with site.telling():
+            choices = model_choices(await site.models(request))
+        return {
+            shown: gr.Tabs(selected=_CHAT),
+            chat.picker: gr.Dropdown(choices=choices, value=model),
+        }
+
+    train.talk.click(talk, [train.tuned], [shown, chat.picker], show_progress="hidden")

@@ -1,4 +1,4 @@
-"""The tab for tuning: drop rows, see what is wrong with them, watch the losses, talk to the result."""
+"""The tab for tuning: drop rows, see what is wrong with them, watch the losses of a job."""
 
 import asyncio
 from collections.abc import AsyncGenerator
