@@ -82,7 +82,8 @@ class TrainTab:
         try:
             checkup = await asyncio.to_thread(doctor.examine, Path(training), _path(validation))
         except MartletError as error:
-            yield {show.findings: f'<p class="stops">{escape(str(error))}</p>'}
+            refused = f'<p class="stops">{escape(str(error))}</p>'
+            yield {show.findings: f'<div class="findings">{refused}</div>'}
             return
         yield {
             show.findings: findings(words, checkup),
@@ -134,13 +135,14 @@ class TrainTab:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(is_over.wait(), _LOOK_S)
                     return
-                job = await self._look(job_id, course, request)
+                status, job = job["status"], await self._look(job_id, course, request)
                 yield {show.progress: told(words, job, course)}
+                if job["status"] != status:
+                    yield {show.jobs: await self._choices(job_id, request)}
             yield {
                 self.tuned: job["fine_tuned_model"] or "",
                 show.talk: gr.Button(visible=job["fine_tuned_model"] is not None),
                 show.cancel: gr.Button(interactive=False),
-                show.jobs: await self._choices(job_id, request),
             }
 
     async def _look(self, job_id: str, course: Course, request: gr.Request) -> Json:

@@ -140,8 +140,9 @@ WORDS: Mapping[str, str] = {
     "train_rows": "Training rows",
     "train_validation": "Validation rows, if any",
     "train_shapes": (
-        "Rows with `messages`, `instruction` and `output`, `prompt` and `completion`, `question` "
-        "and `answer`, or `chosen` and `rejected`, as JSON lines, JSON, CSV or Parquet."
+        "JSON lines, JSON, CSV or Parquet with the columns `messages`, or `instruction` and "
+        "`output`, or `prompt` and `completion`, or `question` and `answer`; with `chosen` and "
+        "`rejected` for preferences."
     ),
     "train_start": "Train",
     "train_cancel": "Cancel",

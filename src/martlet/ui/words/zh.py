@@ -138,8 +138,9 @@ WORDS: Mapping[str, str] = {
     "train_rows": "训练数据",
     "train_validation": "验证数据（可选）",
     "train_shapes": (
-        "含 `messages`、`instruction` 和 `output`、`prompt` 和 `completion`、`question` 和 "
-        "`answer`，或 `chosen` 和 `rejected` 的行：JSON Lines、JSON、CSV 或 Parquet。"
+        "JSON Lines、JSON、CSV 或 Parquet，包含列 `messages`，或 `instruction` 和 `output`，或 "
+        "`prompt` 和 `completion`，或 `question` 和 `answer`；"
+        "偏好数据用 `chosen` 和 `rejected`。"
     ),
     "train_start": "开始训练",
     "train_cancel": "取消",
