@@ -77,7 +77,12 @@ def page_of(request: gr.Request) -> str:
 
 def model_choices(cards: Sequence[Json]) -> Choices:
     """The models to choose from; adapters name the model that they adapt."""
-    return [
-        (card["id"] if card["parent"] is None else f"{card['id']} → {card['parent']}", card["id"])
-        for card in cards
-    ]
+    return [(_label(card), card["id"]) for card in cards]
+
+
+def _label(card: Json) -> str:
+    name: str = card["id"]
+    # What was tuned here has its base in its name.
+    return (
+        name if card["parent"] is None or name.startswith("ft:") else f"{name} → {card['parent']}"
+    )

@@ -41,10 +41,11 @@ class TrainTab:
             "outputs": self.outputs,
             "show_progress": "hidden",
             "concurrency_limit": None,
+            "trigger_mode": "multiple",  # a further job may be begun or shown while one is shown
         }
         files = [show.training, show.validation]
-        for file in files:
-            file.change(self._examine, files, **told_to)
+        dropped = [file.change for file in files]
+        gr.on(dropped, self._examine, files, **{**told_to, "trigger_mode": "always_last"})
         show.start.click(self._run, [*files, *show.wishes], **told_to)
         show.jobs.input(self._follow, [show.jobs], **told_to)
         show.cancel.click(self._call_off, [self._job], None, concurrency_limit=None)
@@ -94,9 +95,15 @@ class TrainTab:
     async def _run(
         self, request: gr.Request, training: str, validation: str | None, *wishes: Any
     ) -> AsyncGenerator[Updates]:
-        with self._site.telling():
+        start = self._show.start
+        yield {start: gr.Button(interactive=False)}
+        try:
             given = self._show.given(wishes)
             job = await self._create(Path(training), _path(validation), given, request)
+        except MartletError as error:
+            yield {start: gr.Button(interactive=True)}
+            raise self._site.refusal(error) from error
+        yield {start: gr.Button(interactive=True)}
         async with aclosing(self._follow(request, job["id"])) as steps:
             async for updates in steps:
                 yield updates

@@ -55,7 +55,9 @@ class TrainLayout:
                 self._add_job(words)
             with gr.Column(scale=1, min_width=280):
                 self._add_wishes(words)
-                self.jobs = gr.Radio([], label=words["train_jobs"], elem_classes="list")
+                self.jobs = gr.Radio(
+                    [], label=words["train_jobs"], elem_classes="list", elem_id="train-jobs"
+                )
 
     @property
     def outputs(self) -> list[Any]:
