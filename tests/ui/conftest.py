@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -123,10 +124,15 @@ def visit(browser: "Browser", server: str) -> Iterator[Visit]:
     """Opens the page in a browser that nobody used before; nothing may go wrong in it."""
     visitors: list[Visitor] = []
 
-    def open_page(*, size: tuple[int, int] = DESKTOP, language: str = "en-US") -> Visitor:
+    def open_page(
+        *, size: tuple[int, int] = DESKTOP, language: str = "en-US", key: str | None = None
+    ) -> Visitor:
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, locale=language
         )
+        if key is not None:
+            cookie = f"martlet_key_{urlsplit(server).port}"
+            context.add_cookies([{"name": cookie, "value": key, "url": server}])
         visitor = Visitor(page=context.new_page(), is_chinese=language.startswith("zh"))
         visitor.page.set_default_timeout(_PATIENCE_MS)
         visitor.page.on("console", visitor.note_console)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
 expect = pytest.importorskip("playwright.sync_api").expect
-TABS = ("chat", "compare", "vote", "batch", "microscope")
+TABS = ("chat", "compare", "vote", "batch", "train", "microscope")
 PUZZLES = list(map(json.loads, puzzles_path().read_text(encoding="utf-8").splitlines()[:2]))
 PUZZLE = PUZZLES[0]
 QUESTION = f"{PUZZLE['problem']}{PUZZLE['questions'][0]['question']}"
@@ -180,6 +180,14 @@ def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
     page.locator("#step input[type=number]").press("Tab")
     expect(drawn).to_have_text(tokens[1])
     visitor.check_layout()
+
+
+def test_where_nothing_is_tuned_the_page_says_so(visitor: Visitor) -> None:
+    visitor.turn_to("train")
+    missing = visitor.page.locator("#train-missing")
+    expect(missing).to_contain_text("启动时请加上" if visitor.is_chinese else "start the server")
+    expect(missing).to_contain_text("--tuning-dir DIR")
+    expect(visitor.page.locator("#train-start")).to_have_count(0)
 
 
 @pytest.mark.parametrize(("size", "language"), [(DESKTOP, "zh-CN"), (PHONE, "en-US")])

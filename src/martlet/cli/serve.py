@@ -359,13 +359,17 @@ def _url(address: "Address", host: str, port: int) -> str:
 
 def _add_page(app: "FastAPI", service: "Service", address: "Address", *, url: str) -> None:
     from martlet.ui.client import ServerUrl
+    from martlet.ui.doctor import Doctor
     from martlet.ui.mount import PageSettings, mount_page
 
+    backend = service.engine.backend
+    doctor = Doctor(backend.identity.model, chat_template=backend.tokenizer.template)
     settings = PageSettings(
         server=ServerUrl(url=url, certfile=address.ssl_certfile),
         data_dir=service.settings.data_dir,
         max_file_bytes=service.settings.max_file_bytes,
         wants_key=bool(service.keys),
+        doctor=None if service.settings.tuning_dir is None else doctor,
     )
     mount_page(app, settings)
 

@@ -66,6 +66,11 @@ class BatchTab:
         own = [self._batch, self._start, self._cancel, self._progress, self._results, self._model]
         return [*own, self._earlier, *self._sampling.components]
 
+    @property
+    def picker(self) -> gr.Dropdown:
+        """Of the model."""
+        return self._model
+
     async def load(self, _browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
         with self._site.telling():
@@ -109,7 +114,8 @@ class BatchTab:
             endpoint = await asyncio.to_thread(
                 write_requests, dropped, lines, model=model, parameters=parameters
             )
-            file = await client.upload(lines, name=f"{dropped.stem}.jsonl", key=key)
+            name = f"{dropped.stem}.jsonl"
+            file = await client.upload(lines, name=name, purpose="batch", key=key)
         finally:
             lines.unlink(missing_ok=True)
         body = {

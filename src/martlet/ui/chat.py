@@ -62,6 +62,11 @@ class ChatTab:
             None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
         )
 
+    @property
+    def picker(self) -> gr.Dropdown:
+        """Of the model."""
+        return self._show.model
+
     async def load(self, browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
         show = self._show

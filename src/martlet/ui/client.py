@@ -88,14 +88,14 @@ class Client:
         response = await self._send("POST", path, key=key, json=body)
         return cast(Json, json.loads(response.content))
 
-    async def upload(self, path: Path, *, name: str, key: str | None = None) -> Json:
-        """Gives a file of requests for a batch to read, and returns what is known of it."""
+    async def upload(self, path: Path, *, name: str, purpose: str, key: str | None = None) -> Json:
+        """Gives a file for a batch or a tuning job to read, and returns what is known of it."""
         with path.open("rb") as file:
             response = await self._send(
                 "POST",
                 "/v1/files",
                 key=key,
-                data={"purpose": "batch"},
+                data={"purpose": purpose},
                 files={"file": (name, file)},
             )
         return cast(Json, json.loads(response.content))

@@ -102,6 +102,11 @@ class CompareTab:
         own = [self._contest, self._models, self._box, self._told, *kept, *panels]
         return [*own, *self._sampling.components]
 
+    @property
+    def picker(self) -> gr.Dropdown:
+        """Of the models."""
+        return self._models
+
     async def load(self, browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
         with self._site.telling():

@@ -64,6 +64,11 @@ class MicroscopeTab:
         shown = [self._ribbon, self._figures, self._place, self._candidates, self._effective]
         return [self._steps, self._box, self._model, *shown, *self._sampling.components]
 
+    @property
+    def picker(self) -> gr.Dropdown:
+        """Of the model."""
+        return self._model
+
     async def load(self, _browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
         with self._site.telling():

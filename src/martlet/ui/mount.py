@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import RedirectResponse, Response
 
 from martlet.ui.client import Client, ServerUrl
+from martlet.ui.doctor import Doctor
 from martlet.ui.door import Door
 from martlet.ui.languages import LANGUAGES, language_of, other_than, tag_of, words_of
 from martlet.ui.page import build_page
@@ -39,6 +40,8 @@ class PageSettings:
     """A larger file is not taken from a browser."""
     wants_key: bool
     """Whether the server answers nobody without an API key."""
+    doctor: Doctor | None
+    """Looks at training rows for the model that is served; None where none is tuned."""
 
 
 def mount_page(app: FastAPI, settings: PageSettings) -> FastAPI:
@@ -58,6 +61,7 @@ def mount_page(app: FastAPI, settings: PageSettings) -> FastAPI:
         # Browsers send cookies to all ports of a host.
         cookie=f"martlet_key_{urlsplit(settings.server.url).port}",
         wants_key=settings.wants_key,
+        doctor=settings.doctor,
     )
     for language in LANGUAGES:
         _mount(app, replace(site, words=words_of(language)), settings.max_file_bytes)

@@ -11,6 +11,7 @@ import gradio as gr
 
 from martlet.errors import MartletError
 from martlet.ui.client import Client, Json
+from martlet.ui.doctor import Doctor
 from martlet.ui.reply import Stops
 from martlet.ui.store import Store
 
@@ -36,6 +37,8 @@ class Site:
     """Holds the visitor's API key where the server wants one."""
     wants_key: bool
     """Whether it does."""
+    doctor: Doctor | None
+    """Looks at training rows; None where the server tunes nothing."""
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -74,7 +77,12 @@ def page_of(request: gr.Request) -> str:
 
 def model_choices(cards: Sequence[Json]) -> Choices:
     """The models to choose from; adapters name the model that they adapt."""
-    return [
-        (card["id"] if card["parent"] is None else f"{card['id']} → {card['parent']}", card["id"])
-        for card in cards
-    ]
+    return [(_label(card), card["id"]) for card in cards]
+
+
+def _label(card: Json) -> str:
+    name: str = card["id"]
+    # What was tuned here has its base in its name.
+    return (
+        name if card["parent"] is None or name.startswith("ft:") else f"{name} → {card['parent']}"
+    )

@@ -62,6 +62,11 @@ class VoteTab:
         own = [self._model, self._ask, self._stop_button, self._bars, self._samples]
         return [*own, *self._sampling.components]
 
+    @property
+    def picker(self) -> gr.Dropdown:
+        """Of the model."""
+        return self._model
+
     async def load(self, _browser: str, request: gr.Request) -> Updates:
         """What the tab shows when the page is opened."""
         with self._site.telling():

@@ -12,6 +12,7 @@ WORDS: Mapping[str, str] = {
     "compare": "Compare",
     "vote": "Vote",
     "batch": "Batch",
+    "train": "Train",
     "microscope": "Microscope",
     # The door
     "door_title": "This server wants an API key",
@@ -131,6 +132,78 @@ WORDS: Mapping[str, str] = {
     "report_prompt_tokens": "Prompt tokens",
     "report_reply_tokens": "Reply tokens",
     "report_seconds": "Seconds",
+    # Train
+    "train_off": (
+        "Models are not tuned here: start the server with `--tuning-dir DIR` to tune them."
+    ),
+    "train_no_key": "Tuning needs an API key with the scope `administer`.",
+    "train_rows": "Training rows",
+    "train_validation": "Validation rows, if any",
+    "train_shapes": (
+        "JSON lines, JSON, CSV or Parquet with the columns `messages`, or `instruction` and "
+        "`output`, or `prompt` and `completion`, or `question` and `answer`; with `chosen` and "
+        "`rejected` for preferences."
+    ),
+    "train_start": "Train",
+    "train_cancel": "Cancel",
+    "train_talk": "Talk to it",
+    "train_jobs": "Jobs of this server",
+    "suffix": "Name",
+    "suffix_info": "A part of the new model's name: letters, digits and . _ -",
+    "method": "What is learned",
+    "method_supervised": "Replies",
+    "method_dpo": "Which reply is better (DPO)",
+    "epochs": "Epochs",
+    "batch_size": "Rows a step",
+    "rate_multiplier": "Learning rate ×",
+    "rank": "Rank",
+    "rows_looking": "Looking at the rows…",
+    "rows_counts": (
+        "{rows:,} rows, {tokens:,} tokens, {learned:.0%} of them learned; the longest has "
+        "{longest:,}"
+    ),
+    "rows_sound": "Nothing stops a training.",
+    "rows_unsound": "What is red would spoil a training: mend the file and drop it again.",
+    "found": "Found",
+    "found_rows": "Rows",
+    "found_advice": "What to do",
+    "finding_cannot be read": "cannot be read",
+    "advice_cannot be read": "mend these rows, or take them out",
+    "finding_too long": "too long for the model",
+    "advice_too long": "shorten these rows, or take them out",
+    "finding_nothing to learn": "nothing to learn",
+    "advice_nothing to learn": "replies are empty, or left out by their weights",
+    "finding_a reply does not end": "a reply does not end",
+    "advice_a reply does not end": (
+        "the model would learn never to stop: it needs a chat template that writes an end token"
+    ),
+    "finding_special tokens inside texts": "special tokens inside texts",
+    "advice_special tokens inside texts": (
+        "they would end or begin turns: take them out of the texts"
+    ),
+    "finding_unfilled placeholders": "unfilled placeholders",
+    "advice_unfilled placeholders": ("put in what they stand for, unless the model is to say them"),
+    "finding_duplicates": "duplicates",
+    "advice_duplicates": "learned as often as they stand there",
+    "finding_one question, several replies": "one question, several replies",
+    "advice_one question, several replies": "fine if they are all right",
+    "finding_validation rows that are also learned": "validation rows that are also learned",
+    "advice_validation rows that are also learned": (
+        "they would measure memory: take them out of one of the files"
+    ),
+    "training": "training",
+    "validation": "validation",
+    "loss": "Loss, nats a token",
+    "curve_steps": "step {:,}",
+    "job_queued": "waiting",
+    "job_validating_files": "reading the rows",
+    "job_running": "training",
+    "job_succeeded": "done",
+    "job_failed": "failed",
+    "job_cancelled": "cancelled",
+    "job_steps": "step {step:,} of {num_steps:,}",
+    "job_left": "{} left",
+    "job_log": "What the server said",
     # Microscope
     "microscope_placeholder": "A short prompt; each token of the reply can be looked at",
     "step": "Step",
