@@ -15,6 +15,7 @@ PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
     {"cli"},
     {"serve"},
+    {"doctor", "diff"},
     {"score"},
     {"train", "export", "compat"},
     {"batch"},

@@ -13,6 +13,7 @@ from martlet import __version__
 from martlet.cli.chat import chat
 from martlet.cli.check import check
 from martlet.cli.demo import demo
+from martlet.cli.doctor import doctor
 from martlet.cli.generate import generate
 from martlet.cli.info import info
 from martlet.cli.merge import merge
@@ -77,7 +78,21 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, check, train, merge, quantize, score, serve, chat, info, demo):
+_VERBS = (
+    vote,
+    generate,
+    check,
+    train,
+    merge,
+    quantize,
+    score,
+    serve,
+    chat,
+    info,
+    doctor,
+    demo,
+)
+for _verb in _VERBS:
     app.command()(_verb)
 
 

@@ -1,7 +1,6 @@
 """The machine: its processor and what PyTorch makes of it, memory, disk, the port to serve on."""
 
 import os
-import platform
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ _ISAS_WITHOUT_BF16 = frozenset(
 )
 """Of oneDNN's environment variable `ONEDNN_MAX_CPU_ISA`."""
 _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
-_NEW_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cpu"
+_NEW_TORCH = "pip install --force-reinstall --index-url https://download.pytorch.org/whl/cpu torch"
 _FULL_BYTES = 64 << 20
 """With less, the journal and the result of even a small run do not fit."""
 _LOW_BYTES = 2 * GIB
@@ -150,11 +149,6 @@ def examine_port(port: int, *, model: str | None) -> Finding:
         f"{port} is in use by another program",
         remedy=f"martlet serve {quote(model or 'MODEL')} --port {free}",
     )
-
-
-def describe_system() -> str:
-    """The system's name, for the first line."""
-    return f"{platform.system()} {platform.release()}, {os.cpu_count()} cores"
 
 
 def _is_free(port: int) -> bool:
