@@ -13,6 +13,7 @@ from martlet import __version__
 from martlet.cli.chat import chat
 from martlet.cli.check import check
 from martlet.cli.demo import demo
+from martlet.cli.diff import diff
 from martlet.cli.doctor import doctor
 from martlet.cli.generate import generate
 from martlet.cli.info import info
@@ -86,6 +87,7 @@ _VERBS = (
     merge,
     quantize,
     score,
+    diff,
     serve,
     chat,
     info,

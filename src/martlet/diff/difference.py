@@ -101,9 +101,7 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> Difference:
 
 
 def _judge(pairs: Sequence[Flip]) -> Judgement | None:
-    known = [
-        pair for pair in pairs if None not in (pair.first.is_right, pair.second.is_right)
-    ]
+    known = [pair for pair in pairs if None not in (pair.first.is_right, pair.second.is_right)]
     if not known:
         return None
     num_better = sum(pair.gain > 0 for pair in known)

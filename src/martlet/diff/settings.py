@@ -101,7 +101,9 @@ def _of(section: str, *names: str) -> Callable[[Card], object]:
 
 
 def _kind(name: str, effect: str, section: str, *names: str) -> _Kind:
-    return _Kind(name=name, effect=effect, identity=_of(section, *names), shown=_of(section, *names))
+    return _Kind(
+        name=name, effect=effect, identity=_of(section, *names), shown=_of(section, *names)
+    )
 
 
 def _named_with_hash(name: str, hash_name: str) -> Callable[[Card], object]:

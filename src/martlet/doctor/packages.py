@@ -120,9 +120,7 @@ def read_environment(program: Path) -> Environment:
         found = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise EngineError(f"{program}: its Python {python} does not answer: {error}") from error
-    environment = Environment(
-        python=python, versions=found["versions"], requires=found["requires"]
-    )
+    environment = Environment(python=python, versions=found["versions"], requires=found["requires"])
     if not set(_VLLM_NAMES) & set(environment.versions):
         raise EngineError(f"{program}: the environment of {python} has no vLLM")
     return environment
