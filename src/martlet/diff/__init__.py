@@ -1,1 +1,1 @@
-"""Two results side by side: what flipped, whether that is more than chance, and what explains it."""
+"""Two results side by side: what flipped, whether by chance, and which setting explains it."""

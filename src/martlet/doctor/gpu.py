@@ -28,7 +28,7 @@ def examine_gpu() -> Finding:
     if torch.version.cuda is None:
         return Finding.warning(
             "gpu",
-            f"{'; '.join(seen)}, and this PyTorch ({torch.__version__}) was built for the CPU alone",
+            f"{'; '.join(seen)}, and PyTorch {torch.__version__} was built for the CPU alone",
             remedy=_CUDA_TORCH + torch.__version__.partition("+")[0],
         )
     return Finding.warning(

@@ -108,7 +108,7 @@ def examine_stops(tokenizer: Tokenizer) -> Finding:
     if not stops:
         return Finding.warning(
             "stop tokens",
-            "none: neither config, tokenizer nor template names one, so replies run to --max-tokens",
+            "none: config, tokenizer and template name no end, so replies run to --max-tokens",
             remedy="martlet generate DATA --model MODEL --stop TEXT",
         )
     return Finding.ok(
@@ -161,9 +161,9 @@ def _examine_room(name: str, folder: ModelFolder) -> Finding:
         return Finding.fault("room", error, remedy=remedy)
     except MartletError as error:
         return Finding.fault("room", error, remedy=f"martlet info {quote(name)}")
-    memory = opened.memory
+    memory, dtype = opened.memory, str(opened.dtype).removeprefix("torch.")
     used = (
-        f"weights {memory.weights_bytes / GIB:.2f} GiB in {str(opened.dtype).removeprefix('torch.')}, "
+        f"weights {memory.weights_bytes / GIB:.2f} GiB in {dtype}, "
         f"keys and values {memory.pool_bytes / GIB:.2f} GiB for {memory.num_tokens:,} tokens"
     )
     if memory.max_context_tokens < memory.asked_context_tokens:
