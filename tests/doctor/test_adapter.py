@@ -63,9 +63,7 @@ def no_provenance_left(adapter: Path) -> None:
     (adapter / "martlet.json").unlink(missing_ok=True)
 
 
-def test_an_adapter_on_its_base(
-    adapter: Path, model: KnownModel, provenance: Provenance
-) -> None:
+def test_an_adapter_on_its_base(adapter: Path, model: KnownModel, provenance: Provenance) -> None:
     provenance.write(adapter)
     (finding,) = examined(adapter, model)
     assert finding.state == "ok"

@@ -58,9 +58,10 @@ print(found.state, found.exit_code, found.what, found.remedy, sep="|")
 def test_full_disk(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && cd {tmp_path} && "
     isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run(
-        [*isolated, f"{mount} true"], capture_output=True, check=False
-    ).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*isolated, f"{mount} true"], capture_output=True, check=False).returncode
+    ):
         pytest.skip("mounting a small disk is not allowed here")
     command = [*isolated, f'{mount} exec "$0" -c "$1"', sys.executable, FULL_DISK]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

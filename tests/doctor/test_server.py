@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -52,7 +52,7 @@ def test_a_server_of_the_model_and_one_of_another_template(tmp_path: Path) -> No
     folder = make_adapter(tmp_path / "judge", own.folder, r=4, target_modules=["q_proj"])
     adapter = adapter_of(folder, own)
     settings = ServeSettings(adapter_dirs=(tmp_path,))
-    with load_demo() as backend, serving(backend, settings=settings) as running:
+    with closing(load_demo()) as backend, serving(backend, settings=settings) as running:
         before = examined(running.url, own, adapter)
         remedy = before["served judge"].remedy
         assert remedy is not None
@@ -100,14 +100,11 @@ def assert_too_high(finding: Finding, wide: KnownAdapter) -> None:
     assert "adapter judge has rank 20, and vllm at http" in finding.what
     assert "takes 16 at most" in finding.what
     assert finding.remedy == (
-        "vllm serve base --enable-lora --max-lora-rank 32 "
-        f"--lora-modules judge={wide.folder.path}"
+        f"vllm serve base --enable-lora --max-lora-rank 32 --lora-modules judge={wide.folder.path}"
     )
 
 
-def test_rank_too_high_for_a_server_that_tells(
-    tiny_llama: ModelFolder, wide: KnownAdapter
-) -> None:
+def test_rank_too_high_for_a_server_that_tells(tiny_llama: ModelFolder, wide: KnownAdapter) -> None:
     with listening(vllm_shaped(tiny_llama.path, max_lora_rank=16)) as url:
         assert_too_high(examined(url, None, wide)["served judge"], wide)
     with listening(vllm_shaped(tiny_llama.path, max_lora_rank=32)) as url:
@@ -145,7 +142,7 @@ def test_servers_that_do_not_answer_as_asked(tiny_llama: ModelFolder) -> None:
     with listening(vllm_shaped(tiny_llama.path)) as url:
         wrong = {each.subject: each for each in examine_server(url, model=None, adapters=())}
     assert wrong["server"].exit_code == 3
-    assert wrong["server"].remedy == f"curl {url}/models"
+    assert wrong["server"].remedy == f"martlet doctor --url {url}/v1"
     silent = examined(url, model)["server"]
     assert (silent.state, silent.exit_code) == ("fault", 8)
     assert silent.remedy == f"martlet serve {model.name}"

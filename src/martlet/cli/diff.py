@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption
+from martlet.cli.options import JsonOption, option
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -34,6 +34,16 @@ def diff(
         Path,
         typer.Argument(metavar="RESULT2", show_default=False, help="The same rows, run again."),
     ],
+    extract: Annotated[
+        str | None,
+        option(
+            "Result",
+            "How answers are read in replies: letter, letters, number, json:FIELD or "
+            "regex:PATTERN; else letters where rows have options.",
+            "--extract",
+            metavar="HOW",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two results: which answers flipped, whether by chance, which setting explains it.
@@ -45,7 +55,7 @@ def diff(
     from martlet.diff.difference import compare_runs
     from martlet.diff.run import read_run
 
-    difference = compare_runs(read_run(first), read_run(second))
+    difference = compare_runs(read_run(first, extract=extract), read_run(second, extract=extract))
     _show(difference)
     if as_json:
         print(json.dumps(_as_json(difference), ensure_ascii=False))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from martlet.answers.extractor import Extractor, parse_extractor
+from martlet.answers.extractor import Extractor, ExtractorMaker, parse_extractor
 from martlet.answers.score import is_same_answer
 from martlet.answers.vote import Answer, majority
 from martlet.batch.shapes import Wording, checked_options, scalar_text
@@ -49,14 +49,20 @@ class Reading:
     """What each sample says, where several voted with equal weight."""
 
 
-def read_answer(columns: Columns) -> Reading:
-    """Reads what a result says about one question, which did not fail."""
+def read_answer(columns: Columns, maker: ExtractorMaker | None) -> Reading:
+    """Reads what a result says about one question, which did not fail.
+
+    Args:
+        columns: The question's, with those that the result added.
+        maker: How answers are read in replies; None reads letters where a question has options,
+            and else compares replies as they are.
+    """
     if "votes" in columns:
         return _read_vote(columns)
-    replies = _replies(columns)
-    options = _options(columns)
-    if options is not None:
-        return _read_choice(columns, replies, parse_extractor("letter")(options))
+    replies, options = _replies(columns), _options(columns)
+    if maker is not None or options is not None:
+        make = maker or parse_extractor("letter")
+        return _read_stated(columns, replies, make(options or ()))
     answer = replies[0] if len(replies) == 1 else json.dumps(replies, ensure_ascii=False)
     reference = columns.get("reference")
     if not isinstance(reference, str) or len(replies) != 1:
@@ -78,7 +84,7 @@ def _read_vote(columns: Columns) -> Reading:
     )
 
 
-def _read_choice(columns: Columns, replies: Sequence[str], extractor: Extractor) -> Reading:
+def _read_stated(columns: Columns, replies: Sequence[str], extractor: Extractor) -> Reading:
     said = [extractor.extract(reply) for reply in replies]
     answer = majority([Answer(value=each) for each in said]).winner
     right = _right(columns, extractor)

@@ -22,6 +22,7 @@ from martlet.errors import (
     AuthenticationError,
     MartletError,
     NotFoundError,
+    ParameterError,
     TemplateError,
 )
 
@@ -148,8 +149,12 @@ def _described(server: Server) -> str:
 def _remedy_of_look(url: str, model: KnownModel | None, error: MartletError) -> str:
     if isinstance(error, AuthenticationError):
         return f"export {KEY_VARIABLE}=KEY"
-    if isinstance(error, NotFoundError):
-        return f"curl {quote(url.partition('#')[0].rstrip('/'))}/models"
+    if isinstance(error, NotFoundError | ParameterError):
+        root, _, name = url.partition("#")
+        if not root.rstrip("/").endswith("/v1"):
+            whole = f"{root.rstrip('/')}/v1" + (f"#{name}" if name else "")
+            return f"martlet doctor --url {quote(whole)}"
+        return f"curl {quote(root)}/models"
     return f"martlet serve {quote(model.name if model else 'MODEL')}"
 
 
