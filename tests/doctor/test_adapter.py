@@ -36,8 +36,9 @@ def examined(adapter: Path, model: KnownModel | None) -> list[Finding]:
     return list(AdapterExamination("judge", str(adapter), model).findings())
 
 
-def trained_on(model: KnownModel) -> Provenance:
-    """What training on a model writes."""
+@pytest.fixture
+def provenance(model: KnownModel) -> Provenance:
+    """What training on the model writes."""
     return Provenance(
         base=str(model.folder.path),
         base_hash=model.folder.model_hash,
@@ -52,14 +53,9 @@ def trained_on(model: KnownModel) -> Provenance:
     )
 
 
-@pytest.fixture
-def provenance(model: KnownModel, adapter: Path) -> Provenance:
-    """Of the adapter, which has its file as long as a test writes one."""
-    return trained_on(model)
-
-
 @pytest.fixture(autouse=True)
 def no_provenance_left(adapter: Path) -> None:
+    """The adapter is shared, its file of provenance is each test's own."""
     (adapter / "martlet.json").unlink(missing_ok=True)
 
 
