@@ -14,7 +14,7 @@ from martlet.models.folder import open_folder
 from martlet.models.resolve import resolve
 from support.adapters import make_adapter
 
-NUM_ROWS = 12
+NUM_ROWS = 6
 
 
 @pytest.fixture
