@@ -54,9 +54,8 @@ def test_a_server_of_the_model_and_one_of_another_template(tmp_path: Path) -> No
     settings = ServeSettings(adapter_dirs=(tmp_path,))
     with closing(load_demo()) as backend, serving(backend, settings=settings) as running:
         before = examined(running.url, own, adapter)
-        remedy = before["served judge"].remedy
-        assert remedy is not None
-        subprocess.run(remedy, shell=True, check=True, capture_output=True)
+        asked = {"name": "judge", "path": str(folder)}
+        httpx.post(f"{running.url}/v1/adapters", json=asked).raise_for_status()
         after = examined(running.url, known(changed), adapter)
         make_adapter(folder, own.folder, seed=1, r=4, target_modules=["q_proj"])
         later = examined(running.url, own, adapter_of(folder, own))
@@ -68,7 +67,8 @@ def test_a_server_of_the_model_and_one_of_another_template(tmp_path: Path) -> No
     assert "reads a conversation differently" in fault.what
     assert fault.remedy == f"martlet serve {changed}"
     assert (later["served judge"].state, later["served judge"].exit_code) == ("fault", 4)
-    assert later["served judge"].remedy == remedy
+    serve = f"martlet serve demo --adapter judge={folder}"
+    assert later["served judge"].remedy == before["served judge"].remedy == serve
 
 
 def test_two_bos_at_a_server(tiny_llama: ModelFolder, tmp_path: Path) -> None:

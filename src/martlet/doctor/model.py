@@ -46,13 +46,11 @@ class ModelExamination:
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, the files first: what rests on a fault is left out."""
-        folder = None
         try:
             folder = open_folder(resolve(self._name, may_download=False))
             refuse_rejected(folder.path)
         except MartletError as error:
             yield Finding.fault("model", error, remedy=_remedy_of_folder(self._name, error))
-        if folder is None:
             return
         yield Finding.ok("model", _described(folder))
         try:
@@ -109,7 +107,7 @@ def examine_stops(tokenizer: Tokenizer) -> Finding:
         return Finding.warning(
             "stop tokens",
             "none: config, tokenizer and template name no end, so replies run to --max-tokens",
-            remedy="martlet generate DATA --model MODEL --stop TEXT",
+            remedy=f"martlet generate DATA --model {quote(str(tokenizer.folder))} --stop TEXT",
         )
     return Finding.ok(
         "stop tokens", "; ".join(f"{text} ({sources})" for text, sources in stops.items())

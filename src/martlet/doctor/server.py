@@ -26,6 +26,9 @@ from martlet.errors import (
     TemplateError,
 )
 
+Cards = Mapping[str, Mapping[str, object]]
+"""What a server says of each model that it answers for, by its name."""
+
 _TIMEOUT_S = 5.0
 _HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -88,29 +91,34 @@ def _two_bos(model: KnownModel, there: RendersThere, server: Server) -> Template
 def _examine_adapter(
     server: Server,
     adapter: KnownAdapter,
-    served: Mapping[str, Mapping[str, object]],
+    served: Cards,
     client: httpx.Client,
 ) -> Finding:
     """Whether the server serves an adapter, this revision of it, or could."""
     subject = f"served {adapter.name}"
     card = served.get(adapter.name)
     if card is not None:
-        return _examine_revision(server, adapter, card, subject=subject)
+        return _examine_revision(server, adapter, card, served, subject=subject)
     rank, limit = adapter.highest_rank, _rank_limit(server, client)
     if limit is not None and rank > limit:
         error = AdapterError(
             f"adapter {adapter.name} has rank {rank}, and {server.described} takes {limit} at most"
         )
-        return Finding.fault(subject, error, remedy=_raise_rank(server, adapter))
+        return Finding.fault(subject, error, remedy=_serve_with(server, adapter, served))
     return Finding.warning(
         subject,
         f"{server.described} serves no {adapter.name!r}; it serves {', '.join(served)}",
-        remedy=_load(server, adapter),
+        remedy=_serve_with(server, adapter, served),
     )
 
 
 def _examine_revision(
-    server: Server, adapter: KnownAdapter, card: Mapping[str, object], *, subject: str
+    server: Server,
+    adapter: KnownAdapter,
+    card: Mapping[str, object],
+    served: Cards,
+    *,
+    subject: str,
 ) -> Finding:
     match card:
         case {"adapter": {"revision": str(revision)}} if revision != adapter.tensors.revision:
@@ -118,7 +126,7 @@ def _examine_revision(
                 f"{server.described} serves revision {revision} of {adapter.name}, and "
                 f"{adapter.folder.path} now holds {adapter.tensors.revision}"
             )
-            return Finding.fault(subject, error, remedy=_load(server, adapter))
+            return Finding.fault(subject, error, remedy=_serve_with(server, adapter, served))
         case {"adapter": {"revision": str(revision)}}:
             return Finding.ok(subject, f"revision {revision}, as in {adapter.folder.path}")
     return Finding.ok(subject, f"{server.described} serves it; of which revision it does not tell")
@@ -131,7 +139,7 @@ def _rank_limit(server: Server, client: httpx.Client) -> int | None:
     return max_lora_rank(server.address, client) or max(LORA_RANKS)
 
 
-def _served(server: Server, client: httpx.Client) -> dict[str, Mapping[str, object]]:
+def _served(server: Server, client: httpx.Client) -> Cards:
     """The cards of all that the server answers for, by name."""
     match ask_json(client, f"{server.address.base_url}/models", address=server.address):
         case {"data": list() as cards}:
@@ -140,7 +148,7 @@ def _served(server: Server, client: httpx.Client) -> dict[str, Mapping[str, obje
 
 
 def _described(server: Server) -> str:
-    version = f" {server.version}" if server.version else ""
+    version = f", version {server.version}," if server.version else ""
     context = server.max_context_tokens
     length = "context not told" if context is None else f"context {context:,} tokens"
     return f"{server.described}{version} answers for {server.model}, {length}"
@@ -166,20 +174,16 @@ def _serve_again(server: Server, model: KnownModel) -> str:
     return f"martlet serve {name}"
 
 
-def _raise_rank(server: Server, adapter: KnownAdapter) -> str:
-    rank = next((each for each in LORA_RANKS if each >= adapter.highest_rank), None)
+def _serve_with(server: Server, adapter: KnownAdapter, served: Cards) -> str:
+    """Starts the server with the adapter, which works where loading over HTTP is not allowed."""
+    model = quote(str(served.get(server.model, {}).get("root") or server.model))
+    if server.kind != "vllm":
+        return f"martlet serve {model} {adapter.as_option}"
     folder = quote(str(adapter.folder.path))
+    rank = next((each for each in LORA_RANKS if each >= adapter.highest_rank), None)
     if rank is None:
         return f"martlet merge {folder} --out MERGED"
-    module = f"{adapter.name}={folder}"
     return (
-        f"vllm serve {quote(server.model)} --enable-lora --max-lora-rank {rank} "
-        f"--lora-modules {module}"
+        f"vllm serve {model} --served-model-name {quote(server.model)} --enable-lora "
+        f"--max-lora-rank {rank} --lora-modules {adapter.name}={folder}"
     )
-
-
-def _load(server: Server, adapter: KnownAdapter) -> str:
-    path = str(adapter.folder.path.resolve())
-    body = f'{{"lora_name": "{adapter.name}", "lora_path": "{path}"}}'
-    url = f"{server.address.base_url}/load_lora_adapter"
-    return f"curl {quote(url)} -H 'Content-Type: application/json' -d {quote(body)}"
