@@ -23,8 +23,8 @@ def vllm_shaped(
 
     @app.get("/v1/models")
     def models() -> dict[str, object]:
-        card = {"id": "base", "owned_by": "vllm", "max_model_len": 512, "parent": None}
-        return {"object": "list", "data": [card]}
+        card = {"id": "base", "owned_by": "vllm", "root": "/models/base", "parent": None}
+        return {"object": "list", "data": [{**card, "max_model_len": 512}]}
 
     @app.post("/tokenize")
     def tokenize(asked: dict[str, Any] = Body()) -> dict[str, object]:  # noqa: B008
