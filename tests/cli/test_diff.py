@@ -69,7 +69,7 @@ def test_an_adapter_is_named_and_counts_agree_with_the_score(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = list(islice(training_rows("deduction", seed=9), 2 * NUM_ROWS))
+    rows = list(islice(training_rows("deduction", seed=9), 4 * NUM_ROWS))
     data = write_lines(tmp_path / "dev.jsonl", rows)
     folder = make_adapter(
         tmp_path / "odd", open_folder(resolve("demo")), r=4, target_modules=["q_proj"], scale=0.6

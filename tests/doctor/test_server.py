@@ -100,7 +100,8 @@ def assert_too_high(finding: Finding, wide: KnownAdapter) -> None:
     assert "adapter judge has rank 20, and vllm at http" in finding.what
     assert "takes 16 at most" in finding.what
     assert finding.remedy == (
-        f"vllm serve base --enable-lora --max-lora-rank 32 --lora-modules judge={wide.folder.path}"
+        "vllm serve /models/base --served-model-name base --enable-lora --max-lora-rank 32 "
+        f"--lora-modules judge={wide.folder.path}"
     )
 
 
