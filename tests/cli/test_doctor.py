@@ -15,7 +15,7 @@ from support.adapters import make_adapter
 def test_a_sound_set_up(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MARTLET_VLLM", raising=False)
     called = call("doctor", "demo", "--json")
-    found = {each["subject"]: each for each in json.loads(called.stdout)}
+    found = {each["subject"]: each for each in json.loads(called.stdout)["findings"]}
     assert called.exit_code == 0, called.stderr
     assert list(found)[:3] == ["python", "packages", "extras"]
     assert {found[each]["state"] for each in ("model", "tokenizer", "template")} == {"ok"}

@@ -60,6 +60,8 @@ def doctor(
     What is wrong comes with the one command that mends it. Nothing is downloaded, loaded or
     changed. The exit code is 0 without a fault, else the one that a run would end with.
     """
+    import json
+
     from martlet.backends.options import is_url
     from martlet.doctor.checkup import Checkup
     from martlet.doctor.finding import exit_code_of
@@ -68,10 +70,11 @@ def doctor(
         raise ParameterError(f"{model} is a server's URL; give it as --url {model}")
     checkup = Checkup(model=model, adapters=named_adapters(adapter or ()), url=url, port=port)
     findings = _found(checkup)
+    exit_code = exit_code_of(findings)
     _show(findings)
     if as_json:
-        _print_json(findings)
-    raise typer.Exit(exit_code_of(findings))
+        print(json.dumps(_as_json(findings, exit_code), ensure_ascii=False))
+    raise typer.Exit(exit_code)
 
 
 def _found(checkup: "Checkup") -> "Sequence[Finding]":
@@ -102,8 +105,7 @@ def _show(findings: "Sequence[Finding]") -> None:
             console.print(f"{each.subject}: {each.remedy}", markup=False, soft_wrap=True)
 
 
-def _print_json(findings: "Sequence[Finding]") -> None:
-    import json
+def _as_json(findings: "Sequence[Finding]", exit_code: int) -> dict[str, object]:
     from dataclasses import asdict
 
-    print(json.dumps([asdict(each) for each in findings], ensure_ascii=False))
+    return {"exit_code": exit_code, "findings": [asdict(each) for each in findings]}
