@@ -59,7 +59,7 @@ class ModelExamination:
             yield Finding.fault("tokenizer", error, remedy=_fetch_tokenizer(folder))
             return
         yield examine_vocabulary(folder, tokenizer)
-        yield from examine_template(tokenizer)
+        yield examine_template(tokenizer)
         yield examine_stops(tokenizer)
         yield _examine_room(self._name, folder)
         self.model = KnownModel(name=self._name, folder=folder, tokenizer=tokenizer)
@@ -77,22 +77,17 @@ def examine_vocabulary(folder: ModelFolder, tokenizer: Tokenizer) -> Finding:
     return Finding.ok("tokenizer", f"{tokenizer.num_tokens:,} tokens, embedding {rows:,} rows")
 
 
-def examine_template(tokenizer: Tokenizer) -> Iterator[Finding]:
+def examine_template(tokenizer: Tokenizer) -> Finding:
     """Whether the chat template renders, and with one BOS token at most."""
+    own_template = f"martlet chat {quote(str(tokenizer.folder))} --chat-template FILE"
     if not tokenizer.has_template:
-        yield Finding.warning(
-            "template",
-            "none: conversations cannot be asked, raw text can",
-            remedy=f"martlet chat {quote(str(tokenizer.folder))} --chat-template FILE",
-        )
-        return
+        lacking = "none: conversations cannot be asked, raw text can"
+        return Finding.warning("template", lacking, remedy=own_template)
     try:
         text, token_ids = tokenizer.render(_GREETING)
     except TemplateError as error:
-        remedy = f"martlet chat {quote(str(tokenizer.folder))} --chat-template FILE"
-        yield Finding.fault("template", error, remedy=remedy)
-        return
-    yield _examine_bos(tokenizer, text) or Finding.ok(
+        return Finding.fault("template", error, remedy=own_template)
+    return _examine_bos(tokenizer, text) or Finding.ok(
         "template", f"{tokenizer.template_hash}; a greeting has {len(token_ids)} tokens"
     )
 
