@@ -16,6 +16,7 @@ LAYERS = [
     {"compat"},
     {"cli"},
     {"serve", "ui"},
+    {"doctor", "diff"},
     {"score"},
     {"train", "export"},
     {"batch"},

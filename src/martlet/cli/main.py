@@ -14,6 +14,8 @@ from martlet import __version__
 from martlet.cli.chat import chat
 from martlet.cli.check import check
 from martlet.cli.demo import demo
+from martlet.cli.diff import diff
+from martlet.cli.doctor import doctor
 from martlet.cli.generate import generate
 from martlet.cli.info import info
 from martlet.cli.merge import merge
@@ -79,7 +81,23 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, check, train, merge, quantize, score, serve, ui, chat, info, demo):
+_VERBS = (
+    vote,
+    generate,
+    check,
+    train,
+    merge,
+    quantize,
+    score,
+    diff,
+    serve,
+    ui,
+    chat,
+    info,
+    doctor,
+    demo,
+)
+for _verb in _VERBS:
     app.command()(_verb)
 
 
