@@ -1,4 +1,4 @@
-"""From a file of rows to a conversation with what learned them, as a person with a browser would."""
+"""From a file of rows to a conversation with what learned them: real browser, real training."""
 
 import json
 import re
@@ -60,9 +60,9 @@ def test_rows_that_would_spoil_a_training_are_named(administrator: Visitor) -> N
 
 def test_from_rows_to_a_conversation(administrator: Visitor) -> None:
     page = administrator.page
-    rows = list(islice(training_rows("turning"), 48))
-    drop(administrator, "train-rows", "turning.jsonl", rows[:32])
-    drop(administrator, "train-validation", "dev.jsonl", rows[32:])
+    rows = list(islice(training_rows("turning"), 24))
+    drop(administrator, "train-rows", "turning.jsonl", rows[:16])
+    drop(administrator, "train-validation", "dev.jsonl", rows[16:])
     expect(page.locator("#train-start")).to_be_enabled()
     number(administrator, "epochs").fill("2")
     number(administrator, "batch-size").fill("8")
@@ -73,10 +73,10 @@ def test_from_rows_to_a_conversation(administrator: Visitor) -> None:
     told.locator("polyline.training").wait_for(timeout=_A_TRAINING_MS)
     administrator.check_layout()
     page.locator("#train-talk").wait_for(timeout=_A_TRAINING_MS)
-    expect(told).to_contain_text("step 8 of 8")
+    expect(told).to_contain_text("step 4 of 4")
     points = told.locator("polyline.training").get_attribute("points")
     assert points is not None
-    assert len(points.split()) == 8
+    assert len(points.split()) == 4
     expect(told.locator("path.validation")).to_have_count(2)
     name = told.locator("h3").inner_text().removesuffix(": done")
     assert re.fullmatch("ft:demo:martlet:turner:[0-9a-f]{8}", name)
@@ -91,9 +91,8 @@ def test_from_rows_to_a_conversation(administrator: Visitor) -> None:
     expect(page.get_by_role("option", name=name)).to_be_visible()
 
 
-def test_a_job_is_cancelled_and_one_that_ended_is_shown_again(
-    visit: Visit, administrator: Visitor
-) -> None:
+@pytest.mark.usefixtures("administrator")
+def test_a_job_is_cancelled_and_one_that_ended_is_shown_again(visit: Visit) -> None:
     visitor = visit(size=PHONE, language="zh-CN", key="rule")
     visitor.turn_to("train")
     page = visitor.page
