@@ -25,7 +25,7 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             show_default=False,
             envvar="MARTLET_MODEL",
             show_envvar=False,

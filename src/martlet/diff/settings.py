@@ -10,6 +10,8 @@ _IDLE_WHEN_GREEDY = frozenset({"seed", "top_p", "top_k", "min_p", "n"})
 """Parameters without effect at temperature 0."""
 _LATE = ("max_tokens", "seed")
 """Parameters that only cut replies or redraw them."""
+_EMPTY = (None, "")
+"""What a card says of a field that does not apply."""
 _NUM_HASH_CHARACTERS = 16
 
 
@@ -95,7 +97,7 @@ def _of(section: str, *names: str) -> Callable[[Card], object]:
 
     def read(card: Card) -> object:
         fields = _section(card, section)
-        return next((fields[name] for name in names if fields.get(name)), None)
+        return next((fields[name] for name in names if fields.get(name) not in _EMPTY), None)
 
     return read
 
