@@ -388,7 +388,7 @@ def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
 def test_a_run_stops_early_with_its_best_weights(rows: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     given = {"evaluate_every": 2, "patience": 1, "learning_rate": 0.05, "max_steps": 40}
-    validation = write_rows(tmp_path / "validation.jsonl", count=8, seed=5)
+    validation = write_rows(tmp_path / "validation.jsonl", count=24, seed=5)
     result = train(rows, run, validation=str(validation), report=["tensorboard"], **given)
     assert result.num_steps < 40
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -86,7 +86,8 @@ class Visitor:
     faults: list[str] = field(default_factory=list)
 
     def note_console(self, message: "ConsoleMessage") -> None:
-        if message.type == "error":
+        # Gradio tells of a stream that was given up, which is what Stop does.
+        if message.type == "error" and not message.text.startswith("AbortError"):
             self.faults.append(f"console: {message.text}")
 
     def note_request(self, request: "Request") -> None:
