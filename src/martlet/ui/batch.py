@@ -12,6 +12,7 @@ import gradio as gr
 
 from martlet.ui.batch_report import UNFINISHED, batch_name, progress, report
 from martlet.ui.client import Json
+from martlet.ui.lead import add_lead
 from martlet.ui.requests_file import write_requests
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Choices, Site, Updates, model_choices
@@ -30,6 +31,7 @@ class BatchTab:
     def __init__(self, site: Site) -> None:
         self._site = site
         words = site.words
+        add_lead(words, "batch")
         self._batch = gr.State("")
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
@@ -45,7 +47,7 @@ class BatchTab:
                         words["batch_start"], variant="primary", elem_id="batch-start"
                     )
                     self._cancel = gr.Button(words["batch_cancel"], interactive=False)
-                self._progress = gr.HTML(padding=False)
+                self._progress = gr.HTML(padding=False, elem_classes="told")
                 self._results = gr.File(
                     label=words["batch_results"],
                     file_count="multiple",

@@ -14,7 +14,7 @@ from martlet.ui.figures import figures
 from martlet.ui.notebook import Notebook, Place
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import effective_table
-from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
 from martlet.ui.tree import Turn, messages_of
 
 
@@ -57,7 +57,9 @@ class ChatTab:
         show.conversations.input(self._open, [browser, show.conversations], **told)
         show.branches.input(self._turn_to, [*here, show.branches], **told)
         show.new.click(self._new, [browser], **told)
-        show.forget.click(self._forget, here, **told)
+        show.chatbot.example_select(self._try, None, [show.box], show_progress="hidden")
+        sure = confirming(site.words["confirm_forget"])
+        show.forget.click(self._forget, [*here, show.is_sure], js=sure, **told)
         show.download.click(self._rows, here, [show.rows], show_progress="hidden").success(
             None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
         )
@@ -139,7 +141,12 @@ class ChatTab:
         with self._site.telling():
             return self._shown(self._notebook(browser), Place())
 
-    def _forget(self, browser: str, place: Place) -> Updates:
+    def _try(self, example: gr.SelectData) -> str:
+        return str(example.value["text"])
+
+    def _forget(self, browser: str, place: Place, is_sure: bool) -> Updates:  # noqa: FBT001
+        if not is_sure:
+            return {}
         notebook = self._notebook(browser)
         with self._site.telling():
             notebook.forget(place)
@@ -214,6 +221,7 @@ class ChatTab:
             show.conversations: gr.Radio(
                 choices=listed, value=place.conversation, visible=bool(listed)
             ),
+            show.forget: gr.Button(interactive=place.conversation is not None),
         }
 
 

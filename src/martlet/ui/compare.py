@@ -12,9 +12,10 @@ import gradio as gr
 from martlet.errors import MartletError
 from martlet.ui.client import Json
 from martlet.ui.figures import figures, said
+from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls
-from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
 
 _LEAST, _MOST = 2, 4
 _SEED = 1
@@ -62,11 +63,14 @@ class CompareTab:
     def __init__(self, site: Site, browser: gr.BrowserState) -> None:
         self._site = site
         words = site.words
+        add_lead(words, "compare")
         self._contest = gr.State(Contest())
         self._models = gr.Dropdown(
             [], multiselect=True, max_choices=_MOST, label=words["compared"], elem_id="compared"
         )
-        self._system = gr.Textbox(label=words["system"], lines=1, max_lines=6)
+        self._system = gr.Textbox(
+            label=words["system"], placeholder=words["system_placeholder"], lines=1, max_lines=6
+        )
         with gr.Accordion(words["sampling"], open=False):
             self._sampling = SamplingControls(words, seed=_SEED)
         self._box = gr.Textbox(
@@ -77,7 +81,8 @@ class CompareTab:
             submit_btn=True,
             elem_id="compare-prompt",
         )
-        self._told = gr.Markdown(elem_classes="hint")
+        add_example(words, self._box)
+        self._told = gr.Markdown(elem_classes="hint told")
         with gr.Row(elem_classes="panels"):
             self._panels = [self._panel(words["better"]) for _ in range(_MOST)]
         with gr.Row(elem_classes="keep"):
@@ -89,6 +94,7 @@ class CompareTab:
                 elem_id="download-preferences",
             )
             self._forget = gr.Button(words["forget_preferences"], size="sm", visible=False)
+        self._is_sure = gr.Checkbox(visible=False)
         self._rows = gr.Textbox(visible=False)
         self._listen(browser)
 
@@ -139,7 +145,8 @@ class CompareTab:
         self._download.click(self._all_rows, [browser], [self._rows], show_progress="hidden").then(
             None, [self._rows], None, js="(rows) => martlet.download('preferences.jsonl', rows)"
         )
-        self._forget.click(self._forget_rows, [browser], **told)
+        sure = confirming(self._site.words["confirm_forget_preferences"])
+        self._forget.click(self._forget_rows, [browser, self._is_sure], js=sure, **told)
 
     def _stop(self, request: gr.Request) -> None:
         self._site.stops.press(page_of(request))
@@ -241,7 +248,9 @@ class CompareTab:
         with self._site.telling():
             return "".join(f"{row}\n" for row in self._site.store.preferences(browser))
 
-    def _forget_rows(self, browser: str) -> Updates:
+    def _forget_rows(self, browser: str, is_sure: bool) -> Updates:  # noqa: FBT001
+        if not is_sure:
+            return {}
         with self._site.telling():
             self._site.store.forget_preferences(browser)
             return self._told_of_rows(browser)

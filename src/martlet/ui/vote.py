@@ -14,6 +14,7 @@ from martlet.answers.policy import EarlyStop, VotePolicy
 from martlet.batch.prompts import multiple_choice_prompt
 from martlet.errors import MartletError
 from martlet.ui.ballots import bars, samples
+from martlet.ui.lead import add_example, add_lead
 from martlet.ui.poll import Poll
 from martlet.ui.reply import Reply, chat_body, draw
 from martlet.ui.sampling import SamplingControls
@@ -32,13 +33,14 @@ class VoteTab:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        add_lead(site.words, "vote")
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
                 self._add_question()
+                self._bars = gr.HTML(padding=False, elem_classes="told")
+                self._samples = gr.HTML(padding=False, elem_classes="told")
             with gr.Column(scale=1, min_width=280):
                 self._add_rules()
-        self._bars = gr.HTML(padding=False)
-        self._samples = gr.HTML(padding=False)
         self._ask.click(
             self._run,
             [
@@ -90,6 +92,7 @@ class VoteTab:
             max_lines=12,
             elem_id="vote-options",
         )
+        add_example(words, self._question, self._options)
         with gr.Row(elem_classes="keep"):
             self._ask = gr.Button(words["vote_ask"], variant="primary", elem_id="vote-ask")
             self._stop_button = gr.Button(words["stop"], interactive=False)

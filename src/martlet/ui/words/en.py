@@ -14,6 +14,25 @@ WORDS: Mapping[str, str] = {
     "batch": "Batch",
     "train": "Train",
     "microscope": "Microscope",
+    # What each is for
+    "compare_lead": (
+        "One prompt, several models: click the better reply, and it is kept as a training row."
+    ),
+    "vote_lead": "The model answers a question several times; the answer given most often wins.",
+    "batch_lead": "A whole file of questions at once. It goes on if you close this page.",
+    "train_lead": (
+        "Teach the model from examples: drop a file, see whether it is sound, train, and talk to "
+        "the result."
+    ),
+    "microscope_lead": "See what the model could have said at each token, and why it said this.",
+    "example": "Fill in an example",
+    "example_question": (
+        "Cara lives in the blue house. Hugo lives in the white house. Gina lives in the black "
+        "house. Finn lives in the red house. The red house faces north. The black house faces "
+        "east. The blue house faces west. The white house faces south. Which way faces the house "
+        "of Cara?"
+    ),
+    "example_options": "west\nnorth\neast\nsouth",
     # The door
     "door_title": "This server wants an API key",
     "door_key": "API key",
@@ -55,12 +74,14 @@ WORDS: Mapping[str, str] = {
     "conversations": "Conversations",
     "new": "New",
     "forget": "Delete",
+    "confirm_forget": "Delete this conversation with all its branches?",
     "download_rows": "Download as training rows",
     "nothing_to_download": "There is nothing to download yet.",
     "system": "System prompt",
     "system_placeholder": "How the model is to behave",
     "sampling": "How replies are drawn",
     "effective": "What held for the last reply",
+    "effective_none": "There was no reply yet.",
     "policy": "When the context is full",
     "policy_drop-old-turns": "Drop the oldest turns",
     "policy_keep-system+tail": "Drop, and cut the oldest that stays",
@@ -78,6 +99,7 @@ WORDS: Mapping[str, str] = {
     "n_preferences": "Preference rows kept: {:,}",
     "download_preferences": "Download for training",
     "forget_preferences": "Delete them",
+    "confirm_forget_preferences": "Delete all preference rows of this browser?",
     # Vote
     "vote_placeholder": "A question, with all that must be known to answer it",
     "options": "Options",
@@ -154,9 +176,13 @@ WORDS: Mapping[str, str] = {
     "method_supervised": "Replies",
     "method_dpo": "Which reply is better (DPO)",
     "epochs": "Epochs",
+    "epochs_info": "How often each row is seen",
     "batch_size": "Rows a step",
+    "batch_size_info": "More: smoother, fewer steps",
     "rate_multiplier": "Learning rate ×",
+    "rate_multiplier_info": "Times the usual one; more if the loss hardly falls",
     "rank": "Rank",
+    "rank_info": "The size of the adapter",
     "rows_looking": "Looking at the rows…",
     "rows_counts": (
         "{rows:,} rows, {tokens:,} tokens, {learned:.0%} of them learned; the longest has "

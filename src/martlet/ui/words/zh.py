@@ -14,6 +14,18 @@ WORDS: Mapping[str, str] = {
     "batch": "批处理",
     "train": "训练",
     "microscope": "显微镜",
+    # What each is for
+    "compare_lead": "同一个提示问多个模型：点击更好的回复，它就成为一行训练数据。",
+    "vote_lead": "模型把一个问题回答多次，出现最多的答案胜出。",
+    "batch_lead": "一次处理整个文件的问题；关闭页面后仍会继续。",
+    "train_lead": "用示例教模型：放入文件，检查是否可用，开始训练，然后与结果对话。",
+    "microscope_lead": "查看模型在每个词元处本可以说什么，以及为什么说了这个。",
+    "example": "填入示例",
+    "example_question": (
+        "辛住蓝屋。庚住绿屋。己住白屋。戊住黑屋。蓝屋朝北。绿屋朝南。黑屋朝东。白屋朝西。"
+        "己的屋子朝哪边？"
+    ),
+    "example_options": "西\n东\n北\n南",
     # The door
     "door_title": "此服务器需要 API 密钥",
     "door_key": "API 密钥",
@@ -55,12 +67,14 @@ WORDS: Mapping[str, str] = {
     "conversations": "对话列表",
     "new": "新对话",
     "forget": "删除",
+    "confirm_forget": "删除这个对话及其所有分支？",
     "download_rows": "下载为训练数据",
     "nothing_to_download": "还没有可下载的内容。",
     "system": "系统提示",
     "system_placeholder": "希望模型如何表现",
     "sampling": "采样设置",
     "effective": "上次回复的实际参数",
+    "effective_none": "还没有回复。",
     "policy": "上下文已满时",
     "policy_drop-old-turns": "丢弃最旧的轮次",
     "policy_keep-system+tail": "丢弃，并截断保留的最旧轮次",
@@ -78,6 +92,7 @@ WORDS: Mapping[str, str] = {
     "n_preferences": "已保存的偏好数据：{:,}",
     "download_preferences": "下载用于训练",
     "forget_preferences": "全部删除",
+    "confirm_forget_preferences": "删除此浏览器的全部偏好数据？",
     # Vote
     "vote_placeholder": "问题，以及回答所需的全部信息",
     "options": "选项",
@@ -152,9 +167,13 @@ WORDS: Mapping[str, str] = {
     "method_supervised": "回复",
     "method_dpo": "哪个回复更好（DPO）",
     "epochs": "训练轮数",
+    "epochs_info": "每行数据学习几遍",
     "batch_size": "每步行数",
+    "batch_size_info": "越多越平稳，步数越少",
     "rate_multiplier": "学习率 ×",
+    "rate_multiplier_info": "默认值的倍数；损失几乎不降时调大",
     "rank": "秩",
+    "rank_info": "适配器的大小",
     "rows_looking": "正在检查数据…",
     "rows_counts": (
         "{rows:,} 行，{tokens:,} 个词元，其中 {learned:.0%} 参与学习；最长 {longest:,} 个"
