@@ -27,12 +27,11 @@ WORDS: Mapping[str, str] = {
     "microscope_lead": "See what the model could have said at each token, and why it said this.",
     "example": "Fill in an example",
     "example_question": (
-        "Cara lives in the blue house. Hugo lives in the white house. Gina lives in the black "
-        "house. Finn lives in the red house. The red house faces north. The black house faces "
-        "east. The blue house faces west. The white house faces south. Which way faces the house "
-        "of Cara?"
+        "5 people stand in a row, in places 1 to 5 from the left. Finn is in place 5. Hugo is "
+        "just left of Finn. Dan is just left of Ben. Ben is just left of Gina. Gina is just left "
+        "of Hugo. Who is in place 4?"
     ),
-    "example_options": "west\nnorth\neast\nsouth",
+    "example_options": "Hugo\nDan\nFinn\nGina",
     # The door
     "door_title": "This server wants an API key",
     "door_key": "API key",

@@ -22,10 +22,10 @@ WORDS: Mapping[str, str] = {
     "microscope_lead": "查看模型在每个词元处本可以说什么，以及为什么说了这个。",
     "example": "填入示例",
     "example_question": (
-        "辛住蓝屋。庚住绿屋。己住白屋。戊住黑屋。蓝屋朝北。绿屋朝南。黑屋朝东。白屋朝西。"
-        "己的屋子朝哪边？"
+        "5人站成一排，从左到右是1到5号位。辛紧挨在戊右边。丙紧挨在辛右边。乙紧挨在丁右边。戊在1号"
+        "位。丁紧挨在丙右边。谁在4号位？"
     ),
-    "example_options": "西\n东\n北\n南",
+    "example_options": "辛\n乙\n丙\n丁",
     # The door
     "door_title": "此服务器需要 API 密钥",
     "door_key": "API 密钥",
