@@ -103,8 +103,11 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
     headings = page.locator(".contestant h3").all_inner_texts()
     assert headings == ["demo", "judge"]
     visitor.check_layout()
-    better.first.click()
-    page.locator("#download-preferences").wait_for()
+    better.last.click()
+    expect(better.last).to_be_disabled()
+    better.first.click()  # on second thoughts
+    expect(better.first).to_be_disabled()
+    expect(better.last).to_be_enabled()
     with page.expect_download() as download:
         page.locator("#download-preferences").click()
     download.value.save_as(tmp_path / "preferences.jsonl")
@@ -179,6 +182,8 @@ def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
     page.locator("#step input[type=number]").fill("2")
     page.locator("#step input[type=number]").press("Tab")
     expect(drawn).to_have_text(tokens[1])
+    page.locator(".ribbon .token").last.click()
+    expect(drawn).to_have_text(tokens[-1])
     visitor.check_layout()
 
 

@@ -144,7 +144,7 @@ class ChatTab:
     def _try(self, example: gr.SelectData) -> str:
         return str(example.value["text"])
 
-    def _forget(self, browser: str, place: Place, is_sure: bool) -> Updates:  # noqa: FBT001
+    def _forget(self, browser: str, place: Place, is_sure: bool) -> Updates:
         if not is_sure:
             return {}
         notebook = self._notebook(browser)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import gradio as gr
 
 from martlet.errors import MartletError
 from martlet.ui.client import Json
+from martlet.ui.contest import Contest
 from martlet.ui.figures import figures, said
 from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
@@ -19,28 +20,6 @@ from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
 
 _LEAST, _MOST = 2, 4
 _SEED = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contest:
-    """Replies of several models to one prompt."""
-
-    messages: Sequence[dict[str, str]] = ()
-    models: Sequence[str] = ()
-    texts: Sequence[str] = ()
-
-    def preferences(self, chosen: int) -> list[dict[str, object]]:
-        """A training row for each other reply that says something else than the chosen one."""
-        return [
-            {
-                "prompt": list(self.messages),
-                "chosen": [{"role": "assistant", "content": self.texts[chosen]}],
-                "rejected": [{"role": "assistant", "content": text}],
-                "models": {"chosen": self.models[chosen], "rejected": model},
-            }
-            for model, text in zip(self.models, self.texts, strict=True)
-            if text.strip() and text != self.texts[chosen]
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,14 +203,16 @@ class CompareTab:
 
     def _prefer(self, place: int, browser: str, contest: Contest) -> Updates:
         with self._site.telling():
-            self._site.store.add_preferences(browser, contest.preferences(place))
+            rows, store = contest.preferences(place), self._site.store
+            kept = store.keep_preferences(browser, rows, instead_of=contest.kept)
             updates = self._told_of_rows(browser)
+        updates[self._contest] = replace(contest, kept=kept)
         for each, panel in enumerate(self._panels[: len(contest.models)]):
             is_chosen = each == place
             updates[panel.better] = gr.Button(
                 self._site.words["chosen" if is_chosen else "better"],
                 variant="primary" if is_chosen else "secondary",
-                interactive=False,
+                interactive=not is_chosen,
             )
         return updates
 
@@ -248,7 +229,7 @@ class CompareTab:
         with self._site.telling():
             return "".join(f"{row}\n" for row in self._site.store.preferences(browser))
 
-    def _forget_rows(self, browser: str, is_sure: bool) -> Updates:  # noqa: FBT001
+    def _forget_rows(self, browser: str, is_sure: bool) -> Updates:
         if not is_sure:
             return {}
         with self._site.telling():

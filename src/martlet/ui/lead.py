@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from martlet.batch.prompts import multiple_choice_prompt
+from martlet.ui.question import question_prompt
 from martlet.ui.site import Words
 
 
@@ -34,5 +34,4 @@ def add_example(words: Words, box: gr.Textbox, options: gr.Textbox | None = None
 
 def example_prompt(words: Words) -> str:
     """The puzzle with its options, as one prompt."""
-    options = words["example_options"].splitlines()
-    return multiple_choice_prompt("", words["example_question"], options)
+    return question_prompt(words["example_question"], words["example_options"].splitlines())

@@ -11,11 +11,11 @@ import gradio as gr
 from martlet.answers.ballot import BallotReader
 from martlet.answers.extractor import parse_extractor
 from martlet.answers.policy import EarlyStop, VotePolicy
-from martlet.batch.prompts import multiple_choice_prompt
 from martlet.errors import MartletError
 from martlet.ui.ballots import bars, samples
 from martlet.ui.lead import add_example, add_lead
 from martlet.ui.poll import Poll
+from martlet.ui.question import question_prompt
 from martlet.ui.reply import Reply, chat_body, draw
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Site, Updates, model_choices, page_of
@@ -178,7 +178,7 @@ class VoteTab:
             return question
         if not options:
             raise self._site.refusal(self._site.words["options_empty"])
-        return multiple_choice_prompt("", question, options)
+        return question_prompt(question, options)
 
 
 def _poll(options: Sequence[str], num_samples: int, early_stop: str, extract: str) -> Poll:

@@ -29,7 +29,8 @@ WORDS: Mapping[str, str] = {
     "example_question": (
         "5 people stand in a row, in places 1 to 5 from the left. Finn is in place 5. Hugo is "
         "just left of Finn. Dan is just left of Ben. Ben is just left of Gina. Gina is just left "
-        "of Hugo. Who is in place 4?"
+        "of Hugo.\n"
+        "Who is in place 4?"
     ),
     "example_options": "Hugo\nDan\nFinn\nGina",
     # The door
@@ -57,7 +58,7 @@ WORDS: Mapping[str, str] = {
     # Figures
     "n_tokens": "{:,} tokens",
     "tokens_per_second": "{:,.0f} tokens/s",
-    "first_after": "first after {:.2f} s",
+    "first_after": "first after {:.2f}\u00a0s",
     "ending_length": "cut off: no more tokens were allowed",
     "ending_stopped": "stopped",
     "ending_error": "broken off by an error",
@@ -100,7 +101,7 @@ WORDS: Mapping[str, str] = {
     "forget_preferences": "Delete them",
     "confirm_forget_preferences": "Delete all preference rows of this browser?",
     # Vote
-    "vote_placeholder": "A question, with all that must be known to answer it",
+    "vote_placeholder": "What must be known, and in the last line the question",
     "options": "Options",
     "options_info": "One a line; the first is A",
     "options_empty": "Give the options, one a line; or let the answer be a number.",
@@ -120,7 +121,7 @@ WORDS: Mapping[str, str] = {
     "vote_none": "No sample stated an answer",
     "vote_won": "{answer} wins, with a margin of {margin:.0%}",
     "vote_stopped": "Stopped after {} of {} samples.",
-    "vote_early": "Decided after {counted} samples; the {saved} others were not needed.",
+    "vote_early": "Decided after {counted} of {whole} samples; the rest were not needed.",
     "vote_full": "All {} samples were counted.",
     "not_counted": "not counted",
     # Batch

@@ -22,8 +22,9 @@ WORDS: Mapping[str, str] = {
     "microscope_lead": "查看模型在每个词元处本可以说什么，以及为什么说了这个。",
     "example": "填入示例",
     "example_question": (
-        "5人站成一排，从左到右是1到5号位。辛紧挨在戊右边。丙紧挨在辛右边。乙紧挨在丁右边。戊在1号"
-        "位。丁紧挨在丙右边。谁在4号位？"
+        "5人站成一排，从左到右是1到5号位。辛紧挨在戊右边。丙紧挨在辛右边。乙紧挨在丁右边。"
+        "戊在1号位。丁紧挨在丙右边。\n"
+        "谁在4号位？"
     ),
     "example_options": "辛\n乙\n丙\n丁",
     # The door
@@ -51,7 +52,7 @@ WORDS: Mapping[str, str] = {
     # Figures
     "n_tokens": "{:,} 个词元",
     "tokens_per_second": "{:,.0f} 词元/秒",
-    "first_after": "首个词元 {:.2f} 秒",
+    "first_after": "首个词元 {:.2f}\u00a0秒",
     "ending_length": "已截断：达到词元上限",
     "ending_stopped": "已停止",
     "ending_error": "因错误中断",
@@ -94,7 +95,7 @@ WORDS: Mapping[str, str] = {
     "forget_preferences": "全部删除",
     "confirm_forget_preferences": "删除此浏览器的全部偏好数据？",
     # Vote
-    "vote_placeholder": "问题，以及回答所需的全部信息",
+    "vote_placeholder": "先写回答所需的信息，最后一行写问题",
     "options": "选项",
     "options_info": "每行一个，第一个是 A",
     "options_empty": "请填写选项，每行一个；或者让答案是数字。",
@@ -114,7 +115,7 @@ WORDS: Mapping[str, str] = {
     "vote_none": "没有样本给出答案",
     "vote_won": "{answer} 胜出，领先 {margin:.0%}",
     "vote_stopped": "已停止：{} / {} 个样本。",
-    "vote_early": "{counted} 个样本后已有结果，其余 {saved} 个不再需要。",
+    "vote_early": "{counted} / {whole} 个样本后已有结果，其余不再需要。",
     "vote_full": "全部 {} 个样本均已计入。",
     "not_counted": "未计入",
     # Batch
