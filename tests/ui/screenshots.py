@@ -1,7 +1,7 @@
 """Takes the pictures of docs/ui.md from the real page.
 
-In tests/: `python -m ui.screenshots ../docs/images`. What is drawn has a seed, so that the same model
-says the same in the picture.
+In tests/: `python -m ui.screenshots ../docs/images`. Replies are drawn with a seed, so that the
+same model says the same in the picture.
 """
 
 import sys
