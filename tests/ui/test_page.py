@@ -254,9 +254,8 @@ def stream(server: str, all_stream: Barrier) -> str:
     url = f"{server}/v1/chat/completions"
     with httpx.stream("POST", url, json=body, timeout=120) as response:
         chunks = (line for line in response.iter_lines() if line.startswith("data: {"))
-        last = next(chunks)
+        next(chunks)
         all_stream.wait(timeout=60)
-        for last in chunks:
-            pass
+        *_, last = chunks
     reason: str = json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"]
     return reason
