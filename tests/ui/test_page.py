@@ -13,6 +13,8 @@ from martlet.batch.shapes import Wording
 from martlet.demo import puzzles_path
 from martlet.train.example import Origin
 from martlet.train.formats.preferences import preference_of
+from martlet.ui.languages import words_of
+from martlet.ui.question import question_prompt
 from ui.conftest import Visit, Visitor
 
 if TYPE_CHECKING:
@@ -91,6 +93,28 @@ def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path
     assert messages[1]["content"] == "3 + 3 = ?"
 
 
+def test_a_conversation_is_deleted_if_that_is_meant(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to("chat")
+    page.locator("#new").click()
+    expect(page.locator("#forget")).to_be_disabled()
+    page.locator("#conversation .example").click()
+    box, words = page.locator("#question textarea"), words_of(visitor.language)
+    options = words["example_options"].splitlines()
+    expect(box).to_have_value(question_prompt(words["example_question"], options))
+    box.press("Enter")
+    expect(page.locator("#forget")).to_be_enabled()
+    page.locator("#question .submit-button").wait_for()
+    kept = page.locator(".list label").all_inner_texts()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(2)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    assert page.locator(".list label").all_inner_texts() == kept[1:]
+
+
 def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     visitor.turn_to("compare")
@@ -121,8 +145,11 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
 def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
     page = visitor.page
     visitor.turn_to("vote")
+    options = page.locator("#vote-options textarea")
+    page.locator("button.example:visible").click()
+    expect(options).not_to_have_value("")
     page.locator("#vote-question textarea").fill(QUESTION)
-    page.locator("#vote-options textarea").fill("\n".join(OPTIONS))
+    options.fill("\n".join(OPTIONS))
     page.locator("#vote-sampling > button").click()
     temperature = page.locator("#vote-sampling input[type=number]").first
     temperature.fill("0")  # all samples agree
