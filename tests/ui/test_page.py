@@ -233,13 +233,43 @@ def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visit
         visitor.check_layout()
 
 
+def test_another_conversation_is_not_disturbed_by_the_one_that_was_left(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.page
+    make_replies_endless(visitor)
+    box = page.locator("#question textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    page.locator("#figures .figures").wait_for()
+    page.locator("#new").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    page.locator("#question .submit-button").wait_for()
+    left = page.locator(".list label")
+    left.click()
+    expect(bubbles(visitor)).to_have_count(2)
+    expect(page.locator("#figures")).to_contain_text("stopped")
+    page.locator(".message-buttons-left button").last.click()  # draws it anew
+    page.locator("#question .stop-button").wait_for()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    page.wait_for_timeout(500)  # nothing of it comes back
+    expect(bubbles(visitor)).to_have_count(0)
+    expect(left).to_have_count(0)
+
+
+def make_replies_endless(visitor: Visitor) -> None:
+    """Turns the temperature up until a reply does not end by itself."""
+    visitor.page.locator("#chat-sampling > button").click()
+    temperature = visitor.page.locator("#chat-sampling input[type=number]").first
+    temperature.fill("2")
+    temperature.press("Tab")
+
+
 def test_a_reply_is_stopped_while_32_clients_stream(visit: Visit, server: str) -> None:
     visitor = visit()
     page, all_stream = visitor.page, Barrier(33)
-    page.locator("#chat-sampling > button").click()
-    temperature = page.locator("#chat-sampling input[type=number]").first
-    temperature.fill("2")  # so hot that a reply does not end by itself
-    temperature.press("Tab")
+    make_replies_endless(visitor)
     with ThreadPoolExecutor(32) as clients:
         streams = [clients.submit(stream, server, all_stream) for _ in range(32)]
         page.evaluate(_STOP_AT_ONCE)

@@ -17,6 +17,7 @@ from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
+from martlet.ui.stops import Stops
 
 _LEAST, _MOST = 2, 4
 _SEED = 1
@@ -41,6 +42,7 @@ class CompareTab:
 
     def __init__(self, site: Site, browser: gr.BrowserState) -> None:
         self._site = site
+        self._stops = Stops()
         words = site.words
         add_lead(words, "compare")
         self._contest = gr.State(Contest())
@@ -128,7 +130,7 @@ class CompareTab:
         self._forget.click(self._forget_rows, [browser, self._is_sure], js=sure, **told)
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     async def _run(
         self, request: gr.Request, text: str, system: str, models: list[str], *sampling: Any
@@ -142,7 +144,7 @@ class CompareTab:
         with self._site.telling():
             parameters = self._sampling.given(sampling)
         replies = [Reply() for _ in models]
-        stop, failure = self._site.stops.begin(page_of(request)), None
+        stop, failure = self._stops.begin(page_of(request)), None
         yield {**self._begun(models), self._box: gr.Textbox(submit_btn=False, stop_btn=True)}
         bodies = [chat_body(model, messages, parameters) for model in models]
         drawings = self._drawings(bodies, replies, self._site.key_of(request))
@@ -153,7 +155,7 @@ class CompareTab:
         except MartletError as error:
             failure = error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         for reply in replies:
             reply.end("stopped" if failure is None else "error")
         texts = [reply.text for reply in replies]

@@ -14,6 +14,7 @@ from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls, effective_table
 from martlet.ui.site import Site, Updates, model_choices, page_of
 from martlet.ui.steps import candidates, ending, ribbon
+from martlet.ui.stops import Stops
 
 _NUM_CANDIDATES = 10
 _MAX_TOKENS = 64
@@ -28,6 +29,7 @@ class MicroscopeTab:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._stops = Stops()
         words = site.words
         add_lead(words, "microscope")
         self._steps = gr.State([])
@@ -89,7 +91,7 @@ class MicroscopeTab:
         )
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     def _turn_to(self, steps: list[Any], place: int) -> tuple[str, str]:
         return ribbon(steps, place - 1), candidates(self._site.words, steps[place - 1])
@@ -103,7 +105,7 @@ class MicroscopeTab:
             given = self._sampling.given(sampling)
         parameters = {**given, "logprobs": True, "candidates": _NUM_CANDIDATES}
         body, reply = chat_body(model, [{"role": "user", "content": text}], parameters), Reply()
-        stop, failure = self._site.stops.begin(page_of(request)), None
+        stop, failure = self._stops.begin(page_of(request)), None
         yield {
             self._box: gr.Textbox(submit_btn=False, stop_btn=True),
             self._place: gr.Slider(visible=False),
@@ -118,7 +120,7 @@ class MicroscopeTab:
         except MartletError as error:
             failure = error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         reply.end("stopped" if failure is None else "error")
         yield {
             self._box: gr.Textbox(submit_btn=True, stop_btn=False),

@@ -18,7 +18,6 @@ from martlet.ui.doctor import Doctor
 from martlet.ui.door import Door
 from martlet.ui.languages import LANGUAGES, language_of, other_than, tag_of, words_of
 from martlet.ui.page import build_page
-from martlet.ui.reply import Stops
 from martlet.ui.site import Site, Words
 from martlet.ui.store import Store
 
@@ -57,7 +56,6 @@ def mount_page(app: FastAPI, settings: PageSettings) -> FastAPI:
         words=words_of(LANGUAGES[0]),
         client=Client(settings.server),
         store=Store(settings.data_dir / "page.sqlite"),
-        stops=Stops(),
         folder=Path(folder.name),
         # Browsers send cookies to all ports of a host.
         cookie=f"martlet_key_{urlsplit(settings.server.url).port}",

@@ -13,7 +13,6 @@ import gradio as gr
 from martlet.errors import MartletError
 from martlet.ui.client import Client, Json
 from martlet.ui.doctor import Doctor
-from martlet.ui.reply import Stops
 from martlet.ui.store import Store
 
 Words = Mapping[str, str]
@@ -31,7 +30,6 @@ class Site:
     words: Words
     client: Client
     store: Store
-    stops: Stops
     folder: Path
     """Where files lie until a browser has fetched them."""
     cookie: str

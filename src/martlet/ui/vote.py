@@ -19,6 +19,7 @@ from martlet.ui.question import question_prompt
 from martlet.ui.reply import Reply, chat_body, draw
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.stops import Stops
 
 _NUM_SAMPLES, _MOST_SAMPLES = 8, 32
 _LARGEST_SEED = 2**31
@@ -33,6 +34,7 @@ class VoteTab:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._stops = Stops()
         add_lead(site.words, "vote")
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
@@ -117,7 +119,7 @@ class VoteTab:
             self._sampling = SamplingControls(words, several=True)
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     async def _run(
         self,
@@ -144,7 +146,7 @@ class VoteTab:
             body = chat_body(model, messages, {**parameters, "seed": seed + index})
             return asyncio.create_task(draw(self._site.client, body, reply, key=key))
 
-        stop, num_shown = self._site.stops.begin(page_of(request)), -1
+        stop, num_shown = self._stops.begin(page_of(request)), -1
         yield {**self._buttons(is_running=True), self._samples: ""}
         try:
             async with aclosing(poll.take(ask, stop)) as looks:
@@ -158,7 +160,7 @@ class VoteTab:
             yield self._buttons(is_running=False)
             raise self._site.refusal(error) from error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         yield {
             **self._buttons(is_running=False),
             self._bars: bars(self._site.words, poll, listed, is_over=True),
