@@ -85,6 +85,11 @@ class Visitor:
     is_chinese: bool
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def language(self) -> str:
+        """Of the page, as `words` calls it."""
+        return "zh" if self.is_chinese else "en"
+
     def note_console(self, message: "ConsoleMessage") -> None:
         # Gradio tells of a stream that was given up, which is what Stop does.
         if message.type == "error" and not message.text.startswith("AbortError"):
@@ -96,7 +101,7 @@ class Visitor:
 
     def turn_to(self, tab: str) -> None:
         """Opens a tab by its name in `words`; on a phone the last ones are behind a menu."""
-        name = words_of("zh" if self.is_chinese else "en")[tab]
+        name = words_of(self.language)[tab]
         button = self.page.get_by_role("tab", name=name, exact=True)
         if not button.is_visible():
             self.page.locator(".overflow-menu > button").click()
