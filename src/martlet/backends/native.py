@@ -159,7 +159,7 @@ class NativeBackend:
         if request.is_finished:
             text += reply.decoder.flush()
         if reply.streams:
-            num_tokens = 0 if output.token_id is None else 1
+            num_tokens = request.num_output_tokens - num_told
             self._deltas.append(to_delta(request, text, num_tokens=num_tokens))
         if not request.is_finished:
             return None
