@@ -1,4 +1,4 @@
-"""Where a sequence has said the same before: its last tokens, looked up in all that came earlier."""
+"""Where a sequence said the same before: its last tokens, looked up in all that came earlier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

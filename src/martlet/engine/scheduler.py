@@ -111,8 +111,7 @@ class Scheduler:
         size = self._config.block_size
         for index, block in enumerate(request.block_table):
             content = self.pool.content(block)
-            known = request.token_ids[: request.num_computed_tokens]
-            own = tuple(known[index * size : (index + 1) * size])
+            own = tuple(request.token_ids[index * size : (index + 1) * size])
             assert content in (None, own), f"block {block} is registered with other tokens"
 
     def _plan_running(self, chunks: list[Chunk], budget: int) -> int:
