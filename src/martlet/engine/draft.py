@@ -11,7 +11,6 @@ in bf16 the rows of a step decide its rounding, and the same run is to come out 
 """
 
 from collections.abc import Sequence
-
 from types import MappingProxyType
 
 from martlet.engine.ngrams import NgramIndex
