@@ -21,6 +21,8 @@ MAX_DRAFTING_REQUESTS = 16
 """Requests beside which a row is no longer cheap enough for guesses."""
 WEIGHT_ROWS = 8.0
 """What reading the weights costs in a step, counted in rows of products."""
+DRAFT_ROWS = 0.5
+"""What a request that drafts costs besides its rows: it attends by itself."""
 FIRST_ACCEPTANCE = MappingProxyType({8: 0.8, 4: 0.5, 2: 0.5})
 """How likely a guess is held to be right before any was seen, by the tokens that agreed."""
 MEMORY = 8.0
@@ -73,25 +75,26 @@ class Drafter:
 
 
 def worthwhile_length(acceptance: float, *, num_requests: int) -> int:
-    """How many tokens to draft so that a step draws the most for its time.
+    """The length of draft with which a step draws the most tokens for its time.
 
-    A step costs its weights and its rows. The i-th token of a draft is a row, and is drawn if it
-    and all before it are right: it is worth it while that is likelier than a row of the step
-    so far draws tokens.
+    The time is that of the weights, which all requests share, and of the request's own rows: the
+    one it needs, the draft, and what it costs to attend to several at once. The i-th token of a
+    draft is drawn if it and all before it are right.
 
     Args:
-        acceptance: How likely a token is right if those before it were.
-        num_requests: Requests that share the weights.
+        acceptance: How likely a guess is right if those before it were.
+        num_requests: Requests that draw a token in the step; each is taken to draft alike.
     """
-    num_drawn, num_rows = 1.0, 1 + WEIGHT_ROWS / num_requests
-    gain = acceptance
-    length = 0
-    while length < MAX_DRAFT_TOKENS and gain * num_rows > num_drawn:
-        num_drawn += gain
-        num_rows += 1
+    num_rows = WEIGHT_ROWS / num_requests + 1
+    best_rate, best_length = 1 / num_rows, 0
+    num_drawn = gain = 1.0
+    for length in range(1, MAX_DRAFT_TOKENS + 1):
         gain *= acceptance
-        length += 1
-    return length
+        num_drawn += gain
+        rate = num_drawn / (num_rows + DRAFT_ROWS + length)
+        if rate > best_rate:
+            best_rate, best_length = rate, length
+    return best_length
 
 
 def _followers(token_ids: Sequence[int], position: int, count: int) -> tuple[int, ...]:

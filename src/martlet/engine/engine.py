@@ -275,6 +275,9 @@ class Engine:
     def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
         """Writes what was computed into the requests, and ends those that are done."""
         self._scheduler.commit(plan)
+        for chunk, token_ids in zip(batch.sampled, draws.token_ids, strict=True):
+            chunk.request.num_drafted_tokens += len(chunk.draft)
+            chunk.request.num_accepted_tokens += max(len(token_ids) - 1, 0)
         for chunk, scores in zip(batch.scored, draws.prompt_logprobs, strict=True):
             chunk.request.prompt_logprobs.extend(scores)
         return [

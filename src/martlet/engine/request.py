@@ -88,6 +88,10 @@ class Request:
     """Tokens whose keys and values are in the pool."""
     num_cached_tokens: int = 0
     """Tokens of the prompt that were found in the pool when the request first started."""
+    num_drafted_tokens: int = 0
+    """Guesses that were computed."""
+    num_accepted_tokens: int = 0
+    """Guesses that were drawn then."""
     num_preemptions: int = 0
     block_table: list[int] = field(default_factory=list)
     block_keys: list[BlockKey] = field(default_factory=list)
