@@ -45,7 +45,7 @@ def make_request(request_id: str, prompt: Sequence[int], *, namespace: str = "")
 
 
 def commit(scheduler: Scheduler, plan: StepPlan, *, drawn: int = 99) -> None:
-    """What the engine does: a token is drawn, and another one for each guess that it agrees with."""
+    """What the engine does: a token is drawn, and one more for each guess that it agrees with."""
     for chunk in plan.chunks:
         if chunk.samples:
             is_right = takewhile(lambda guess: guess == drawn, chunk.draft)
