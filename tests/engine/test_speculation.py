@@ -236,6 +236,7 @@ def test_a_wrong_guess_that_is_not_finite_leaves_no_trace(model: LoadedModel) ->
     run_to_end(engine)
     hook.remove()
     assert num_spoiled > 0
+    assert request.error is None
     assert request.output_ids == expected.output_ids
     # The successor gets every block that the wrong guesses were in.
     successor = engine.add("successor", prompt * 3, LOOPS, seed=0)

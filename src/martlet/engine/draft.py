@@ -39,6 +39,7 @@ class Drafter:
     def __init__(self) -> None:
         self._index = NgramIndex()
         self._size_to_acceptance = dict(FIRST_ACCEPTANCE)
+        self._has_given_up = False
         self._guess: tuple[int, ...] = ()
         self._guess_start = 0
         self._guess_size = max(FIRST_ACCEPTANCE)
@@ -53,6 +54,8 @@ class Drafter:
             num_requests: Requests that draw a token in the step.
             max_tokens: The most that may be drafted.
         """
+        if self._has_given_up:
+            return ()
         self._learn(token_ids)
         self._index.catch_up(token_ids)
         match = self._index.find(token_ids)
@@ -64,6 +67,10 @@ class Drafter:
         self._guess = _followers(token_ids, match.position, max(length, 1))
         self._guess_start, self._guess_size = len(token_ids), match.size
         return self._guess[:length]
+
+    def give_up(self) -> None:
+        """Drafts nothing from now on: the model has no finite logits for a guess."""
+        self._has_given_up = True
 
     def _learn(self, token_ids: Sequence[int]) -> None:
         acceptance = self._size_to_acceptance[self._guess_size]

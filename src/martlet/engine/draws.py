@@ -58,14 +58,17 @@ def _extend(sampled: Tensor, drafted: Tensor, chunks: Sequence[Chunk]) -> list[l
         token_ids = draw(rows, requests)
         scores = score_drawn(rows, requests, token_ids)
         for index, request, token_id, score in zip(going, requests, token_ids, scores, strict=True):
-            if token_id is None:
+            left = chunks[index].draft[len(drawn[index]) :]
+            if token_id is not None:
+                request.append(token_id, score)
+                drawn[index].append(token_id)
+                if left[:1] == (token_id,) and request.reached_end is None:
+                    still_going.append(index)
+            elif left and request.error is None:
+                # NaN passes the mask, so a guess may have spoiled what is before it.
+                request.drafter.give_up()
+            else:
                 request.error = request.error or NOT_FINITE
-                continue
-            guess = chunks[index].draft[len(drawn[index]) :][:1]
-            request.append(token_id, score)
-            drawn[index].append(token_id)
-            if guess == (token_id,) and request.reached_end is None:
-                still_going.append(index)
         going = still_going
         rows = drafted[[first_drafted[index] + len(drawn[index]) - 1 for index in going]]
     return drawn

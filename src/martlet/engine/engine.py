@@ -266,11 +266,14 @@ class Engine:
         """Zeroes what drafts left in the pool if it is not finite.
 
         Nobody looks at the keys and values of a wrong guess, but a masked key has the weight 0, and
-        0 times NaN is NaN. It would have spoiled every logit of its own row.
+        0 times NaN is NaN. What is not finite spoils every logit of its row.
         """
+        if not batch.num_drafted_rows:
+            return
         first = len(logits) - batch.num_drafted_rows
-        if not logits[first:, 0].isfinite().all():
-            self._cache.clear_slots(batch.attention.slots[batch.logit_rows[first:]])
+        is_spoiled = ~logits[first:, 0].isfinite()
+        if is_spoiled.any():
+            self._cache.clear_slots(batch.attention.slots[batch.logit_rows[first:][is_spoiled]])
 
     def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
         """Writes what was computed into the requests, and ends those that are done."""
@@ -283,6 +286,7 @@ class Engine:
         return [
             self._settle(chunk.request, token_ids)
             for chunk, token_ids in zip(batch.sampled, draws.token_ids, strict=True)
+            if token_ids or chunk.request.error is not None
         ]
 
     def _settle(self, request: Request, token_ids: Sequence[int]) -> StepOutput:

@@ -155,13 +155,13 @@ class Scheduler:
         return num_cached_tokens
 
     def _plan_drafts(self, chunks: list[Chunk]) -> None:
-        """Lets requests that draw a token compute guesses too, as far as the budget lasts."""
+        """Lets decoding requests compute guesses too, as far as the budget lasts."""
         budget = self._config.max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
         num_requests = sum(chunk.samples for chunk in chunks)
         if num_requests > MAX_DRAFTING_REQUESTS:
             return
         for index, chunk in enumerate(chunks):
-            if chunk.samples and not chunk.scores_prompt:
+            if chunk.samples and chunk.num_tokens == 1:
                 chunks[index] = self._with_draft(chunk, num_requests, budget)
                 budget -= len(chunks[index].draft)
 
