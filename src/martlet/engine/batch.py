@@ -22,6 +22,9 @@ from martlet.lora.rows import Segment
 GROUP_LENGTH_RATIO = 1.25
 """Decoding requests are attended to together while the longest has at most this many times the
 blocks of the shortest: padding is read for nothing, and every group costs calls in each layer."""
+MAX_SPREAD_BLOCKS = 64
+"""Blocks up to which the tokens of a draft are attended to like requests of their own, each with
+keys of its own: that costs less than calls for every draft, until there are many keys to read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,8 @@ class BatchBuilder:
 
     def build(self, plan: StepPlan) -> StepBatch:
         """Packs the chunks of a plan: decoding requests first, by length, then longer chunks."""
-        decoding = sorted((c for c in plan.chunks if c.num_tokens == 1), key=lambda c: c.end)
-        longer = [chunk for chunk in plan.chunks if chunk.num_tokens > 1]
+        decoding = sorted(filter(_is_decoded, plan.chunks), key=lambda c: c.end)
+        longer = [chunk for chunk in plan.chunks if not _is_decoded(chunk)]
         chunks = decoding + longer
         first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
         positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
@@ -92,7 +95,9 @@ class BatchBuilder:
             attention=StepAttention(
                 cache=self._cache,
                 slots=self._tensor(_slots(chunks, positions, self._cache.block_size)),
-                decode_groups=self._decode_groups(decoding),
+                decode_groups=self._decode_groups(
+                    [(chunk, at) for chunk in decoding for at in range(chunk.start, chunk.end)]
+                ),
                 prefill_chunks=self._prefill_chunks(longer, first_rows[len(decoding) :]),
                 chunked_layers=self._chunked_layers,
                 chunk_size=self._chunk_size,
@@ -107,28 +112,30 @@ class BatchBuilder:
             sampled=sampled,
         )
 
-    def _decode_groups(self, decoding: Sequence[Chunk]) -> list[DecodeGroup]:
+    def _decode_groups(self, decoding: Sequence[tuple[Chunk, int]]) -> list[DecodeGroup]:
         groups = []
         first = 0
         while first < len(decoding):
-            limit = max(len(decoding[first].block_ids) * GROUP_LENGTH_RATIO, 4)
+            limit = max(len(decoding[first][0].block_ids) * GROUP_LENGTH_RATIO, 4)
             last = first
-            while last < len(decoding) and len(decoding[last].block_ids) <= limit:
+            while last < len(decoding) and len(decoding[last][0].block_ids) <= limit:
                 last += 1
             groups.append(self._decode_group(decoding[first:last], first))
             first = last
         return groups
 
-    def _decode_group(self, chunks: Sequence[Chunk], first_row: int) -> DecodeGroup:
-        block_ids = np.empty((len(chunks), len(chunks[-1].block_ids)), dtype=np.int64)
-        for row, chunk in enumerate(chunks):
+    def _decode_group(self, tokens: Sequence[tuple[Chunk, int]], first_row: int) -> DecodeGroup:
+        """Tokens, each a chunk and a position in it, that attend together."""
+        num_blocks = len(tokens[-1][0].block_ids)
+        block_ids = np.empty((len(tokens), num_blocks), dtype=np.int64)
+        for row, (chunk, _) in enumerate(tokens):
             block_ids[row, : len(chunk.block_ids)] = chunk.block_ids
             # Padding is masked, but NaN passes any mask: only a request's own may reach it.
             block_ids[row, len(chunk.block_ids) :] = chunk.block_ids[-1]
         return DecodeGroup(
-            rows=slice(first_row, first_row + len(chunks)),
+            rows=slice(first_row, first_row + len(tokens)),
             table=BlockTable(self._tensor(block_ids)),
-            positions=self._tensor([chunk.start for chunk in chunks]),
+            positions=self._tensor([position for _, position in tokens]),
         )
 
     def _prefill_chunks(
@@ -145,6 +152,13 @@ class BatchBuilder:
 
     def _tensor(self, values: object) -> Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self._device)
+
+
+def _is_decoded(chunk: Chunk) -> bool:
+    """Whether a chunk's tokens are attended to one by one."""
+    return chunk.num_tokens == 1 or (
+        bool(chunk.draft) and len(chunk.block_ids) <= MAX_SPREAD_BLOCKS
+    )
 
 
 def _slots(
