@@ -259,11 +259,12 @@ def test_another_conversation_is_not_disturbed_by_the_one_that_was_left(visit: V
 
 
 def make_replies_endless(visitor: Visitor) -> None:
-    """Turns the temperature up until a reply does not end by itself."""
+    """Rewards every repetition: what was said once is said until the context is full."""
     visitor.page.locator("#chat-sampling > button").click()
-    temperature = visitor.page.locator("#chat-sampling input[type=number]").first
-    temperature.fill("2")
-    temperature.press("Tab")
+    numbers = visitor.page.locator("#chat-sampling input[type=number]")
+    for slider, value in ((numbers.first, "0"), (numbers.last, "-2")):
+        slider.fill(value)
+        slider.press("Tab")
 
 
 def test_a_reply_is_stopped_while_32_clients_stream(visit: Visit, server: str) -> None:

@@ -193,6 +193,7 @@ class ChatTab:
             facts = {**reply.facts(), "model": visit.model}
             place = visit.notebook.keep_reply(question, reply.text, facts)
         if stop.is_left:
+            yield {}  # Gradio shows the last update once more at the end
             return
         yield {
             **await asyncio.to_thread(self._shown, visit.notebook, place),
