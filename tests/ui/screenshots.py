@@ -66,7 +66,7 @@ def take(folder: Path) -> None:
             page.wait_for_function("document.querySelector('#model input')?.value")
             play(page)
             page.locator("h1").click()  # no cursor blinks in the picture
-            page.screenshot(path=folder / f"page-{name}.png")
+            page.screenshot(path=folder / f"page-{name}.png", full_page=True)
         browser.close()
 
 

@@ -1,13 +1,13 @@
 """The tab in which one talks: replies stream, stop, are drawn anew, and every branch is kept."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
-from martlet.errors import MartletError
+from martlet.errors import MartletError, NotFoundError
 from martlet.ui.chat_layout import ChatLayout
 from martlet.ui.figures import figures
 from martlet.ui.notebook import Notebook, Place
@@ -191,8 +191,9 @@ class ChatTab:
         finally:
             reply.end("stopped" if failure is None else "error")
             facts = {**reply.facts(), "model": visit.model}
-            place = visit.notebook.keep_reply(question, reply.text, facts)
+            place = _kept(visit.notebook, question, reply.text, facts)
         if stop.is_left:
+            yield {}  # Gradio shows the last update once more at the end
             return
         yield {
             **await asyncio.to_thread(self._shown, visit.notebook, place),
@@ -221,6 +222,14 @@ class ChatTab:
             ),
             show.forget: gr.Button(interactive=place.conversation is not None),
         }
+
+
+def _kept(notebook: Notebook, question: Place, text: str, facts: Mapping[str, object]) -> Place:
+    """Where the conversation is with a reply in it; nowhere if it was deleted meanwhile."""
+    try:
+        return notebook.keep_reply(question, text, facts)
+    except NotFoundError:
+        return Place()
 
 
 def _bubbles(branch: Sequence[Turn]) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from martlet.errors import NotFoundError
 from martlet.ui.store import Conversation, Store
 from martlet.ui.tree import Tree, Turn, messages_of
 
@@ -72,24 +71,17 @@ class Notebook:
         return self.ask(replace(place, leaf=parent), text, system)
 
     def keep_reply(self, question: Place, text: str, facts: Mapping[str, object]) -> Place:
-        """Writes a reply behind its question; what said nothing is no reply.
-
-        Returns:
-            Where the conversation is; nowhere if it was deleted meanwhile.
-        """
+        """Writes a reply behind its question; what said nothing is no reply."""
         if not text or question.conversation is None:
             return question
-        try:
-            leaf = self._store.add_turn(
-                self._browser,
-                question.conversation,
-                parent=question.leaf,
-                role="assistant",
-                content=text,
-                facts=facts,
-            )
-        except NotFoundError:
-            return Place()
+        leaf = self._store.add_turn(
+            self._browser,
+            question.conversation,
+            parent=question.leaf,
+            role="assistant",
+            content=text,
+            facts=facts,
+        )
         return replace(question, leaf=leaf)
 
     def forget(self, place: Place) -> None:

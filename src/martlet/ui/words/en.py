@@ -180,7 +180,7 @@ WORDS: Mapping[str, str] = {
     "batch_size": "Rows a step",
     "batch_size_info": "More: smoother, fewer steps",
     "rate_multiplier": "Learning rate ×",
-    "rate_multiplier_info": "Times the usual one; more if the loss hardly falls",
+    "rate_multiplier_info": "Raise if loss hardly falls",
     "rank": "Rank",
     "rank_info": "The size of the adapter",
     "rows_looking": "Looking at the rows…",

@@ -172,7 +172,7 @@ WORDS: Mapping[str, str] = {
     "batch_size": "每步行数",
     "batch_size_info": "越多越平稳，步数越少",
     "rate_multiplier": "学习率 ×",
-    "rate_multiplier_info": "默认值的倍数；损失几乎不降时调大",
+    "rate_multiplier_info": "损失几乎不降时调大",
     "rank": "秩",
     "rank_info": "适配器的大小",
     "rows_looking": "正在检查数据…",
