@@ -1,0 +1,98 @@
+"""A run over a Ray cluster of three nodes: one dies and one joins, and nobody can see it after."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import martlet
+from batch.lines import write_lines
+from martlet.backends.base import Backend
+from martlet.backends.load import load_backend
+from martlet.backends.options import BackendOptions
+from martlet.batch.job import Job
+from martlet.batch.options import JobOptions
+from martlet.batch.summary import Progress
+from martlet.batch.task import GENERATE
+from martlet.engine.params import SamplingParams
+from martlet.errors import ParameterError
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from martlet.backends.ray.backend import RayBackend  # noqa: E402
+
+ROWS = [{"id": i, "prompt": f"Ann sits left of number {i}. Who sits right?"} for i in range(60)]
+PARAMS = {"n": 2, "temperature": 0.9, "max_tokens": 32, "ignore_eos": True}
+OPTIONS = BackendOptions(dtype="fp32", device="cpu", max_num_requests=8, kv_memory_gib=0.05)
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Three nodes of one core; all their processes end with the test."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(martlet.__file__).parents[1]))
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
+    cluster.add_node(**NODE)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def job(folder: Path, out: str) -> Job:
+    data = write_lines(folder / "data.jsonl", ROWS)
+    options = JobOptions(data=str(data), out=folder / out, given_params=PARAMS)
+    return Job.read(GENERATE, options)
+
+
+def run(backend: Backend, job: Job) -> bytes:
+    job.run(backend)
+    return job.options.out.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_and_one_that_joins_change_no_byte(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = load_backend("demo", options=replace(OPTIONS, ray=cluster.address))
+    assert isinstance(backend, RayBackend)
+    crew, first = backend.crew, list(backend.crew.engines)
+    assert len(first) == 3
+    assert backend.limits.max_num_requests == 24
+    with pytest.raises(ParameterError, match="schema"):
+        backend.prepare(SamplingParams(structured={"json": {"type": "nonsense"}}))
+    doomed = first[-1]
+    joined: list[int] = []
+
+    def meddle(progress: Progress) -> None:
+        """Once a sixth is drawn: a node dies with its requests, and another one joins."""
+        if progress.num_samples_drawn < 20 or joined:
+            joined.extend(len(each.unfinished) for each in crew.engines if each not in first)
+            return
+        assert doomed.unfinished
+        node = next(n for n in cluster.list_all_nodes() if n.node_id == doomed.seat.node_id)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(**NODE)
+        deadline = time.monotonic() + 60
+        while not any(each not in first for each in crew.engines):
+            assert time.monotonic() < deadline, "the node that joined got no engine"
+            crew.look_around()
+        joined.append(0)
+
+    over_ray = job(tmp_path, "ray.jsonl")
+    summary = over_ray.run(backend, on_progress=meddle)
+    identity = backend.identity
+    backend.close()
+    assert not ray.is_initialized()
+
+    alone = load_backend("demo", options=OPTIONS)
+    assert over_ray.options.out.read_bytes() == run(alone, job(tmp_path, "alone.jsonl"))
+    assert identity == alone.identity
+    alone.close()
+    assert summary.num_questions_failed == 0
+    assert max(joined) > 0, "the engine that joined got no requests"
+    assert f"node {doomed.seat.node} lost its engine" in caplog.text
