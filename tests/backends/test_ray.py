@@ -56,7 +56,10 @@ def run(backend: Backend, job: Job) -> bytes:
 
 @pytest.mark.slow
 def test_a_node_that_dies_and_one_that_joins_change_no_byte(
-    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: Cluster,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     backend = load_backend("demo", options=replace(OPTIONS, ray=cluster.address))
     assert isinstance(backend, RayBackend)
@@ -96,3 +99,34 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(
     assert summary.num_questions_failed == 0
     assert max(joined) > 0, "the engine that joined got no requests"
     assert f"node {doomed.seat.node} lost its engine" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_cluster_cannot_do_is_said_at_once() -> None:
+    for model, address, error, message in (
+        ("http://127.0.0.1:9/v1#llama", "auto", ParameterError, "which computes by itself"),
+        ("demo", "ray://127.0.0.1:10001", ParameterError, "with --ray auto"),
+        ("demo", "auto", UnavailableError, "ray start --head"),
+    ):
+        with pytest.raises(error, match=message):
+            load_backend(model, options=replace(OPTIONS, ray=address))
+
+
+def test_engines_that_would_draw_differently_are_told_apart() -> None:
+    worker, other = Worker(), Worker()
+    facts = worker.load("demo", OPTIONS)
+    assert facts.differences(other.load("demo", OPTIONS)) == []
+    shorter = other.load("demo", replace(OPTIONS, max_context_tokens=64))
+    assert facts.differences(shorter) == [
+        f"context is 64, not {facts.max_context_tokens}",
+    ]
+    foreign = replace(facts, identity=replace(facts.identity, model_hash="0" * 8))
+    assert facts.differences(foreign) == [
+        f"model_hash is '00000000', not {facts.identity.model_hash!r}"
+    ]
+    refused = SampleRequest(request_id="1", prompt_ids=(10**6,), params=SamplingParams(), seed=0)
+    (output,) = worker.work([refused], [])
+    assert output.error is not None
+    assert "token id 1000000 is not in the vocabulary" in output.error
+    worker.close()
+    other.close()

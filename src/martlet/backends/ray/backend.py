@@ -202,7 +202,7 @@ class RayBackend:
         """Lets others compute what an engine had, but for what was lost too often."""
         self.crew.lose(engine, error)
         lost, engine.unfinished, engine.calls = engine.unfinished, {}, []
-        self._num_losses.update(lost)
+        self._num_losses.update(lost.keys())
         spared = {
             ticket: request
             for ticket, request in lost.items()

@@ -17,10 +17,13 @@ from martlet.errors import (
 
 try:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray._private import worker as ray_worker
+    from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise MissingExtraError("--ray", extra="ray") from error
+
+logger = logging.getLogger(__name__)
 
 _CLIENT_SCHEME = "ray://"
 
@@ -108,7 +111,19 @@ def connect(address: str) -> Callable[[], None]:
             f"no Ray cluster answers at {address} ({first_line(error)}); start one with: "
             "ray start --head"
         ) from error
-    return ray.shutdown
+    show = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = _log_message
+
+    def disconnect() -> None:
+        ray.shutdown()
+        ray_worker.print_to_stdstream = show
+
+    return disconnect
+
+
+def _log_message(message: Mapping[str, Any], **_how: object) -> None:
+    """Takes the place of what shows a cluster's troubles on stdout, which is for data here."""
+    logger.info("Ray: %s", "\n".join(message["lines"]))
 
 
 def demand_of(options: BackendOptions) -> Demand:
@@ -150,6 +165,8 @@ def result_of(call: Any) -> Any:
         if isinstance(error.cause, MartletError):
             raise error.cause from None
         raise EngineError(f"{type(error.cause).__name__}: {error.cause}") from error
+    except ActorUnavailableError as error:
+        raise EngineError("its process or its node cannot be reached any more") from error
     except RayError as error:
         raise EngineError(first_line(error)) from error
 
