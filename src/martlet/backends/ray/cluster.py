@@ -121,9 +121,9 @@ def connect(address: str) -> Callable[[], None]:
     return disconnect
 
 
-def _log_message(message: Mapping[str, Any], **_how: object) -> None:
+def _log_message(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001  # called by name
     """Takes the place of what shows a cluster's troubles on stdout, which is for data here."""
-    logger.info("Ray: %s", "\n".join(message["lines"]))
+    logger.info("Ray: %s", "\n".join(data["lines"]))
 
 
 def demand_of(options: BackendOptions) -> Demand:
