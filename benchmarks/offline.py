@@ -16,6 +16,7 @@ Greedy unless it says otherwise; nothing ends early. One by one is measured on 4
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import re
@@ -31,6 +32,8 @@ from pathlib import Path
 
 import torch
 import transformers
+
+from martlet.models.weights import Weights
 
 RESULTS = Path(__file__).parent / "results"
 NUM_NEW_TOKENS = 128
@@ -119,14 +122,25 @@ def vote_prompts() -> list[list[int]]:
 
 
 def read_bandwidth() -> float:
-    """Gigabytes per second that all threads together read from memory, at best of five."""
-    block = torch.ones(2**26, dtype=torch.float32)  # 256 MiB, far larger than any cache
+    """Gigabytes per second that all threads together read from memory, at best of five.
+
+    In huge pages where there are any: with small ones the same memory gives less.
+    """
+    memory = mmap.mmap(-1, 2**28)  # 256 MiB, far larger than any cache
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    block = torch.frombuffer(memory, dtype=torch.float32).fill_(1)
     best = min(_seconds(block.sum) for _ in range(5))
     return block.nbytes / best / 1e9
 
 
 def martlet_contender(
-    work: list[list[int]], *, samples: int = 1, temperature: float = 0.0, sharing: bool = True
+    work: list[list[int]],
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    sharing: bool = True,
+    weights: Weights = "stored",
 ) -> Callable[[Path], Figure]:
     """Measures the engine; the pool is as large as the work needs without sharing."""
 
@@ -136,9 +150,12 @@ def martlet_contender(
         from martlet.engine.params import SamplingParams
         from martlet.models.folder import open_folder
         from martlet.models.load import load_model
+        from martlet.models.weights import held_bytes
 
         opened = open_folder(folder)
-        model = load_model(opened, dtype=torch.bfloat16, device=torch.device("cpu"))
+        model = load_model(
+            opened, dtype=torch.bfloat16, device=torch.device("cpu"), weights=weights
+        )
         num_requests = len(work) * samples
         longest = max(map(len, work)) + NUM_NEW_TOKENS
         config = EngineConfig(
@@ -169,7 +186,7 @@ def martlet_contender(
             tokens_per_second=num_requests * NUM_NEW_TOKENS / seconds,
             decode_tokens_per_second=(NUM_NEW_TOKENS - 1) / (seconds - first_token),
             bandwidth_gb_per_second=bandwidth,
-            weights_bytes=opened.weights_bytes,
+            weights_bytes=held_bytes(opened, torch.bfloat16, weights),
             pool_bytes=(config.num_blocks - least_free) * 16 * model.cache_bytes_per_token,
             peak_bytes=_peak_bytes(),
         )

@@ -13,10 +13,12 @@ import martlet
 
 PACKAGE = Path(martlet.__file__).parent
 LAYERS = [
+    {"compat"},
     {"cli"},
-    {"serve"},
+    {"serve", "ui"},
+    {"doctor", "diff"},
     {"score"},
-    {"train", "export", "compat"},
+    {"train", "export"},
     {"batch"},
     {"backends", "answers"},
     {"engine"},
@@ -86,6 +88,8 @@ def run_python(code: str) -> str:
         "martlet.batch.job",
         "martlet.answers.policy",
         "martlet.cli.main",
+        "martlet.compat.swift.__main__",
+        "martlet.compat.inference_hf.__main__",
         "martlet.serve.address",
         "martlet.serve.keys",
         "martlet.serve.settings",

@@ -87,14 +87,25 @@ def chatting(
     *arguments: object, state: Path, columns: int = 100, lines: int = 40
 ) -> Iterator[Terminal]:
     """`martlet chat` at a terminal of its own, for as long as the context lasts."""
+    environment = chat_environment(state, {"TERM": "xterm-256color"})
+    command = chat_command(*arguments)
+    with in_terminal(command, environment, columns=columns, lines=lines) as terminal:
+        yield terminal
+
+
+@contextmanager
+def in_terminal(
+    command: Sequence[str], environment: Mapping[str, str], *, columns: int = 100, lines: int = 40
+) -> Iterator[Terminal]:
+    """A program at a terminal of its own, for as long as the context lasts."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (lines, columns))
     process = subprocess.Popen(
-        chat_command(*arguments),
+        command,
         preexec_fn=lambda: os.login_tty(slave),  # so that Ctrl-C is a signal
         close_fds=True,
         pass_fds=[slave],
-        env=chat_environment(state, {"TERM": "xterm-256color"}),
+        env=environment,
     )
     os.close(slave)
     terminal = Terminal(process, master)

@@ -17,6 +17,7 @@ from cli.conftest import Call
         (["--demo", "--adapter", "poet"], 2, "--adapter takes NAME=DIR"),
         (["--demo", "--adapter", "demo=./poet"], 2, "'demo' is the name of the base model"),
         (["--demo", "--adapter-dir", "./nowhere"], 3, "there is no folder nowhere"),
+        (["--demo", "--tuning-dir", __file__], 2, "is a file; name a folder"),
         (["--demo", "--api-key-file", "./nowhere"], 3, "cannot be read"),
         (["--demo", "--max-queue", "0"], 2, "max_num_queued must be at least 1"),
         (["--demo", "--max-body-mb", "nan"], 2, "--max-body-mb must be above 0"),

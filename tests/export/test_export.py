@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 from martlet.backends.load import load_backend
 from martlet.errors import AdapterError, CertificateError, ModelError, ParameterError
 from martlet.export import certificate
-from martlet.export.rounding import round_groups
 from martlet.export.run import merge, quantize
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.rounding import round_groups
 from martlet.models.linear.stored import Gptq, PackQuantized
 from martlet.models.load import load_model, load_module
 from martlet.models.resolve import resolve

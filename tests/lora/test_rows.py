@@ -68,7 +68,7 @@ def test_random_rows() -> None:
     torch.manual_seed(0)
     base, known = nn.Linear(NUM_IN, NUM_OUT), adapters()
     step = AdapterStep()
-    layer = AdaptedLinear(base, name="leaf", step=step, is_head=False)
+    layer = AdaptedLinear(base, name="leaf", step=step, sees_logits=False)
     num_mixed = num_alone = 0
     for seed in range(60):
         chance = random.Random(seed)
@@ -117,7 +117,7 @@ def test_a_stack_is_kept_while_it_serves() -> None:
 
 def test_a_leaf_that_does_not_see_all_tokens_is_found_out() -> None:
     step = AdapterStep()
-    layer = AdaptedLinear(nn.Linear(NUM_IN, NUM_OUT), name="expert", step=step, is_head=False)
+    layer = AdaptedLinear(nn.Linear(NUM_IN, NUM_OUT), name="expert", step=step, sees_logits=False)
     with (
         step.running([(5, adapters()[0])], [], CPU),
         pytest.raises(AdapterError, match="expert does not see the tokens one by one"),

@@ -2,6 +2,7 @@
 
 import re
 import weakref
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_each_old_weight_is_let_go_before_the_next_is_packed(tmp_path: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("llama", tmp_path)).bfloat16()
     model.requires_grad_(False)
     linears = [weakref.ref(m) for m in model.modules() if type(m) is nn.Linear]
-    num_alive = []
+    num_alive: list[int] = []
     original = PackedLinear.__init__
 
     def counting(packed: PackedLinear, linear: nn.Linear) -> None:
@@ -75,7 +76,11 @@ def test_each_old_weight_is_let_go_before_the_next_is_packed(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PackedLinear, "__init__", counting)
         swap_leaves(model)
-    assert num_alive == list(range(len(linears), 0, -1))
+    # Query, key and value go together: when they are packed they are alive, and then all three go.
+    drops = [before - after for before, after in pairwise(num_alive)]
+    assert num_alive[0] == len(linears)
+    assert set(drops) == {1, 3}
+    assert num_alive[-1] == 1
 
 
 @needs_packing

@@ -181,3 +181,33 @@ def test_harmless_fields_of_clients_are_taken(client: openai.OpenAI) -> None:
         response_format={"type": "text"},
     )
     assert reply.usage.completion_tokens == 2
+
+
+def test_candidates_follow_a_token_through_the_draw(http: httpx.Client) -> None:
+    asked = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "2 + 2 = ?"}],
+        "max_tokens": 4,
+        "temperature": 0.5,
+        "top_k": 2,
+        "seed": 1,
+        "logprobs": True,
+        "candidates": 3,
+    }
+    whole = http.post("/v1/chat/completions", json=asked).json()["choices"][0]
+    for step in whole["logprobs"]["content"]:
+        rivals = {each["token_id"]: each for each in step["candidates"]}
+        drawn = rivals[step["token_id"]]
+        assert drawn["token"] == step["token"]
+        assert drawn["scaled"] == pytest.approx(drawn["logit"] / 0.5, rel=1e-5)
+        shares = [each["draw_probability"] for each in rivals.values()]
+        assert sum(share > 0 for share in shares) == 2
+        assert sum(shares) == pytest.approx(1)
+    plain = http.post(
+        "/v1/chat/completions",
+        json={name: value for name, value in asked.items() if name != "candidates"},
+    ).json()["choices"][0]
+    assert plain["message"] == whole["message"]
+    assert "candidates" not in plain["logprobs"]["content"][0]
+    refused = http.post("/v1/chat/completions", json={**asked, "logprobs": False})
+    assert refused.json()["error"]["param"] == "candidates"

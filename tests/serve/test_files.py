@@ -66,8 +66,8 @@ def test_a_file_over_the_limit_is_refused_and_not_kept(small: Running) -> None:
 @pytest.mark.parametrize(
     ("fields", "files", "sentence"),
     [
-        ({}, {"file": CONTENT}, "purpose must be 'batch', not None"),
-        ({"purpose": "fine-tune"}, {"file": CONTENT}, "not 'fine-tune'"),
+        ({}, {"file": CONTENT}, "purpose must be 'batch' or 'fine-tune', not None"),
+        ({"purpose": "vision"}, {"file": CONTENT}, "not 'vision'"),
         ({**FORM, "colour": "red"}, {"file": CONTENT}, "unknown field 'colour'"),
         ({**FORM, "expires_after[anchor]": "created_at"}, {"file": CONTENT}, "expires_after"),
         ({**FORM, "colour": "r" * 5_000}, {"file": CONTENT}, "longer than 1024 bytes"),

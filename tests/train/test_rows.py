@@ -122,6 +122,11 @@ def test_any_columns_are_mapped_and_worded(tmp_path: Path) -> None:
     [
         {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
         {"messages": [USER], "chosen": [REPLY], "rejected": {"role": "assistant", "content": "Go"}},
+        {
+            "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [REPLY],
+            "non_preferred_output": [{"role": "assistant", "content": "Go"}],
+        },
         {"chosen": [USER, REPLY], "rejected": [USER, {"role": "assistant", "content": "Go"}]},
         {
             "conversations": [{"from": "human", "value": "Hi"}],
@@ -148,6 +153,10 @@ def test_preferences_are_read_in_every_form(row: dict[str, object], tmp_path: Pa
         ({"text": "Hi"}, "no known format; its columns are: text"),
         ({"instruction": "Add."}, "no reply: a row says it in one of"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+        (
+            {"input": "Hi", "preferred_output": [REPLY], "non_preferred_output": [REPLY]},
+            "input must be an object with messages",
+        ),
         (
             {"question": "?", "options": ["x", "y"], "answer": "C"},
             "the answer 'C' is none of the options, A to B",

@@ -162,6 +162,19 @@ def test_an_adapter_of_qlora_is_merged_as_trained_and_says_how_it_is_served(
     assert f"loss {whole:.4f} where training ended with {trained:.4f}" in caplog.text
 
 
+def test_a_proof_takes_rows_whole_and_enough_of_them(tmp_path: Path) -> None:
+    """A row with several questions is several examples, and few validation tokens say little."""
+    question = {"question": "Who?", "options": ["Ann", "Bo"], "answer": "A"}
+    rows = tmp_path / "rows.jsonl"
+    nested = [{"problem": f"{n} men.", "questions": [question] * 3} for n in range(30)]
+    rows.write_text("".join(json.dumps(each) + "\n" for each in nested))
+    result = train(rows, tmp_path / "run", validation="0.1")
+    assert result.proof is not None
+    assert result.proof.passed
+    assert result.proof.num_rows > 3
+    assert result.proof.num_tokens > 256
+
+
 @pytest.mark.parametrize("policy", ["skip", "truncate-left"])
 def test_rows_that_are_too_long_are_kept_out_of_the_proof_too(policy: str, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A"}]

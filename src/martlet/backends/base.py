@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from martlet.engine.params import SamplingParams
-from martlet.engine.request import FinishReason
+from martlet.engine.request import Candidate, FinishReason
 from martlet.text.messages import Message
 from martlet.text.tool_calls.functions import Tool
 
@@ -88,6 +88,9 @@ class SampleRequest:
     with."""
     streams: bool = False
     """Whether `take_deltas` reports the reply piece by piece."""
+    num_candidates: int = 0
+    """With `params.logprobs`: rivals of each drawn token to be followed through the steps before
+    the draw. The native backend alone can."""
     prompt: Prompt | None = None
     """What was rendered, unless it was shortened since: a server may want the words themselves."""
 
@@ -100,6 +103,8 @@ class TokenLogprob:
     logprob: float
     rank: int
     """1 for the most likely token. A server that does not tell a rank lets it be at least this."""
+    candidates: tuple[Candidate, ...] = ()
+    """Of a drawn token, where they were asked for: what could have been drawn in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,9 @@ from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
 from martlet.models.load import load_config, load_model, load_module
 from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
-from martlet.models.quantized import stored_bytes
 from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
+from martlet.models.weights import held_bytes
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
@@ -63,8 +63,15 @@ class OpenedModel:
             template_hash=self.tokenizer.template_hash,
             tokenizer_hash=self.tokenizer.tokenizer_hash,
             backend=backend,
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=self.precision,
         )
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, and how its weights are held where that differs."""
+        name = str(self.dtype).removeprefix("torch.")
+        weights = self.options.weights
+        return name if weights == "stored" else f"{name}, {weights} weights"
 
     @property
     def default_params(self) -> DefaultParams:
@@ -140,6 +147,7 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
         check_provenance(open_adapter(path).path, serving)
     device = _device(options.device)
     dtype = _dtype(options.dtype, folder, device)
+    _check_weights(options, folder, dtype, device)
     return OpenedModel(
         name=model,
         folder=folder,
@@ -172,6 +180,12 @@ def load_opened(opened: OpenedModel) -> Backend:
     except UnsupportedArchitectureError as error:
         if opened.options.backend == "native":
             raise
+        if opened.options.weights != "stored":
+            raise ParameterError(
+                f"{error}, so it runs on plain transformers, which does not round weights; leave "
+                "--weights-as out",
+                param="weights",
+            ) from error
         if adapters:
             raise AdapterError(
                 f"{error}, so it runs on plain transformers, where adapter {', '.join(adapters)} "
@@ -187,6 +201,7 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         opened.folder,
         dtype=opened.dtype,
         device=opened.device,
+        weights=options.weights,
         trust_remote_code=options.trust_remote_code,
     )
     num_batched_tokens = max(options.max_num_batched_tokens, options.max_num_requests)
@@ -249,7 +264,7 @@ def _memory(
     asked = _context_tokens(folder, options)
     cap = options.kv_memory_gib
     return plan_memory(
-        weights_bytes=stored_bytes(folder, dtype),
+        weights_bytes=held_bytes(folder, dtype, options.weights),
         kv_bytes_per_token=_cache_bytes_per_token(folder, dtype),
         block_size=options.block_size,
         max_context_tokens=asked,
@@ -296,6 +311,25 @@ def _device(name: str) -> torch.device:
             "device is cuda, and PyTorch sees no CUDA device here; try --device cpu"
         )
     return torch.device(name)
+
+
+def _check_weights(
+    options: BackendOptions, folder: ModelFolder, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuses to round weights where that cannot be done, or would not be used."""
+    if options.weights == "stored":
+        return
+    reason = None
+    if options.backend == "transformers":
+        reason = "the transformers backend does not round weights; give --backend native"
+    elif folder.quantization_method is not None:
+        reason = f"{folder.path} is quantised already ({folder.quantization_method}); leave it out"
+    elif device.type != "cpu" or not can_pack():
+        reason = "weights are rounded for CPUs with bf16 instructions alone; leave it out"
+    elif options.weights == "int4" and dtype != torch.bfloat16:
+        reason = "four bits are multiplied in bf16; give --dtype bf16"
+    if reason:
+        raise ParameterError(f"--weights-as {options.weights}: {reason}", param="weights")
 
 
 def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:

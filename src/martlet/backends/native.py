@@ -113,6 +113,7 @@ class NativeBackend:
             stop_ids=self._tokenizer.stop_ids,
             constraint=self._start_constraint(params),
             adapter=request.adapter,
+            num_candidates=request.num_candidates,
         )
         decoder = StreamDecoder(
             self._tokenizer,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from martlet.errors import ParameterError
+from martlet.models.weights import Weights
 
 DType = Literal["auto", "fp32", "bf16"]
 BackendName = Literal["auto", "native", "transformers", "openai", "vllm"]
@@ -18,8 +19,9 @@ BackendName = Literal["auto", "native", "transformers", "openai", "vllm"]
 class VllmOptions:
     """How `vllm serve` is started."""
 
-    program: str = "vllm"
-    """The command of vLLM's own environment: a path, or a name that is looked for on PATH."""
+    program: str = field(default="vllm", compare=False)
+    """The command of vLLM's own environment: a path, or a name that is looked for on PATH. Not
+    compared: MARTLET_VLLM says it once and for all, also to runs that do without."""
     tensor_parallel_size: int = 1
     """GPUs that share each layer."""
     pipeline_parallel_size: int = 1
@@ -47,6 +49,9 @@ class BackendOptions:
     names. A model may also be written as such a URL, `#` and its name."""
     dtype: DType = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
+    weights: Weights = "stored"
+    """`stored` as the folder has them; `int8` and `int4` round the linear layers of a model that is
+    not quantised while it is loaded."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128
@@ -80,7 +85,11 @@ class BackendOptions:
     """For the `vllm` backend alone."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("backend", BackendName), ("dtype", DType)):
+        for name, allowed in (
+            ("backend", BackendName),
+            ("dtype", DType),
+            ("weights", Weights),
+        ):
             if getattr(self, name) not in get_args(allowed):
                 raise ParameterError(
                     f"{name} must be one of {', '.join(get_args(allowed))}, "

@@ -51,7 +51,12 @@ def to_delta(request: Request, text: str, *, num_tokens: int) -> SampleDelta:
 
 def _by_token(scores: TokenLogprobs, num_top: int) -> Mapping[int, TokenLogprob]:
     """The token itself first, then the most likely ones; there may be more of them than asked."""
-    token = TokenLogprob(token_id=scores.token_id, logprob=scores.logprob, rank=scores.rank)
+    token = TokenLogprob(
+        token_id=scores.token_id,
+        logprob=scores.logprob,
+        rank=scores.rank,
+        candidates=scores.candidates,
+    )
     by_token = {token.token_id: token}
     top = zip(scores.top_ids[:num_top], scores.top_logprobs[:num_top], strict=True)
     for rank, (token_id, logprob) in enumerate(top, start=1):

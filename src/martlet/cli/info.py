@@ -55,7 +55,7 @@ def _facts(opened: "OpenedModel") -> dict[str, object]:
         "architecture": ", ".join(folder.architectures) or None,
         "parameters": folder.num_parameters,
         "quantization": folder.quantization_method,
-        "dtype": str(opened.dtype).removeprefix("torch."),
+        "dtype": opened.precision,
         "device": str(opened.device),
         "context_tokens": memory.max_context_tokens,
         "chat_template": bool(opened.tokenizer.template_hash),

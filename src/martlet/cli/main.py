@@ -5,6 +5,7 @@ Importing it loads Typer and nothing heavier; what a verb needs, it imports itse
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,6 +14,8 @@ from martlet import __version__
 from martlet.cli.chat import chat
 from martlet.cli.check import check
 from martlet.cli.demo import demo
+from martlet.cli.diff import diff
+from martlet.cli.doctor import doctor
 from martlet.cli.generate import generate
 from martlet.cli.info import info
 from martlet.cli.merge import merge
@@ -20,6 +23,7 @@ from martlet.cli.quantize import quantize
 from martlet.cli.score import score
 from martlet.cli.serve import serve
 from martlet.cli.train import train
+from martlet.cli.ui import ui
 from martlet.cli.vote import vote
 from martlet.errors import Interrupted, MartletError
 
@@ -77,14 +81,35 @@ def martlet(
     """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
 
 
-for _verb in (vote, generate, check, train, merge, quantize, score, serve, chat, info, demo):
+_VERBS = (
+    vote,
+    generate,
+    check,
+    train,
+    merge,
+    quantize,
+    score,
+    diff,
+    serve,
+    ui,
+    chat,
+    info,
+    doctor,
+    demo,
+)
+for _verb in _VERBS:
     app.command()(_verb)
 
 
 def run() -> None:
     """Runs the command line and exits: an error is one red line and the exit code of its kind."""
+    ending_well(app)
+
+
+def ending_well(program: Callable[[], object]) -> None:
+    """Runs a program; its error is one red line and the exit code of its kind."""
     try:
-        app()
+        program()
     except MartletError as error:
         _end(f"{error}", exit_code=error.exit_code)
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ from martlet.text.conversation import ContextPolicy
 if TYPE_CHECKING:
     from socket import socket
 
+    from fastapi import FastAPI
+
     from martlet.backends.base import Backend
     from martlet.serve.address import Address
     from martlet.serve.service import Service
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _MODEL = "Model"
 _NETWORK = "Network"
 _LIMITS = "Limits"
+_NEEDED_TO_TUNE = ("accelerate", "peft", "trl")
+PageUse = Literal["none", "shown", "opened"]
+"""Whether there is a page beside the API, and whether a browser is sent to it at once."""
 _NEEDED = ("fastapi", "uvicorn", "pydantic", "prometheus_client", "python_multipart")
 
 
@@ -63,6 +68,15 @@ class ServedOptions:
             _MODEL,
             "A folder from below which adapters may be loaded over HTTP; may be repeated.",
             "--adapter-dir",
+            metavar="DIR",
+        ),
+    ] = None
+    tuning_dir: Annotated[
+        Path | None,
+        option(
+            _MODEL,
+            "Tune the model over HTTP, and keep jobs and adapters here; needs martlet[train].",
+            "--tuning-dir",
             metavar="DIR",
         ),
     ] = None
@@ -172,6 +186,13 @@ class LimitOptions:
     ] = 30
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Whether people may look, too."""
+
+    ui: Annotated[bool, option(_NETWORK, "Show a page in the browser, at /ui.", "--ui")] = False
+
+
 @verb
 def serve(
     *,
@@ -180,6 +201,7 @@ def serve(
     network: NetworkOptions,
     limits: LimitOptions,
     runtime: RuntimeOptions,
+    page: PageOptions,
 ) -> None:
     """Answer behind OpenAI's API: the model, and adapters by their names.
 
@@ -187,8 +209,25 @@ def serve(
     `http://127.0.0.1:8000/v1`. The first Ctrl-C lets running requests finish, the second stops
     at once.
     """
+    run_server(model, served, network, limits, runtime, page="shown" if page.ui else "none")
+
+
+def run_server(
+    model: str | None,
+    served: ServedOptions,
+    network: NetworkOptions,
+    limits: LimitOptions,
+    runtime: RuntimeOptions,
+    *,
+    page: PageUse,
+) -> None:
+    """Serves until a signal.
+
+    Raises:
+        MartletError: If something given cannot be used.
+    """
     named = named_model(model, served.demo, purpose="to serve")
-    _check_extra()
+    _check_extras(page)
     from martlet.errors import ParameterError
     from martlet.serve.address import bind
     from martlet.serve.keys import ApiKeys
@@ -212,18 +251,20 @@ def serve(
             _tell_proofs(backend)
             _ = backend.tokenizer  # a server whose tokenizer nobody has can serve nothing
             service = Service.around(backend, base_names=names, keys=keys, settings=settings)
-            _run(service, address, listener)
+            _run(service, address, listener, page)
         finally:
             backend.close()
 
 
-def _check_extra() -> None:
+def _check_extras(page: PageUse) -> None:
     from importlib.util import find_spec
 
     from martlet.errors import MissingExtraError
 
     if any(find_spec(name) is None for name in _NEEDED):
         raise MissingExtraError("martlet serve", extra="serve")
+    if page != "none" and find_spec("gradio") is None:
+        raise MissingExtraError("the page", extra="ui")
 
 
 def _settings(
@@ -238,6 +279,8 @@ def _settings(
     for folder in adapter_dirs:
         if not folder.is_dir():
             raise NotFoundError(f"there is no folder {folder} to load adapters from")
+    if served.tuning_dir is not None:
+        _check_tuning(served.tuning_dir)
     return ServeSettings(
         max_body_bytes=int(limits.max_body_mb * MIB),
         max_num_queued=limits.max_queue,
@@ -245,10 +288,22 @@ def _settings(
         drain_s=limits.drain_seconds,
         cors_origins=tuple(cors_origins),
         adapter_dirs=tuple(adapter_dirs),
+        tuning_dir=served.tuning_dir,
         data_dir=served.data_dir or default_data_dir(),
         max_file_bytes=int(limits.max_file_mb * MIB),
         context_policy=limits.context_policy,
     )
+
+
+def _check_tuning(folder: Path) -> None:
+    from importlib.util import find_spec
+
+    from martlet.errors import InputError, MissingExtraError
+
+    if any(find_spec(name) is None for name in _NEEDED_TO_TUNE):
+        raise MissingExtraError("--tuning-dir", extra="train")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--tuning-dir {folder} is a file; name a folder")
 
 
 def _names(model: str, served: list[str]) -> tuple[str, ...]:
@@ -275,20 +330,56 @@ def _tell_proofs(backend: "Backend") -> None:
         typer.echo(f"adapter {info.name}: {info.proof}", err=True)
 
 
-def _run(service: "Service", address: "Address", listener: "socket") -> None:
+def _run(service: "Service", address: "Address", listener: "socket", page: PageUse) -> None:
     import asyncio
 
     from martlet.serve.app import create_app
     from martlet.serve.run import Server
 
     _log_to_stderr()
-    scheme = "http" if address.ssl_certfile is None else "https"
     host, port = listener.getsockname()[:2]
-    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    server = Server(
-        create_app(service), service, address, on_ready=lambda: _welcome(service, address, url)
+    url = _url(address, host, port)
+    app = create_app(service)
+    if page != "none":
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        _add_page(app, service, address, url=_url(address, reachable, port))
+
+    def on_ready() -> None:
+        _welcome(service, address, url)
+        if page != "none":
+            _welcome_to_page(url, opens=page == "opened")
+
+    asyncio.run(Server(app, service, address, on_ready=on_ready).serve(sockets=[listener]))
+
+
+def _url(address: "Address", host: str, port: int) -> str:
+    scheme = "http" if address.ssl_certfile is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _add_page(app: "FastAPI", service: "Service", address: "Address", *, url: str) -> None:
+    from martlet.ui.client import ServerUrl
+    from martlet.ui.doctor import Doctor
+    from martlet.ui.mount import PageSettings, mount_page
+
+    backend = service.engine.backend
+    doctor = Doctor(backend.identity.model, chat_template=backend.tokenizer.template)
+    settings = PageSettings(
+        server=ServerUrl(url=url, certfile=address.ssl_certfile),
+        data_dir=service.settings.data_dir,
+        max_file_bytes=service.settings.max_file_bytes,
+        wants_key=bool(service.keys),
+        doctor=None if service.settings.tuning_dir is None else doctor,
     )
-    asyncio.run(server.serve(sockets=[listener]))
+    mount_page(app, settings)
+
+
+def _welcome_to_page(url: str, *, opens: bool) -> None:
+    import webbrowser
+
+    typer.echo(f"the page is at {url}/ui", err=True)
+    if opens:
+        webbrowser.open(f"{url}/ui")
 
 
 def _log_to_stderr() -> None:

@@ -97,7 +97,9 @@ def _examine(job: "TrainJob") -> None:
     if findings:
         Console(stderr=True).print(table_of(findings))
     if stopping := [each.kind for each in findings if each.stops]:
-        raise DataError(f"these rows would spoil the training: {', '.join(stopping)}")
+        raise DataError(
+            f"these rows would spoil the training: {', '.join(stopping)}; martlet check names them"
+        )
 
 
 def _tell_losses(split: "Split") -> None:

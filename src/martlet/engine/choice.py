@@ -95,6 +95,20 @@ def _choose_among(
     logits: Tensor, params: Sequence[SamplingParams], keys: Keys, num_candidates: int
 ) -> tuple[Tensor, Tensor]:
     """Draws among the most likely tokens; also says for which rows no other token could pass."""
+    ids, passing = passing_weights(logits, params, num_candidates)
+    chosen = _first_to_arrive(passing, keys, ids)
+    is_certain = (passing[:, -1] == 0) | (ids.shape[1] == logits.shape[1])
+    return ids.gather(1, chosen[:, None])[:, 0], is_certain
+
+
+def passing_weights(
+    logits: Tensor, params: Sequence[SamplingParams], num_candidates: int
+) -> tuple[Tensor, Tensor]:
+    """The most likely tokens of each row, and with what weights they take part in the draw.
+
+    Returns:
+        Token ids `[M, K]`, most likely first, and weights `[M, K]`: 0 for what a filter drops.
+    """
     num_candidates = min(num_candidates, logits.shape[1])
     top, ids = logits.topk(num_candidates, dim=1)  # [M, K], most likely first
     weights = (top - top[:, :1]).exp().double()
@@ -106,9 +120,7 @@ def _choose_among(
     before = weights.cumsum(dim=1) - weights
     passes = before < mass * _column([p.top_p for p in params], logits)
     passes &= weights >= weights[:, :1] * _column([p.min_p for p in params], logits)
-    chosen = _first_to_arrive(weights * passes, keys, ids)
-    is_certain = (weights[:, -1] * passes[:, -1] == 0) | (num_candidates == logits.shape[1])
-    return ids.gather(1, chosen[:, None])[:, 0], is_certain
+    return ids, weights * passes
 
 
 def _first_to_arrive(weights: Tensor, keys: Keys, ids: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ class Engine:
         stop_ids: Sequence[int] = (),
         constraint: TokenConstraint | None = None,
         adapter: str | None = None,
+        num_candidates: int = 0,
     ) -> Request:
         """Queues one sample to draw.
 
@@ -103,6 +104,8 @@ class Engine:
             constraint: What may be drawn, where the reply must have a form; changed as it grows.
             adapter: One of `adapters`, by name; its newest revision serves the request to the end.
                 None is the base.
+            num_candidates: How many rivals of each drawn token `logprobs` is to follow through
+                the steps before the draw.
 
         Raises:
             PromptTooLongError: If no room is left for a single token of reply.
@@ -126,6 +129,7 @@ class Engine:
             constraint=constraint,
             adapter=revision,
             namespace="" if revision is None else revision.namespace,
+            num_candidates=num_candidates,
         )
         self._requests[request_id] = request
         self._scheduler.add(request)

@@ -25,6 +25,23 @@ class RequestStatus(Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A token that could have been drawn, and what each step before the draw made of it."""
+
+    token_id: int
+    logit: float
+    """As the model gave it."""
+    adjusted: float
+    """After penalties, bias, bars and the form; minus infinity for what may not be drawn."""
+    scaled: float
+    """After the temperature too."""
+    probability: float
+    """Before the filters."""
+    draw_probability: float
+    """After top_k, top_p and min_p, or for greedy: 0 for what they drop."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
     """The log-probability of one token, and the most likely tokens at its position."""
 
@@ -35,6 +52,8 @@ class TokenLogprobs:
     top_ids: tuple[int, ...]
     """Most likely first."""
     top_logprobs: tuple[float, ...]
+    candidates: tuple[Candidate, ...] = ()
+    """Where they were asked for: the token's rivals and itself."""
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -59,6 +78,8 @@ class Request:
     """Adapter and revision: blocks are shared only within one namespace."""
     constraint: TokenConstraint | None = None
     """What may be drawn next, where the reply must have a form."""
+    num_candidates: int = 0
+    """Rivals of each drawn token that its scores tell of."""
 
     token_ids: list[int] = field(default_factory=list)
     """Prompt and reply."""

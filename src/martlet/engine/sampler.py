@@ -7,12 +7,13 @@ Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from martlet.engine.batch import StepBatch
+from martlet.engine.candidates import candidates_of
 from martlet.engine.choice import (
     SEGMENT,
     argmax,
@@ -167,6 +168,10 @@ def score_drawn(
         num_top = max(requests[row].params.logprobs or 0 for row in wanted)
         records = score_tokens(logits[list(wanted)], list(wanted.values()), num_top=num_top)
         for row, record in zip(wanted, records, strict=True):
+            request = requests[row]
+            if request.num_candidates:
+                found = candidates_of(logits[row], request, record.token_id)
+                record = replace(record, candidates=found)
             scores[row] = record
     return scores
 

@@ -45,14 +45,23 @@ def shape(
     Args:
         row_to_mask: What the constraints allow, for the rows that have one.
     """
-    _penalise(logits, requests)
-    _bias_and_bar(logits, requests)
-    if row_to_mask:
-        mask(logits, row_to_mask)
+    adjust(logits, requests, row_to_mask)
     temperatures = [request.params.temperature or 1.0 for request in requests]
     if any(temperature != 1 for temperature in temperatures):
         column = torch.tensor(temperatures, dtype=torch.float32, device=logits.device)
         logits /= column[:, None]
+
+
+def adjust(
+    logits: Tensor,
+    requests: Sequence[Request],
+    row_to_mask: Mapping[int, TokenMask] | None = None,
+) -> None:
+    """All that `shape` does before the temperature."""
+    _penalise(logits, requests)
+    _bias_and_bar(logits, requests)
+    if row_to_mask:
+        mask(logits, row_to_mask)
 
 
 def _penalise(logits: Tensor, requests: Sequence[Request]) -> None:

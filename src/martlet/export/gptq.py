@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from martlet.export.rounding import group_scales
+from martlet.models.linear.rounding import group_scales
 
 _DAMPING = 0.01
 """Of the mean of the Hessian's diagonal, added to it."""

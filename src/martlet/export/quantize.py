@@ -13,11 +13,11 @@ from torch import Tensor
 
 from martlet.errors import MissingExtraError, ModelError
 from martlet.export.gptq import input_products, round_by_gptq
-from martlet.export.rounding import round_channels, round_groups
 from martlet.export.skeleton import linear_tensors
 from martlet.export.weights import check_out, rewrite, write_json
 from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
+from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.models.load import load_module
 
 Bits = Literal[8, 4]

@@ -20,21 +20,36 @@ class BaseLeaves:
     """The name of the token embedding."""
     head: str
     """The name of the LM head."""
+    logit_leaves: frozenset[str]
+    """Names of the leaves that see only the rows whose logits are wanted: the head is one."""
     dtype: torch.dtype
     device: torch.device
 
     @classmethod
-    def of(cls, model: PreTrainedModel, own_norms: Mapping[str, nn.Module]) -> "BaseLeaves":
-        """The leaves of a loaded model that no adapter has touched."""
+    def of(
+        cls,
+        model: PreTrainedModel,
+        own_norms: Mapping[str, nn.Module],
+        last_mlp: nn.Module | None = None,
+    ) -> "BaseLeaves":
+        """The leaves of a loaded model that no adapter has touched.
+
+        Args:
+            own_norms: See the attribute.
+            last_mlp: Computes only the rows whose logits are wanted.
+        """
         leaves = {
             name: module for name, module in model.named_modules() if not any(module.children())
         }
         names = {id(module): name for name, module in leaves.items()}
+        head = names.get(id(model.get_output_embeddings()), "")
+        last = () if last_mlp is None else last_mlp.children()
         return cls(
             leaves=leaves,
             own_norms=own_norms,
             embedding=names.get(id(model.get_input_embeddings()), ""),
-            head=names.get(id(model.get_output_embeddings()), ""),
+            head=head,
+            logit_leaves=frozenset((head, *(names[id(leaf)] for leaf in last))),
             dtype=model.dtype,
             device=model.device,
         )

@@ -102,7 +102,7 @@ def open_adapter(path: str | Path) -> AdapterFolder:
     config = read_config(folder)
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
-        raise AdapterError(_no_weights_reason(folder))
+        raise AdapterError(no_weights_reason(folder))
     try:
         read_shard(weights)
     except ModelError as error:
@@ -110,7 +110,8 @@ def open_adapter(path: str | Path) -> AdapterFolder:
     return AdapterFolder(path=folder, config=config)
 
 
-def _no_weights_reason(folder: Path) -> str:
+def no_weights_reason(folder: Path) -> str:
+    """Why an adapter's folder without safetensors cannot be read, and what to do."""
     if not (folder / _PICKLE_NAME).is_file():
         return f"{folder} has no weights: {WEIGHTS_NAME} is missing"
     return (

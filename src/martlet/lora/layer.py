@@ -26,15 +26,15 @@ class AdaptedLeaf(nn.Module):
         base: The leaf, which is not changed.
         name: Its name in the model.
         step: Tells whose rows are being computed; shared by all layers of a model.
-        is_head: Whether it sees the rows whose logits are wanted, instead of all tokens.
+        sees_logits: Whether it sees the rows whose logits are wanted, instead of all tokens.
     """
 
-    def __init__(self, base: nn.Module, *, name: str, step: AdapterStep, is_head: bool) -> None:
+    def __init__(self, base: nn.Module, *, name: str, step: AdapterStep, sees_logits: bool) -> None:
         super().__init__()
         self.base = base
         self._name = name
         self._step = step
-        self._is_head = is_head
+        self._sees_logits = sees_logits
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         # Model code reads a leaf's weight, features or padding index.
@@ -47,7 +47,7 @@ class AdaptedLeaf(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whatever the leaf computes of `[1, T, ...]` or `[T, in]`."""
         out: Tensor = self.base(x)
-        row_map = self._step.logits if self._is_head else self._step.tokens
+        row_map = self._step.logits if self._sees_logits else self._step.tokens
         return self._adapt(x, out, row_map) if row_map.parts else out
 
     def forget(self, revision: AdapterRevision) -> None:

@@ -18,9 +18,9 @@ class AdapterStep:
     """
 
     tokens: RowMap = field(default_factory=RowMap)
-    """Rows of every layer before the LM head: the packed tokens."""
+    """Rows of most layers: the packed tokens."""
     logits: RowMap = field(default_factory=RowMap)
-    """Rows of the LM head: those whose logits are wanted."""
+    """Rows of the LM head and the last MLP: those whose logits are wanted."""
     stack: tuple[AdapterRevision, ...] = ()
     """Adapters whose matrices the layers hold stacked, kept from step to step."""
 

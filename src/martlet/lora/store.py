@@ -104,7 +104,7 @@ class AdapterStore:
         self.step = AdapterStep()
         self._module = model.module
         _take_out_layers(model.module)
-        self._base = BaseLeaves.of(model.module, model.own_norms)
+        self._base = BaseLeaves.of(model.module, model.own_norms, model.last_mlp)
         self._max_loaded = max_loaded
         self._probe = probe
         self._base_probe: BaseProbe | None = None
@@ -306,7 +306,7 @@ class AdapterStore:
         for name in fresh:
             leaf = self._base.leaves[name]
             layer = _layer_class(leaf)(
-                leaf, name=name, step=self.step, is_head=name == self._base.head
+                leaf, name=name, step=self.step, sees_logits=name in self._base.logit_leaves
             )
             _put(self._module, name, layer)
             self._layers[name] = layer

@@ -1,6 +1,7 @@
 """A model's folder made ready to run: loaded by transformers, guarded, its slow leaves replaced."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,10 +13,12 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from martlet.errors import ModelError
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
+from martlet.models.gated_mlp import GatedMLP
 from martlet.models.guard import LayerShape, check, own_logits
-from martlet.models.heap import keep_freed_memory
+from martlet.models.heap import huge_pages, keep_freed_memory
 from martlet.models.quantized import check_quantization, is_read_here, use_stored_layers
 from martlet.models.swap import swap_leaves
+from martlet.models.weights import Weights
 
 LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
 """What transformers raises for a folder that it cannot load."""
@@ -39,6 +42,9 @@ class LoadedModel:
     own_norms: Mapping[str, nn.Module]
     """The RMS norms as transformers wrote them, by name: faster ones may stand in their places, and
     an adapter may bring weights for one."""
+    last_mlp: GatedMLP | None
+    """Of the last layer, where nothing but the LM head looks at its output, row by row: it computes
+    the rows that the head will see and no others."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,14 +79,26 @@ class LoadedModel:
         Returns:
             Logits, `[N, V]`.
         """
-        logits: Tensor = self.module(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            use_cache=False,
-            logits_to_keep=logit_rows,
-            martlet_step=martlet_step,
-        ).logits
+        with self._last_mlp_computes(logit_rows, input_ids.shape[1]):
+            logits: Tensor = self.module(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                use_cache=False,
+                logits_to_keep=logit_rows,
+                martlet_step=martlet_step,
+            ).logits
         return logits[0]
+
+    @contextmanager
+    def _last_mlp_computes(self, rows: Tensor, num_tokens: int) -> Iterator[None]:
+        if self.last_mlp is None or _are_all(rows, num_tokens):
+            yield
+            return
+        self.last_mlp.wanted_rows = rows
+        try:
+            yield
+        finally:
+            self.last_mlp.wanted_rows = None
 
 
 def load_config(folder: ModelFolder, *, trust_remote_code: bool) -> transformers.PretrainedConfig:
@@ -141,12 +159,16 @@ def load_model(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    weights: Weights = "stored",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Loads a folder for the engine.
 
+    Args:
+        weights: Whether to round its linear layers.
+
     Raises:
-        ModelError: If it cannot be loaded.
+        ModelError: If it cannot be loaded, or its layers cannot be rounded.
         UnsupportedArchitectureError: If it loads and the guard refuses it.
     """
     keep_freed_memory()
@@ -157,8 +179,11 @@ def load_model(
         for name, norm in module.named_modules()
         if type(norm).__name__.endswith("RMSNorm")
     }
-    swap_leaves(module)
-    layers = check(module, expected)
+    # Rounding changes the logits by more than the guard allows, so it looks at the model before.
+    layers = None if weights == "stored" else check(module, expected)
+    with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
+        swap_leaves(module, weights)
+    layers = layers or check(module, expected)
     config = module.config.get_text_config()
     layer_types = getattr(config, "layer_types", None) or ()
     return LoadedModel(
@@ -172,7 +197,20 @@ def load_model(
         ),
         attention_chunk_size=getattr(config, "attention_chunk_size", None),
         own_norms=own_norms,
+        last_mlp=_last_mlp(module),
     )
+
+
+def _are_all(rows: Tensor, num_tokens: int) -> bool:
+    return len(rows) == num_tokens and torch.equal(
+        rows, torch.arange(num_tokens, device=rows.device)
+    )
+
+
+def _last_mlp(module: PreTrainedModel) -> GatedMLP | None:
+    layers = getattr(module.get_decoder(), "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) else None
+    return mlp if isinstance(mlp, GatedMLP) else None
 
 
 def _cannot_load(folder: ModelFolder, error: Exception) -> str:

@@ -24,7 +24,7 @@ _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def resolve(model: str, *, with_code: bool = False) -> Path:
+def resolve(model: str, *, with_code: bool = False, may_download: bool = True) -> Path:
     """Finds a model's folder, downloading the model where that is needed.
 
     `HF_HUB_OFFLINE=1` makes do with what was downloaded before, and `HF_HOME` says where that is.
@@ -34,6 +34,7 @@ def resolve(model: str, *, with_code: bool = False) -> Path:
             id, `ms:org/name`. What starts with `.`, `/` or `~`, or exists, is a folder and is never
             looked up on a hub; `./demo` is a folder of that name.
         with_code: Whether a download includes the model's own Python files. They are not run here.
+        may_download: Whether what is not here yet is fetched.
 
     Raises:
         NotFoundError: If there is no such folder or model, or it cannot be reached.
@@ -43,7 +44,7 @@ def resolve(model: str, *, with_code: bool = False) -> Path:
     if model == DEMO:
         return _demo_folder()
     if model.startswith(MODELSCOPE_PREFIX):
-        return _download_from_modelscope(model, with_code=with_code)
+        return _download_from_modelscope(model, with_code=with_code, may_download=may_download)
     path = Path(model).expanduser()
     if path.exists():
         return path
@@ -51,7 +52,7 @@ def resolve(model: str, *, with_code: bool = False) -> Path:
         raise NotFoundError(
             f"no such model folder: {model!r} (a model of a hub is called org/name or ms:org/name)"
         )
-    return _download_from_hugging_face(model, with_code=with_code)
+    return _download_from_hugging_face(model, with_code=with_code, may_download=may_download)
 
 
 def _demo_folder() -> Path:
@@ -70,7 +71,7 @@ def _is_hub_id(model: str) -> bool:
     return not model.startswith((".", "/", "~")) and bool(organisation and name) and "/" not in name
 
 
-def _download_from_hugging_face(model: str, *, with_code: bool) -> Path:
+def _download_from_hugging_face(model: str, *, with_code: bool, may_download: bool) -> Path:
     repository, _, revision = model.partition("@")
     try:
         folder = snapshot_download(
@@ -78,6 +79,7 @@ def _download_from_hugging_face(model: str, *, with_code: bool) -> Path:
             revision=revision or None,
             allow_patterns=_wanted(with_code),
             ignore_patterns=_UNWANTED,
+            local_files_only=not may_download,
         )
     except Exception as error:  # its errors share no base: HTTP, cache, validation, disk
         raise _explain_hugging_face(error, repository, revision) from error
@@ -104,7 +106,7 @@ def _explain_hugging_face(error: Exception, repository: str, revision: str) -> M
     return NotFoundError(reason)
 
 
-def _download_from_modelscope(model: str, *, with_code: bool) -> Path:
+def _download_from_modelscope(model: str, *, with_code: bool, may_download: bool) -> Path:
     try:
         from modelscope import snapshot_download as download
     except ImportError as error:
@@ -116,6 +118,7 @@ def _download_from_modelscope(model: str, *, with_code: bool) -> Path:
             revision=revision or None,
             allow_patterns=_wanted(with_code),
             ignore_patterns=_UNWANTED,
+            local_files_only=not may_download,
         )
     except Exception as error:  # as above
         raise _explain_failed_download(error, model) from error

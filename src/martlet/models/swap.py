@@ -1,60 +1,134 @@
 """Replaces the leaves of a loaded model that PyTorch is slow at; they compute the same."""
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from martlet.models.embedding import MappedEmbedding
+from martlet.models.gated_mlp import fuse_mlp
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.joined import join
 from martlet.models.linear.packed import PackedLinear, can_pack
+from martlet.models.linear.rounded import round_linear
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
+from martlet.models.weights import Weights
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj")
 
 
-def swap_leaves(model: nn.Module) -> int:
+def swap_leaves(model: nn.Module, weights: Weights = "stored") -> int:
     """Packs the bf16 linears of a model on the CPU, fuses its RMS norms, unmaps its embedding.
 
     In fp32 nothing is replaced: that is the model as transformers computes it. One leaf at a time:
     the old weight is let go before the next one is packed.
 
+    Args:
+        model: Freshly loaded.
+        weights: Whether its linear layers are rounded, whatever their precision. The LM head keeps
+            eight bits: of all layers it shows a coarser rounding most.
+
     Returns:
         The number of modules that were replaced.
     """
-    pages = MappedPages()
-    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
-    parents = [module for module in model.modules() if any(module.children())]
-    return sum(
-        _swap_leaf(parent, name, pages, dtype)
-        for parent in parents
-        for name in [name for name, _ in parent.named_children()]
+    rules = _Rules(
+        pages=MappedPages(),
+        dtype=next((each.dtype for each in model.parameters() if each.is_floating_point()), None),
+        weights=weights,
+        head=_head(model),
     )
+    parents = [module for module in model.modules() if any(module.children())]
+    num_replaced = 0
+    for parent in parents:
+        num_replaced += _join_attention(parent, rules)
+        names = [name for name, _ in parent.named_children()]
+        num_replaced += sum(_swap_leaf(parent, name, rules) for name in names)
+    return num_replaced + (_fuse_mlps(model, rules.dtype) if rules.dtype else 0)
 
 
-def _swap_leaf(parent: nn.Module, name: str, pages: MappedPages, dtype: torch.dtype | None) -> bool:
+def _fuse_mlps(model: nn.Module, dtype: torch.dtype) -> int:
+    """Replaces the gated MLPs whose layers were packed."""
+    num_fused = 0
+    for name, module in list(model.named_modules()):
+        fused = fuse_mlp(module, dtype)
+        if fused is not None:
+            model.set_submodule(name, fused)
+            num_fused += 1
+    return num_fused
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    """What decides on the module that takes a leaf's place."""
+
+    pages: MappedPages
+    dtype: torch.dtype | None
+    weights: Weights
+    head: weakref.ref[nn.Module] | None
+    """The LM head; not held, so that its weight can go when it was packed."""
+
+    def faster(self, leaf: nn.Module) -> nn.Module | None:
+        """None if the leaf stays."""
+        if isinstance(leaf, StoredInt8):
+            return Int8Linear(leaf) if leaf.weight.device.type == "cpu" and can_pack() else None
+        if isinstance(leaf, StoredInt4):
+            return _faster_int4(leaf) if self.dtype == torch.bfloat16 else None
+        weight = getattr(leaf, "weight", None)
+        if not isinstance(weight, torch.Tensor):
+            return None
+        if type(leaf) is nn.Linear and self.weights != "stored":
+            rounded = round_linear(leaf, "int8" if self._is_head(leaf) else self.weights)
+            if rounded is not None:
+                return rounded
+        return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None
+
+    def _is_head(self, leaf: nn.Module) -> bool:
+        return self.head is not None and self.head() is leaf
+
+    def give_back(self, leaf: nn.Module) -> None:
+        """Lets go of the file's pages that a leaf was read from."""
+        for parameter in leaf.parameters(recurse=False):
+            self.pages.give_back(parameter)
+
+    def _faster_in_bf16(self, leaf: nn.Module) -> nn.Module | None:
+        weight = leaf.weight
+        assert isinstance(weight, torch.Tensor)
+        if type(leaf) is nn.Linear:
+            return PackedLinear(leaf) if weight.device.type == "cpu" and can_pack() else None
+        if type(leaf) is nn.Embedding:
+            return MappedEmbedding(leaf, self.pages) if self.pages.hold(weight) else None
+        return fuse(leaf) if type(leaf).__name__.endswith("RMSNorm") else None
+
+
+def _head(model: nn.Module) -> weakref.ref[nn.Module] | None:
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return None if head is None else weakref.ref(head)
+
+
+def _join_attention(parent: nn.Module, rules: _Rules) -> int:
+    """Makes one product of query, key and value; most architectures name them alike."""
+    children = dict(parent.named_children())
+    leaves = [children[name] for name in _ATTENTION if name in children]
+    parts = join(leaves, rules.faster) if len(leaves) == len(_ATTENTION) else ()
+    for name, leaf, part in zip(_ATTENTION, leaves, parts, strict=bool(parts)):
+        setattr(parent, name, part)
+        rules.give_back(leaf)
+    return len(parts)
+
+
+def _swap_leaf(parent: nn.Module, name: str, rules: _Rules) -> bool:
     leaf = parent.get_submodule(name)
-    faster = _faster(leaf, pages, dtype)
+    faster = rules.faster(leaf)
     if faster is None:
         return False
     setattr(parent, name, faster)
-    for parameter in leaf.parameters(recurse=False):
-        pages.give_back(parameter)
+    rules.give_back(leaf)
     return True
-
-
-def _faster(module: nn.Module, pages: MappedPages, dtype: torch.dtype | None) -> nn.Module | None:
-    if isinstance(module, StoredInt8):
-        return Int8Linear(module) if module.weight.device.type == "cpu" and can_pack() else None
-    if isinstance(module, StoredInt4):
-        return _faster_int4(module) if dtype == torch.bfloat16 else None
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor) or weight.dtype != torch.bfloat16:
-        return None
-    if type(module) is nn.Linear:
-        return PackedLinear(module) if weight.device.type == "cpu" and can_pack() else None
-    if type(module) is nn.Embedding:
-        return MappedEmbedding(module, pages) if pages.hold(weight) else None
-    return fuse(module) if type(module).__name__.endswith("RMSNorm") else None
 
 
 def _faster_int4(module: StoredInt4) -> Int4Linear | None:

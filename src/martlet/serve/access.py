@@ -14,6 +14,8 @@ logger = logging.getLogger("martlet.serve.access")
 
 _QUIET = ("/health", "/ready", "/metrics")
 """Asked every few seconds by machines: counted, and logged only when they fail."""
+_PAGE = "/ui/"
+"""Below it are the many parts of the page; what it asks for is logged as anybody's request."""
 _CLIENT_LEFT = 499
 
 
@@ -61,7 +63,8 @@ def _endpoint(scope: MutableMapping[str, Any]) -> str:
 
 
 def _log(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-    if scope["path"] in _QUIET and status < 400:
+    is_quiet = scope["path"] in _QUIET or scope["path"].startswith(_PAGE)
+    if is_quiet and status < 400:
         return
     tokens = scope.get("state", {}).get("tokens", "0+0")
     # A path may hold any character, line ends included.

@@ -14,6 +14,7 @@ from martlet import __version__
 from martlet.errors import MartletError
 from martlet.serve.access import AccessLog
 from martlet.serve.batches.batch_service import BatchService
+from martlet.serve.batches.database import Database
 from martlet.serve.catalog import probe_base
 from martlet.serve.envelope import ENVELOPE_SCHEMA, envelope, envelope_of, headers_of
 from martlet.serve.keys import Scope
@@ -29,8 +30,10 @@ from martlet.serve.routes import (
     models,
     responses,
     tokens,
+    tuning,
 )
 from martlet.serve.service import Service, needs
+from martlet.serve.tuning.tuning_service import TuningService
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ ROUTERS: tuple[tuple[APIRouter, Scope | None], ...] = (
     (files.router, "use"),
     (batches.router, "use"),
     (adapters.router, "administer"),
+    (tuning.router, "administer"),
 )
 """Every group of routes, and the scope that a key needs for it."""
 
@@ -68,16 +72,25 @@ def create_app(service: Service) -> FastAPI:
         service: The parts of the server; the engine's thread is not started yet.
     """
 
-    batch_service = BatchService(service)
+    database = Database(service.settings.data_dir)
+    batch_service = BatchService(service, database)
+    tuning_service: TuningService | None = None
+    if (root := service.settings.tuning_dir) is not None:
+        tuning_service = TuningService(service, root, database, batch_service.files)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         await service.engine.call(probe_base)
         await service.refresh_adapters()
+        if tuning_service is not None:
+            await tuning_service.start()
         await batch_service.start()
         yield
+        if tuning_service is not None:
+            await tuning_service.stop()
         await batch_service.stop()
+        await database.close()
         await service.engine.stop()
         service.renderer.close()
 
@@ -87,6 +100,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.batches = batch_service
+    app.state.tuning = tuning_service
     for router, scope in ROUTERS:
         dependencies = [] if scope is None else [Depends(needs(scope))]
         app.include_router(router, dependencies=dependencies, responses=REFUSALS)

@@ -38,6 +38,8 @@ class Ask:
     """None takes the server's own deadline."""
     context: ContextUse | None = None
     """What of a chat was dropped, and what is left; None for texts."""
+    num_candidates: int = 0
+    """Rivals of each drawn token to tell of."""
     stamp: Stamp = field(default_factory=Stamp)
 
 
@@ -145,6 +147,7 @@ def sample_requests(ask: Ask, *, streams: bool) -> list[SampleRequest]:
                     seed=sample_seed(fresh, k) if fixed is None else fixed,
                     adapter=ask.adapter,
                     streams=streams,
+                    num_candidates=ask.num_candidates,
                 )
             )
     return requests

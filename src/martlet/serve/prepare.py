@@ -5,7 +5,9 @@ The one way into the engine for every endpoint, whether it is asked over HTTP or
 
 from dataclasses import dataclass
 
-from martlet.backends.base import Prompt, RenderedPrompt
+from martlet.backends.base import Backend, Prompt, RenderedPrompt
+from martlet.backends.native import NativeBackend
+from martlet.errors import ParameterError
 from martlet.serve.generation import Ask, Stamp
 from martlet.serve.parameters import effective_params
 from martlet.serve.replies.chat import ChatReply
@@ -45,6 +47,8 @@ async def prepare_chat(
     """
     adapter = service.catalog.resolve(body.model)
     backend = service.engine.backend
+    if body.candidates is not None:
+        _check_candidates(body, backend, is_live=stamp is None)
     form = reply_form(body, backend.tokenizer)
     values = body.sampling_values()
     if form.structured is not None:
@@ -66,6 +70,7 @@ async def prepare_chat(
         timeout_s=body.timeout,
         stamp=stamp or Stamp(),
         context=fitted.use,
+        num_candidates=body.candidates or 0,
     )
     writer = ChatReply(
         ask, service.catalog, backend.tokenizer, reading=form.reading, streams=body.stream
@@ -100,6 +105,16 @@ async def prepare_completion(
     echoes = [await _text_of(service, prompt) for prompt in rendered] if body.echo else None
     writer = CompletionReply(ask, service.catalog, backend.tokenizer, echoes=echoes)
     return Prepared(ask=ask, writer=writer)
+
+
+def _check_candidates(body: ChatRequest, backend: Backend, *, is_live: bool) -> None:
+    if not body.logprobs:
+        raise ParameterError("candidates is only for logprobs=true", param="candidates")
+    if not (is_live and isinstance(backend, NativeBackend)):
+        raise ParameterError(
+            "candidates is only for live requests to the native backend; leave it out",
+            param="candidates",
+        )
 
 
 async def _text_of(service: Service, prompt: RenderedPrompt) -> str:

@@ -1,13 +1,15 @@
 """What every route needs, in one place, and how a route gets at it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from martlet.backends.base import Backend
-from martlet.serve.catalog import Catalog, list_adapters
+from martlet.serve.catalog import Catalog, adapters_of, list_adapters
 from martlet.serve.engine_thread import EngineThread
 from martlet.serve.keys import ApiKeys, Scope
 from martlet.serve.meters import Meters
@@ -57,6 +59,19 @@ class Service:
             keys=keys or ApiKeys(),
             settings=settings,
         )
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Serves an adapter from now on, or a new revision of one, if it fits and acts.
+
+        Raises:
+            InputError: If the backend takes none.
+            MartletError: As the store's `prepare` and `install`; what is served is as before.
+        """
+        store = adapters_of(self.engine.backend)
+        # Read outside the engine's thread, so that nobody's tokens wait for a disk.
+        prepared = await asyncio.to_thread(store.prepare, name, folder)
+        await self.engine.call(lambda _backend: store.install(prepared))
+        await self.refresh_adapters()
 
     async def refresh_adapters(self) -> None:
         """Takes over what the engine says of its adapters."""

@@ -42,6 +42,8 @@ class ServeSettings:
     """Origins whose web pages may use the server; none unless told."""
     adapter_dirs: tuple[Path, ...] = ()
     """Folders from below which adapters may be loaded over HTTP."""
+    tuning_dir: Path | None = None
+    """Where models are tuned; None for nowhere."""
     data_dir: Path = field(default_factory=default_data_dir)
     """Where files and batches are kept; created with the first of them."""
     max_file_bytes: int = 200 * MIB

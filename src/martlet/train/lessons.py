@@ -55,9 +55,9 @@ class Split:
         return bool(self.examples)
 
     def head(self, count: int) -> "Split":
-        """The first rows of it; of pairs, the better replies as rows to be scored."""
-        examples = tuple(_scorable(row) for row in self.examples[:count])
-        origins = {row.origin for row in examples}
+        """The first examples, and what else comes of their rows; of pairs, the better replies."""
+        origins = {row.origin for row in self.examples[:count]}
+        examples = tuple(_scorable(row) for row in self.examples if row.origin in origins)
         better = tuple(_better(pair) for pair in self.pairs)
         return Split(
             examples=examples,

@@ -22,7 +22,7 @@ from martlet.train.base import TrainedModel
 from martlet.train.batches import collate_for
 from martlet.train.config import TrainConfig
 from martlet.train.example import Completion, Conversation, Example
-from martlet.train.lessons import Lessons
+from martlet.train.lessons import Lessons, Split
 from martlet.train.parity import (
     TOLERANCES,
     compare,
@@ -33,6 +33,8 @@ from martlet.train.parity import (
 
 ADAPTER_NAME = "trained"
 NUM_ROWS = 64
+_NUM_TOKENS = 256
+"""Fewer are no ground for a mean that bf16 leaves alone."""
 """Rows that are compared: enough for a mean, and seconds of work."""
 _NUM_GENERATIONS = 3
 _MAX_REPLY_TOKENS = 256
@@ -62,7 +64,7 @@ def prove(
         lessons: Whose rows to compare on, and the same as training had them.
         folder: What training wrote.
     """
-    rows = (lessons.validation or lessons.training).head(NUM_ROWS)
+    rows = _rows(lessons)
     by_trainer = score_by_trainer(trained, rows.sequences, collate_for(trained.base))
     adapter = None if config.tuner.full else ADAPTER_NAME
     with _base_as_trained(config, trained, folder) as base:
@@ -80,6 +82,17 @@ def prove(
         whole.close()
         parity = replace(parity, whole_base_loss=on_whole_base)
     return Proof(parity=parity, generations=generations)
+
+
+def _rows(lessons: Lessons) -> Split:
+    """Validation rows; where they are too few for rounding to cancel out, training rows as well."""
+    rows = lessons.validation.head(NUM_ROWS)
+    if sum(each.num_targets for each in rows.sequences) >= _NUM_TOKENS:
+        return rows
+    more = lessons.training.head(NUM_ROWS - len(rows.examples))
+    return Split(
+        examples=(*rows.examples, *more.examples), sequences=(*rows.sequences, *more.sequences)
+    )
 
 
 @contextmanager

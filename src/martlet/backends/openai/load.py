@@ -31,6 +31,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 _UNUSED = (
     "dtype",
     "device",
+    "weights",
     "max_num_batched_tokens",
     "kv_memory_gib",
     "prefix_sharing",

@@ -8,7 +8,7 @@ from martlet.backends.options import BackendOptions
 from martlet.errors import AdapterError, NotFoundError
 from martlet.lora.folder import open_adapter
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` may be."""
 SERVED_NAME = "martlet-base"
 """What requests call the model; no adapter is likely to have this name."""
@@ -96,10 +96,10 @@ def _highest_rank(path: str) -> int:
 
 def _fitting_rank(ranks: Sequence[int]) -> int:
     highest = max(ranks)
-    for allowed in _LORA_RANKS:
+    for allowed in LORA_RANKS:
         if highest <= allowed:
             return allowed
-    raise AdapterError(f"an adapter has rank {highest}, and vLLM takes {_LORA_RANKS[-1]} at most")
+    raise AdapterError(f"an adapter has rank {highest}, and vLLM takes {LORA_RANKS[-1]} at most")
 
 
 def _unless_one(size: int) -> int | None:

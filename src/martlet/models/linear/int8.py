@@ -1,13 +1,30 @@
 """An int8 linear layer (W8A8) on the CPU's integer instructions, through oneDNN."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.stored import StoredInt8, quantize_tokens
+from martlet.models.linear.stored import LARGEST_INT8, StoredInt8
 
 _ROWS_HINT = 4
 _UNSIGNED_ZERO = 128
 """oneDNN multiplies unsigned rows fast, and signed ones in a reference loop."""
+_SMALLEST = torch.finfo(torch.float32).tiny * 1e3
+"""A row of zeros has no scale of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundedTokens:
+    """Tokens rounded to eight bits, each by a scale of its own."""
+
+    values: Tensor
+    """`[T, in]` in uint8; 128 stands for zero."""
+    scales: Tensor
+    """`[T, 1]` in fp32."""
+    shape: torch.Size
+    """Of what was rounded."""
+    dtype: torch.dtype
 
 
 class Int8Linear(nn.Module):
@@ -29,11 +46,29 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        if x.numel() == 0:
-            return x.new_empty(*x.shape[:-1], self.out_features)
-        rows, scale = quantize_tokens(x.reshape(-1, self.in_features))
+        return self.multiply(self.rounded(x))
+
+    def rounded(self, x: Tensor) -> RoundedTokens:
+        """What `multiply` takes; layers that see the same tokens can share it."""
+        rows = x.reshape(-1, self.in_features)
+        if not rows.numel():
+            return RoundedTokens(values=rows, scales=rows, shape=x.shape, dtype=x.dtype)
+        largest = rows.abs().amax(dim=-1, keepdim=True).float()
+        scales = largest.clamp_min_(_SMALLEST).div_(LARGEST_INT8)
+        # Conversion cuts off what is behind the point, and nothing is negative here: with a half
+        # added, it rounds.
+        shifted = (rows * scales.reciprocal()).add_(_UNSIGNED_ZERO + 0.5)
+        return RoundedTokens(
+            values=shifted.to(torch.uint8), scales=scales, shape=x.shape, dtype=x.dtype
+        )
+
+    def multiply(self, rows: RoundedTokens) -> Tensor:
+        """`[..., out]`, of what `rounded` gave for `[..., in]`."""
+        shape = (*rows.shape[:-1], self.out_features)
+        if not rows.values.numel():
+            return rows.values.new_empty(shape)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows.add_(_UNSIGNED_ZERO).to(torch.uint8),
+            rows.values,
             1.0,
             _UNSIGNED_ZERO,
             self._weight,
@@ -42,15 +77,15 @@ class Int8Linear(nn.Module):
             None,
             1.0,
             0,
-            torch.float32,
+            rows.dtype,
             "none",
             [],
             "",
         )
-        out *= scale
+        out *= rows.scales
         if self.bias is not None:
             out += self.bias
-        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return out.view(shape)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

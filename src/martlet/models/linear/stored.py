@@ -16,7 +16,7 @@ from torch import Tensor, nn
 _VALUES_PER_WORD = 8
 _MIDDLE = 8
 """The stored value that stands for 0 in a symmetric four-bit layer."""
-_LARGEST_INT8 = 127
+LARGEST_INT8 = 127
 
 
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = x.float()
     scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny * 1e3)
-    scale = scale / _LARGEST_INT8
+    scale = scale / LARGEST_INT8
     return (x / scale).round_(), scale
 
 
@@ -98,6 +98,34 @@ class StoredInt4(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
         return F.linear(x, self.dequantized().to(x.dtype), self.bias)
+
+
+class RoundedInt4(StoredInt4):
+    """Rounded here, while the model was loaded, and symmetric.
+
+    Args:
+        linear: The layer whose place it takes.
+        values: From -8 to 7, `[out, in]` in int8.
+        scales: `[out, G]` in fp32.
+    """
+
+    def __init__(self, linear: nn.Linear, values: Tensor, scales: Tensor) -> None:
+        super().__init__(linear)
+        self.rounded = nn.Parameter(values, requires_grad=False)
+        self.scales = nn.Parameter(scales, requires_grad=False)
+
+    def values(self) -> Tensor:
+        return self.rounded.int() + _MIDDLE
+
+    def group_scales(self) -> Tensor:
+        return self.scales
+
+    def group_zeros(self) -> Tensor:
+        return torch.full_like(self.scales, _MIDDLE)
+
+    def group_of_input(self) -> Tensor:
+        size = self.in_features // self.scales.shape[1]
+        return torch.arange(self.in_features, device=self.scales.device) // size
 
 
 class PackQuantized(StoredInt4):

@@ -59,13 +59,13 @@ class BatchService:
 
     Args:
         service: What answers.
+        database: Where both are kept.
     """
 
-    def __init__(self, service: Service) -> None:
-        settings = service.settings
+    def __init__(self, service: Service, database: Database) -> None:
         self._service = service
-        self._database = Database(settings.data_dir)
-        self.files = FileStore(self._database, max_file_bytes=settings.max_file_bytes)
+        self._database = database
+        self.files = FileStore(database, max_file_bytes=service.settings.max_file_bytes)
         self._id_to_job: dict[str, _Job] = {}
         self._turn = asyncio.Lock()
 
@@ -89,7 +89,6 @@ class BatchService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._database.close()
 
     async def create(
         self,
@@ -112,7 +111,8 @@ class BatchService:
         file = await self.files.get(input_file_id)
         if file["purpose"] != "batch":
             raise ParameterError(
-                f"{input_file_id} is the output of a batch; upload a file with purpose 'batch'",
+                f"{input_file_id} has the purpose {file['purpose']!r}; upload a file with purpose "
+                "'batch'",
                 param="input_file_id",
             )
         now = int(time.time())

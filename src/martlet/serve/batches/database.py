@@ -1,6 +1,6 @@
-"""What the server keeps of files and batches: one SQLite file in WAL mode, and the folder around.
+"""What the server keeps of files, batches and jobs: one SQLite file in WAL mode, and its folder.
 
-    DATA_DIR/martlet.sqlite       files and batches, the newest state of each
+    DATA_DIR/martlet.sqlite       files, batches and tuning jobs, the newest state of each; events
     DATA_DIR/files/FILE_ID        what was uploaded, and what batches answered
     DATA_DIR/journals/BATCH_ID    the finished samples of a batch that runs
 
@@ -25,13 +25,19 @@ CREATE TABLE IF NOT EXISTS file (
 CREATE TABLE IF NOT EXISTS batch (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, body TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS job (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, body TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS event (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, body TEXT NOT NULL
+);
 """
 _PRIMARY_CODE = 0xFF
 """SQLite's extended result codes carry the primary one in their low byte."""
 
 
 class Database:
-    """The folder of a server's files and batches. Nothing is created before the first use.
+    """The folder of what a server keeps. Nothing is created before the first use.
 
     Args:
         folder: Where everything lies.

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 from uuid import uuid4
 
 from fastapi import Request
@@ -14,7 +14,8 @@ from martlet.serve.batches.record import UNFINISHED
 from martlet.serve.batches.shelf import BATCHES, FILES, Json, Order, Page
 from martlet.serve.batches.upload import UploadForm
 
-Purpose = Literal["batch", "batch_output"]
+_Uploaded = Literal["batch", "fine-tune"]
+Purpose = _Uploaded | Literal["batch_output"]
 
 
 class FileStore:
@@ -33,7 +34,7 @@ class FileStore:
         """Keeps the file of a form, and returns what is known of it.
 
         Raises:
-            MartletError: As `UploadForm.read`; if the purpose is not `batch`; if the disk is full.
+            MartletError: As `UploadForm.read`; if its purpose is unknown; if the disk is full.
         """
         await self._database.do(lambda _: None)  # makes the folder, and takes its lock
         file_id = f"file-{uuid4().hex}"
@@ -42,8 +43,8 @@ class FileStore:
             with path.open("xb") as target:
                 form = UploadForm(target=target)
                 await form.read(request, max_file_bytes=self._max_file_bytes)
-            _check(form)
-            body = file_body(file_id, path, filename=form.filename or "", purpose="batch")
+            purpose = _checked_purpose(form)
+            body = file_body(file_id, path, filename=form.filename or "", purpose=purpose)
             await self._database.do(lambda connection: FILES.put(connection, body))
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -101,7 +102,7 @@ def file_body(file_id: str, path: Path, *, filename: str, purpose: Purpose) -> d
     }
 
 
-def _check(form: UploadForm) -> None:
+def _checked_purpose(form: UploadForm) -> Purpose:
     if form.filename is None:
         raise ParameterError("the form holds no file", param="file")
     if form.num_bytes == 0:
@@ -114,7 +115,9 @@ def _check(form: UploadForm) -> None:
         )
     if unknown:
         raise ParameterError(f"unknown field {min(unknown)!r}; known: file, purpose")
-    if form.fields.get("purpose") != "batch":
+    given = form.fields.get("purpose")
+    if given not in get_args(_Uploaded):
         raise ParameterError(
-            f"purpose must be 'batch', not {form.fields.get('purpose')!r}", param="purpose"
+            f"purpose must be 'batch' or 'fine-tune', not {given!r}", param="purpose"
         )
+    return cast(Purpose, given)

@@ -1,4 +1,4 @@
-"""A table of JSON objects in the order in which they came, for files and for batches."""
+"""A table of JSON objects in the order in which they came: files, batches, jobs, events."""
 
 import json
 import sqlite3
@@ -30,7 +30,7 @@ class Page:
 class Shelf:
     """Objects of one kind. Every method is to be called within `Database.do`."""
 
-    kind: Literal["file", "batch"]
+    kind: Literal["file", "batch", "job", "event"]
 
     def put(self, connection: sqlite3.Connection, body: Json) -> None:
         """Adds an object, or replaces the one with its id in its place."""
@@ -103,3 +103,5 @@ def _read(row: tuple[str]) -> Json:
 
 FILES = Shelf(kind="file")
 BATCHES = Shelf(kind="batch")
+JOBS = Shelf(kind="job")
+EVENTS = Shelf(kind="event")

@@ -1,6 +1,7 @@
 """Replies of `/v1/chat/completions`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from martlet.backends.base import SampleDelta, SampleOutput, TokenLogprob
 from martlet.serve.catalog import Catalog
@@ -142,13 +143,35 @@ class ChatReply:
         if scores is None:
             return None
         content = [
-            {**self._entry(at[token_id]), "top_logprobs": self._top(at)}
+            {
+                **self._entry(at[token_id]),
+                "top_logprobs": self._top(at),
+                **self._candidates(at[token_id]),
+            }
             for token_id, at in zip(token_ids, scores, strict=True)
         ]
         return {"content": content, "refusal": None}
 
     def _top(self, scores: Mapping[int, TokenLogprob]) -> list[dict[str, object]]:
         return [self._entry(score) for score in most_likely(scores, self._params.logprobs or 0)]
+
+    def _candidates(self, drawn: TokenLogprob) -> dict[str, object]:
+        """What could have been drawn; nothing unless the request asks for it."""
+        if not drawn.candidates:
+            return {}
+        return {
+            "token_id": drawn.token_id,
+            "candidates": [
+                {
+                    **asdict(each),
+                    "token": token_text(self._tokenizer, each.token_id),
+                    # JSON has no minus infinity, which bars a token.
+                    "adjusted": finite(each.adjusted),
+                    "scaled": finite(each.scaled),
+                }
+                for each in drawn.candidates
+            ],
+        }
 
     def _entry(self, score: TokenLogprob) -> dict[str, object]:
         return {

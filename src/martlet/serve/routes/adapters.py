@@ -1,6 +1,5 @@
 """Adapters, coming and going while requests run: our own routes, and vLLM's two."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -87,11 +86,7 @@ async def unload_as_vllm(
 async def _load(service: Service, name: str, path: str) -> None:
     check_name(name, base_names=service.catalog.base_names)
     folder = allowed_folder(path, service.settings.adapter_dirs)
-    store = adapters_of(service.engine.backend)
-    # Read outside the engine's thread, so that nobody's tokens wait for a disk.
-    prepared = await asyncio.to_thread(store.prepare, name, folder)
-    await service.engine.call(lambda _backend: store.install(prepared))
-    await service.refresh_adapters()
+    await service.load_adapter(name, folder)
 
 
 async def _pin(service: Service, name: str, *, is_pinned: bool) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/files`: what batches read and write."""
+"""`/v1/files`: what batches read and write, and what tuning jobs learn from."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -21,7 +21,7 @@ _FORM = {
                     "required": ["file", "purpose"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "purpose": {"const": "batch"},
+                        "purpose": {"enum": ["batch", "fine-tune"]},
                     },
                 }
             }
@@ -32,7 +32,7 @@ _FORM = {
 
 @router.post("/v1/files", openapi_extra=_FORM)
 async def upload_file(request: Request, batches: BatchServiceDep) -> Mapping[str, object]:
-    """Keeps a file of requests, for a batch to read."""
+    """Keeps a file: requests for a batch, or rows for a tuning job."""
     return await batches.files.upload(request)
 
 

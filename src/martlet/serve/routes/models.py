@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from martlet.lora.store import AdapterInfo
 from martlet.serve.catalog import Catalog
-from martlet.serve.service import ServiceDep
+from martlet.serve.parameters import effective_params
+from martlet.serve.service import Service, ServiceDep
 
 router = APIRouter()
 
@@ -12,14 +13,20 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(service: ServiceDep) -> dict[str, object]:
     """All names that the field `model` may say."""
-    cards = [card_of(service.catalog, name) for name in service.catalog.names]
+    cards = [_card(service, name) for name in service.catalog.names]
     return {"object": "list", "data": cards}
 
 
 @router.get("/v1/models/{model:path}")
 async def get_model(model: str, service: ServiceDep) -> dict[str, object]:
     """One of them."""
-    return card_of(service.catalog, model)
+    return _card(service, model)
+
+
+def _card(service: Service, name: str) -> dict[str, object]:
+    """A model's card, with the parameters that hold where a request names none."""
+    defaults = effective_params({}, service.engine.backend.default_params)
+    return {**card_of(service.catalog, name), "parameters": defaults.as_json()}
 
 
 def card_of(catalog: Catalog, name: str) -> dict[str, object]:

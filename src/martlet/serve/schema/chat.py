@@ -129,6 +129,9 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    candidates: int | None = Field(default=None, ge=1, le=MAX_LOGPROBS)
+    """How many rivals of each drawn token to tell of, with what each step before the draw made of
+    them: the logit, after penalties, after the temperature, after the filters."""
     response_format: dict[str, JsonValue] | None = None
     structured_outputs: StructuredOutputs | None = None
     """For what OpenAI's own field cannot say: a regular expression, or a choice of texts."""

@@ -1,4 +1,7 @@
-"""Pairs of replies of which one is better: `chosen` and `rejected` behind any kind of prompt."""
+"""Pairs of replies of which one is better: `chosen` and `rejected` behind any kind of prompt.
+
+OpenAI's rows call them `preferred_output` and `non_preferred_output`.
+"""
 
 from collections.abc import Mapping
 
@@ -36,6 +39,22 @@ def preference_of(columns: Columns, origin: Origin, wording: Wording) -> Prefere
     return Preference(
         origin=origin, messages=prompt, chosen=chosen, rejected=rejected, tools=tools_of(columns)
     )
+
+
+def from_openai(columns: Columns) -> Columns:
+    """The columns of a row that OpenAI's fine-tuning reads, by the names that they have here.
+
+    Raises:
+        InputError: If `input` is no object.
+    """
+    asked = columns.get("input")
+    if not isinstance(asked, Mapping):
+        raise InputError("input must be an object with messages, as in OpenAI's rows")
+    return {
+        **asked,
+        "chosen": columns["preferred_output"],
+        "rejected": columns["non_preferred_output"],
+    }
 
 
 def _turns(value: object, name: str) -> Turns:

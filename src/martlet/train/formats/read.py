@@ -6,12 +6,12 @@ from martlet.errors import InputError
 from martlet.train.example import Completion, Conversation, Example, Origin
 from martlet.train.formats.asked import examples_of
 from martlet.train.formats.conversations import check_order, conversation_of, tools_of, turn_of
-from martlet.train.formats.preferences import preference_of
+from martlet.train.formats.preferences import from_openai, preference_of
 
 KNOWN = (
     "messages · conversations (from, value) · instruction (+ input, history), output · query "
     "(+ history), response · prompt, completion · question (+ options), answer · problem, "
-    "questions · chosen, rejected"
+    "questions · chosen, rejected · input, preferred_output, non_preferred_output"
 )
 
 _ASKING = {"prompt", "query", "instruction", "question", "questions"}
@@ -26,6 +26,8 @@ def read_row(row: Row, origin: Origin, wording: Wording) -> list[Example]:
     filled = {name for name, value in row.data.items() if is_filled(value)}
     if {"chosen", "rejected"} <= filled:
         return [preference_of(row.data, origin, wording)]
+    if {"preferred_output", "non_preferred_output"} <= filled:
+        return [preference_of(from_openai(row.data), origin, wording)]
     if wording.template is None and filled & {"messages", "conversations"}:
         return [conversation_of(row.data, origin)]
     if wording.template is None and {"prompt", "completion"} <= filled:

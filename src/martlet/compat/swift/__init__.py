@@ -1,0 +1,1 @@
+"""`python -m martlet.compat.swift sft|infer|export|deploy|app-ui`: ms-swift 2's command."""

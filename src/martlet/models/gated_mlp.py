@@ -1,0 +1,102 @@
+"""The gated MLP of most architectures with fewer copies of its widest tensors.
+
+Its hidden layer is several times as wide as the model. Written out, `down(act(gate(x)) * up(x))`
+makes four tensors of that width, each read from memory once more. Here there are two, changed in
+place, and for a few hundred tokens at a time, so that they stay in the cache.
+
+An MLP is replaced only by what was seen to compute the same on random input.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from martlet.models.linear.int4 import Int4Linear
+from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.packed import PackedLinear
+
+ROWS_AT_ONCE = 512
+"""Tokens that go through together: enough for the products to be as fast as for more."""
+_NUM_ROWS_TRIED = 4
+
+
+class GatedMLP(nn.Module):
+    """`down(act(gate(x)) * up(x))` (Shazeer, arXiv:2002.05202).
+
+    The layers keep the names that they had, so that adapters find them.
+    """
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj = mlp.get_submodule("gate_proj")
+        self.up_proj = mlp.get_submodule("up_proj")
+        self.down_proj = mlp.get_submodule("down_proj")
+        self.act_fn = mlp.get_submodule("act_fn")
+        self._is_silu = _is_silu(self.act_fn)
+        self.wanted_rows: Tensor | None = None
+        """`[N]`, the tokens that anyone will look at, and None for all; the output of the others
+        is zero. In the last layer those are the tokens whose logits are wanted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[1, T, D] -> [1, T, D]`, and other shapes with the width last."""
+        if self.wanted_rows is None:
+            return self._in_parts(x)
+        out = torch.zeros_like(x)
+        out[:, self.wanted_rows] = self._in_parts(x[:, self.wanted_rows])
+        return out
+
+    def _in_parts(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] <= ROWS_AT_ONCE or not self.is_packed:
+            return self._compute(x)
+        return torch.cat([self._compute(rows) for rows in x.split(ROWS_AT_ONCE, dim=1)], dim=1)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its layers are the fast ones, with no adapter around them: such a layer needs to
+        see all rows of a step at once."""
+        layers = (self.gate_proj, self.up_proj, self.down_proj)
+        return all(isinstance(layer, PackedLinear | Int8Linear | Int4Linear) for layer in layers)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        hidden, up = self._gate_and_up(x)
+        hidden = F.silu(hidden, inplace=True) if self._is_silu else self.act_fn(hidden)
+        out: Tensor = self.down_proj(hidden.mul_(up))
+        return out
+
+    def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.gate_proj, Int8Linear) and isinstance(self.up_proj, Int8Linear):
+            rows = self.gate_proj.rounded(x)
+            return self.gate_proj.multiply(rows), self.up_proj.multiply(rows)
+        return self.gate_proj(x), self.up_proj(x)
+
+
+def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:
+    """A fused MLP that computes what `module` does, or None if none was found.
+
+    Args:
+        module: Any; its layers were replaced by fast ones if they could be.
+        dtype: Of its input.
+    """
+    names = {name for name, _ in module.named_children()}
+    if names != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return None
+    candidate = GatedMLP(module)
+    if not candidate.is_packed:
+        return None
+    return candidate if _compute_the_same(module, candidate, dtype) else None
+
+
+def _is_silu(activation: nn.Module) -> bool:
+    x = torch.linspace(-8, 8, 33)
+    return torch.equal(activation(x), F.silu(x))
+
+
+@torch.inference_mode()
+def _compute_the_same(module: nn.Module, candidate: GatedMLP, dtype: torch.dtype) -> bool:
+    width = module.get_submodule("gate_proj").in_features
+    assert isinstance(width, int)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    x = torch.randn(1, _NUM_ROWS_TRIED, width, generator=generator).to(dtype)
+    expected, got = module(x).float(), candidate(x).float()
+    tolerance = 4 * torch.finfo(dtype).eps
+    return bool((got - expected).norm() <= tolerance * expected.norm())

@@ -1,0 +1,61 @@
+"""Linear layers rounded to eight or four bits while a model is loaded, for the fast CPU operators.
+
+To the nearest, without calibration; `martlet quantize` can do more and writes what it made.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from martlet.models.linear.int4 import Int4Linear, can_pack_int4
+from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.packed import can_pack
+from martlet.models.linear.rounding import round_channels, round_groups
+from martlet.models.linear.stored import RoundedInt4, StoredInt8
+from martlet.models.weights import GROUP_SIZE, Weights
+
+_ROWS_AT_ONCE = 8192
+"""Rounding makes a few copies in fp32; an LM head is larger than all layers' together."""
+
+
+def round_linear(linear: nn.Linear, weights: Weights) -> Int8Linear | Int4Linear | None:
+    """A layer that computes what `linear` does, with rounded weights.
+
+    Returns:
+        None where the layer must stay as it is: its shape does not fit, or it is not on a CPU.
+    """
+    if linear.weight.device.type != "cpu" or not can_pack():
+        return None
+    match weights:
+        case "int8":
+            return Int8Linear(to_int8(linear))
+        case "int4" if linear.in_features % GROUP_SIZE == 0:
+            stored = to_int4(linear)
+            return Int4Linear(stored) if can_pack_int4(stored) else None
+        case _:
+            return None
+
+
+def to_int8(linear: nn.Linear) -> StoredInt8:
+    """Eight bits, a scale for each output."""
+    stored = StoredInt8(linear)
+    values, scales = _in_slices(linear.weight, round_channels)
+    stored.weight = nn.Parameter(values, requires_grad=False)
+    stored.weight_scale = nn.Parameter(scales, requires_grad=False)
+    return stored
+
+
+def to_int4(linear: nn.Linear) -> RoundedInt4:
+    """Four bits, a scale for each group of inputs."""
+    num_groups = linear.in_features // GROUP_SIZE
+    values, scales = _in_slices(linear.weight, lambda rows: round_groups(rows, num_groups))
+    return RoundedInt4(linear, values, scales)
+
+
+def _in_slices(
+    weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    parts = [rounding(rows) for rows in weight.detach().split(_ROWS_AT_ONCE)]
+    values, scales = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(scales)

@@ -1,0 +1,86 @@
+"""The fourth article's training: its prompt, and the example's run to a proven adapter."""
+
+import json
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from compat.articles import article, needs_articles, unfolded
+from martlet.lora.provenance import read_provenance
+
+# PEFT and bitsandbytes lag behind what transformers and torch deprecate.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:bitsandbytes"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.utils.checkpoint"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "summarize_dialogues.py"
+LINES = [
+    (0, "def create_prompt_formats"),
+    (1, '"""'),
+    (1, "INTRO_BLURB ="),
+    (1, "INSTRUCTION_KEY ="),
+    (1, "RESPONSE_KEY ="),
+    (1, "END_KEY ="),
+    (1, "blurb ="),
+    (1, "instruction ="),
+    (1, "input_context ="),
+    (1, "response ="),
+    (1, "end ="),
+    (1, "parts ="),
+    (1, "formatted_prompt ="),
+    (1, "sample["),
+    (1, "return sample"),
+]
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    rows = (
+        {
+            "id": f"train_{number}",
+            "dialogue": f"#Person1#: Is {number} odd?\n#Person2#: {'Yes' if number % 2 else 'No'}.",
+            "summary": f"They talk about {number}.",
+            "topic": "numbers",
+        }
+        for number in range(120)
+    )
+    path = tmp_path / "dialogues.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def rows_of_example(dialogues: Path) -> list[Mapping[str, str]]:
+    return list(runpy.run_path(str(EXAMPLE))["rows_of"](str(dialogues)))
+
+
+@needs_articles
+def test_the_prompt_is_the_articles(dialogues: Path) -> None:
+    text = article(4)
+    start = text.index("def create_prompt_formats")
+    mashed = text[start : text.index("#数据截断")]
+    names: dict[str, object] = {}
+    exec(compile(unfolded(mashed, LINES), "article", "exec"), names)
+    samples = map(json.loads, dialogues.read_text().splitlines())
+    for sample, row in zip(samples, rows_of_example(dialogues), strict=True):
+        formatted = names["create_prompt_formats"](sample)["text"]  # type: ignore[operator]
+        # The model's own end token takes the place of the heading at the end.
+        assert formatted == f"{row['prompt']}{row['completion']}\n\n### End"
+
+
+def test_the_example_trains_a_proven_adapter(
+    dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "sum"
+    given = ["--model", "demo", "--data", str(dialogues), "--out", str(out), "--max-steps", "2"]
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE), *given])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    provenance = read_provenance(out)
+    assert provenance is not None
+    assert provenance.base_quantization == "nf4"
+    assert provenance.proof is not None
+    assert provenance.proof.passed

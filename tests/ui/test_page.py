@@ -1,0 +1,247 @@
+"""The page as a person uses it: a real browser, the embedded model, real clicks."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from martlet.batch.shapes import Wording
+from martlet.demo import puzzles_path
+from martlet.train.example import Origin
+from martlet.train.formats.preferences import preference_of
+from ui.conftest import DESKTOP, PHONE, Visit, Visitor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
+expect = pytest.importorskip("playwright.sync_api").expect
+TABS = ("chat", "compare", "vote", "batch", "train", "microscope")
+PUZZLES = list(map(json.loads, puzzles_path().read_text(encoding="utf-8").splitlines()[:2]))
+PUZZLE = PUZZLES[0]
+QUESTION = f"{PUZZLE['problem']}{PUZZLE['questions'][0]['question']}"
+OPTIONS = PUZZLE["questions"][0]["options"]
+
+
+def ask(visitor: Visitor, text: str) -> None:
+    """Asks in the chat, and waits until the reply is whole."""
+    num_before = len(said(visitor))
+    box = visitor.page.locator("#question textarea")
+    box.fill(text)
+    box.press("Enter")
+    expect(bubbles(visitor)).to_have_count(num_before + 2)
+    visitor.page.locator("#question .submit-button").wait_for()
+
+
+def bubbles(visitor: Visitor) -> "Locator":
+    return visitor.page.locator("#conversation .message-content")
+
+
+def said(visitor: Visitor) -> list[str]:
+    """What stands in the bubbles of the chat."""
+    return [text.strip() for text in bubbles(visitor).all_inner_texts()]
+
+
+def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
+    page = visitor.page
+    ask(visitor, "2 + 2 = ?")
+    ask(visitor, QUESTION)
+    first = said(visitor)
+    assert first[0] == "2 + 2 = ?"
+    assert len(first) == 4
+    expect(page.locator("#figures .context")).to_be_visible()
+    figures = page.locator("#figures").inner_text()
+    assert "512" in figures
+    assert ("首个词元" if visitor.is_chinese else "first after") in figures
+    visitor.check_layout()
+
+    page.locator(".message-buttons-left button").last.click()  # draws it anew
+    expect(page.locator(".branches label")).to_have_text(["1", "2"])
+    page.locator(".branches label").first.click()
+    expect(bubbles(visitor).last).to_have_text(first[-1], use_inner_text=True)
+    assert said(visitor) == first
+
+    page.reload()
+    page.locator(".list label").first.click()
+    expect(bubbles(visitor)).to_have_count(4)
+    stranger = visit(language="en-US")
+    assert stranger.page.locator(".list label").count() == 0
+
+
+def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.turn_to("chat")
+    page.locator("#new").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    page.locator("#system textarea").fill("Be brief.")
+    ask(visitor, "1 + 1 = ?")
+    page.locator(".message-buttons-right button").last.click()
+    page.locator("#conversation textarea").fill("3 + 3 = ?")
+    page.locator(".message-buttons-right button").first.click()
+    expect(page.locator(".branches label")).to_have_text(["1", "2"])
+    assert said(visitor)[0] == "3 + 3 = ?"
+    with page.expect_download() as download:
+        page.locator("#download-rows").click()
+    download.value.save_as(tmp_path / "rows.jsonl")
+    line, *_ = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    messages = json.loads(line)["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert messages[0]["content"] == "Be brief."
+    assert messages[1]["content"] == "3 + 3 = ?"
+
+
+def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.turn_to("compare")
+    box = page.locator("#compare-prompt textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    better = page.locator(".contestant button:visible")
+    better.first.wait_for()
+    headings = page.locator(".contestant h3").all_inner_texts()
+    assert headings == ["demo", "judge"]
+    visitor.check_layout()
+    better.first.click()
+    page.locator("#download-preferences").wait_for()
+    with page.expect_download() as download:
+        page.locator("#download-preferences").click()
+    download.value.save_as(tmp_path / "preferences.jsonl")
+    row = json.loads((tmp_path / "preferences.jsonl").read_text(encoding="utf-8"))
+    origin = Origin(path="preferences.jsonl", row=1)
+    preference = preference_of(row, origin, Wording())
+    texts = page.locator(".contestant .text").all_inner_texts()
+    assert [preference.chosen[0]["content"], preference.rejected[0]["content"]] == texts
+    assert preference.messages == ({"role": "user", "content": QUESTION},)
+
+
+def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to("vote")
+    page.locator("#vote-question textarea").fill(QUESTION)
+    page.locator("#vote-options textarea").fill("\n".join(OPTIONS))
+    page.locator("#vote-sampling > button").click()
+    temperature = page.locator("#vote-sampling input[type=number]").first
+    temperature.fill("0")  # all samples agree
+    temperature.press("Tab")
+    page.locator("#vote-ask").click()
+    page.locator(".bar.winner").wait_for()
+    told = page.locator(".bars p").inner_text()
+    counts = [int(count) for count in page.locator(".bar .count").all_inner_texts()]
+    assert ("不再需要" if visitor.is_chinese else "were not needed") in told
+    assert sorted(counts) == [0, 0, 0, page.locator(".samples details").count()]
+    assert max(counts) == 4  # of 8: the first four outvote whatever comes
+    assert page.locator(".bar .label").all_inner_texts()[:4] == [
+        f"{letter}. {option}" for letter, option in zip("ABCD", OPTIONS, strict=True)
+    ]
+    sample = page.locator(".samples details").first
+    sample.locator("summary").click()
+    expect(sample.locator(".text")).to_be_visible()
+    visitor.check_layout()
+
+
+def test_a_file_becomes_answers_and_a_report(
+    visitor: Visitor, questions: Path, tmp_path: Path
+) -> None:
+    page = visitor.page
+    visitor.turn_to("batch")
+    page.locator("#batch-file input[type=file]").set_input_files(questions)
+    page.locator("#batch-file .file-preview").wait_for()
+    page.locator("#batch-start").click()
+    links = page.locator("#batch-results a")
+    expect(links).to_have_count(2)
+    contents = []
+    for number in range(2):
+        with page.expect_download() as download:
+            links.nth(number).click()
+        download.value.save_as(tmp_path / str(number))
+        contents.append((tmp_path / str(number)).read_text(encoding="utf-8"))
+    answers, report = contents
+    ids = [json.loads(line)["custom_id"] for line in answers.splitlines()]
+    assert ids == [
+        f"{row['id']}/{index}" for row in PUZZLES for index in range(len(row["questions"]))
+    ]
+    assert f"| {len(ids)} |" in report
+    visitor.check_layout()
+
+
+def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to("microscope")
+    box = page.locator("#microscope-prompt textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    page.locator("#step").wait_for()
+    tokens = page.locator(".ribbon .token").all_inner_texts()
+    drawn = page.locator("tr.drawn code")
+    assert drawn.inner_text() == tokens[0]
+    page.locator("#step input[type=number]").fill("2")
+    page.locator("#step input[type=number]").press("Tab")
+    expect(drawn).to_have_text(tokens[1])
+    visitor.check_layout()
+
+
+def test_where_nothing_is_tuned_the_page_says_so(visitor: Visitor) -> None:
+    visitor.turn_to("train")
+    missing = visitor.page.locator("#train-missing")
+    expect(missing).to_contain_text("启动时请加上" if visitor.is_chinese else "start the server")
+    expect(missing).to_contain_text("--tuning-dir DIR")
+    expect(visitor.page.locator("#train-start")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("size", "language"), [(DESKTOP, "zh-CN"), (PHONE, "en-US")])
+def test_every_tab_fits_and_dark_stays_dark(
+    visit: Visit, size: tuple[int, int], language: str
+) -> None:
+    visitor = visit(size=size, language=language)
+    visitor.page.locator("#theme").click()
+    visitor.page.reload()
+    visitor.page.wait_for_function("document.body.classList.contains('dark')")
+    for tab in TABS:
+        visitor.turn_to(tab)
+        visitor.check_layout()
+    visitor.page.locator("#other-language").click()
+    other = "Chat" if language == "zh-CN" else "对话"
+    expect(visitor.page.get_by_role("tab").first).to_have_text(other)
+
+
+def test_a_reply_is_stopped_while_32_clients_stream(visit: Visit, server: str) -> None:
+    visitor = visit()
+    with ThreadPoolExecutor(32) as clients:
+        streams = [clients.submit(stream, server) for _ in range(32)]
+        visitor.page.evaluate(_STOP_AT_ONCE)
+        ask(visitor, QUESTION)
+        num_streaming = sum(not each.done() for each in streams)
+        expect(visitor.page.locator("#figures")).to_contain_text("stopped")
+    assert num_streaming > 0
+    assert all(each.result() == "length" for each in streams)
+    question, kept = said(visitor)
+    visitor.page.reload()
+    visitor.page.locator(".list label").first.click()
+    expect(bubbles(visitor)).to_have_text([question, kept], use_inner_text=True)
+
+
+_STOP_AT_ONCE = """() => new MutationObserver((_, observer) => {
+  const stop = document.querySelector("#question .stop-button");
+  if (!stop || !document.querySelector("#figures .figures")) return;
+  observer.disconnect();
+  stop.click();
+}).observe(document.body, { childList: true, subtree: true, characterData: true })"""
+"""Presses the button when the first words are there, faster than a person could."""
+
+
+def stream(server: str) -> str:
+    """Draws a long reply as any client would, and says why it ended."""
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 300,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    url = f"{server}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, timeout=120) as response:
+        chunks = [line for line in response.iter_lines() if line.startswith("data: {")]
+    reason: str = json.loads(chunks[-1].removeprefix("data: "))["choices"][0]["finish_reason"]
+    return reason
