@@ -17,12 +17,16 @@ from martlet.batch.options import JobOptions
 from martlet.batch.summary import Progress
 from martlet.batch.task import GENERATE
 from martlet.engine.params import SamplingParams
-from martlet.errors import ParameterError, UnavailableError
+from martlet.errors import ParameterError, ResourceError, UnavailableError
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.util import placement_group  # noqa: E402
 
 from martlet.backends.ray.backend import RayBackend  # noqa: E402
+from martlet.backends.ray.cluster import Demand, connect  # noqa: E402
+from martlet.backends.ray.crew import Crew  # noqa: E402
+from martlet.backends.ray.remote import RemoteEngine  # noqa: E402
 from martlet.backends.ray.worker import Worker  # noqa: E402
 
 ROWS = [{"id": i, "prompt": f"Ann sits left of number {i}. Who sits right?"} for i in range(60)]
@@ -31,17 +35,27 @@ OPTIONS = BackendOptions(dtype="fp32", device="cpu", max_num_requests=8, kv_memo
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Three nodes of one core; all their processes end with the test."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(martlet.__file__).parents[1]))
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    cluster.add_node(**NODE)
-    cluster.add_node(**NODE)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes of one core; all their processes end with the tests."""
+    environment = {
+        "PYTHONPATH": str(Path(martlet.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives way to everything else on a machine, and a test is not to wait for that.
+        "RAY_worker_niceness": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        try:
+            cluster.add_node(**NODE)
+            cluster.add_node(**NODE)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 def job(folder: Path, out: str) -> Job:
@@ -53,6 +67,25 @@ def job(folder: Path, out: str) -> Job:
 def run(backend: Backend, job: Job) -> bytes:
     job.run(backend)
     return job.options.out.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cluster_at_other_work_is_waited_for_a_while(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("martlet.backends.ray.crew._ROOM_TIMEOUT_S", 1.0)
+    disconnect = connect(cluster.address)
+    try:
+        assert placement_group([{"CPU": 1}] * 3).wait(30)
+        crew = Crew(Demand(num_gpus=0).seats, lambda seat: RemoteEngine(seat, "demo", OPTIONS))
+        with pytest.raises(ResourceError, match="other work holds its cores"):
+            crew.assemble()
+        with pytest.raises(ResourceError, match="other work holds its cores"):
+            while True:
+                crew.look_around()
+        crew.close()
+    finally:
+        disconnect()
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 _ROOM_TIMEOUT_S = 60.0
-"""How long a start waits for a node whose cores or GPUs other work holds."""
+"""How long a run without engines waits for a node whose cores or GPUs other work holds."""
 _CLOSE_TIMEOUT_S = 30.0
 _MOST_LOSSES = 3
 """A seat that lost as many engines gets no other."""
@@ -43,6 +43,7 @@ class Crew:
         self._num_losses = Counter[Seat]()
         self._last_loss = EngineError("the cluster has no room for an engine")
         self._next_look = 0.0
+        self._last_manned = 0.0
 
     @property
     def facts(self) -> EngineFacts:
@@ -60,7 +61,7 @@ class Crew:
             EngineError: If every engine is gone.
         """
         self._fill_seats()
-        started = monotonic()
+        started = self._last_manned = monotonic()
         layout = "{desc}: {n_fmt} of {total_fmt} engines are loaded, {elapsed}"
         with tqdm(
             total=len(self._starting), bar_format=layout, desc="Ray", disable=None, leave=False
@@ -84,13 +85,19 @@ class Crew:
 
         Raises:
             EngineError: If no engine is left and none can be started.
+            ResourceError: If no engine is left and other work has taken their room.
         """
-        if monotonic() < self._next_look and self.engines:
-            return
+        if self.engines:
+            self._last_manned = monotonic()
+            if self._last_manned < self._next_look:
+                return
         self._fill_seats()
         self._admit_loaded(timeout_s=0 if self.engines else _LOOK_EVERY_S, is_strict=False)
-        if not self.engines and not self._starting:
-            raise EngineError(f"no engine of the cluster is left: {self._last_loss}")
+        if self.engines or self._awaited(monotonic() - self._last_manned):
+            return
+        if self._starting:
+            raise self._no_room()
+        raise EngineError(f"no engine of the cluster is left: {self._last_loss}")
 
     def lose(self, engine: RemoteEngine, error: MartletError) -> None:
         """Drops an engine that failed; its seat is filled again at the next look."""
