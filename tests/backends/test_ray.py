@@ -12,6 +12,7 @@ from batch.lines import write_lines
 from martlet.backends.base import Backend, SampleRequest
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
+from martlet.backends.vllm.process import free_port
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
 from martlet.batch.summary import Progress
@@ -99,10 +100,11 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(
     assert isinstance(backend, RayBackend)
     crew, first = backend.crew, list(backend.crew.engines)
     assert len(first) == 3
+    needed = {ray.get_runtime_context().get_node_id(), cluster.head_node.node_id}
+    doomed = next(engine for engine in first if engine.seat.node_id not in needed)
     assert backend.limits.max_num_requests == 24
     with pytest.raises(ParameterError, match="schema"):
         backend.prepare(SamplingParams(structured={"json": {"type": "nonsense"}}))
-    doomed = first[-1]
     joined: list[int] = []
 
     def meddle(progress: Progress) -> None:
@@ -140,7 +142,8 @@ def test_what_a_cluster_cannot_do_is_said_at_once() -> None:
     for model, address, error, message in (
         ("http://127.0.0.1:9/v1#llama", "auto", ParameterError, "which computes by itself"),
         ("demo", "ray://127.0.0.1:10001", ParameterError, "with --ray auto"),
-        ("demo", "auto", UnavailableError, "ray start --head"),
+        ("demo", "local", ParameterError, "takes auto or HOST:PORT, not 'local'"),
+        ("demo", f"127.0.0.1:{free_port()}", UnavailableError, "ray start --head"),
     ):
         with pytest.raises(error, match=message):
             load_backend(model, options=replace(OPTIONS, ray=address))

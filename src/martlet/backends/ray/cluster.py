@@ -1,6 +1,7 @@
 """A Ray cluster: how it is joined, and where on it an engine finds room."""
 
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 _CLIENT_SCHEME = "ray://"
+_KNOCK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +96,17 @@ def connect(address: str) -> Callable[[], None]:
         What is to be called at the end.
 
     Raises:
-        ParameterError: If it is the address of a Ray client.
+        ParameterError: If it is neither of these.
         UnavailableError: If no cluster answers there.
     """
     if ray.is_initialized():
         return lambda: None
-    if address.startswith(_CLIENT_SCHEME):
-        raise ParameterError(
-            f"--ray {address}: a run's journal belongs on a node of the cluster; run this command "
-            "on one, with --ray auto"
-        )
+    if address != "auto":
+        _knock(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnavailableError(
-            f"no Ray cluster answers at {address} ({first_line(error)}); start one with: "
-            "ray start --head"
-        ) from error
+        raise _no_cluster(address, error) from error
     show = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = _log_message
 
@@ -119,6 +115,29 @@ def connect(address: str) -> Callable[[], None]:
         ray_worker.print_to_stdstream = show
 
     return disconnect
+
+
+def _knock(address: str) -> None:
+    """Ray would try for minutes where nobody listens."""
+    if address.startswith(_CLIENT_SCHEME):
+        raise ParameterError(
+            f"--ray {address}: a run's journal belongs on a node of the cluster; run this command "
+            "on one, with --ray auto"
+        )
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ParameterError(f"--ray takes auto or HOST:PORT, not {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"no Ray cluster answers at {address} ({first_line(error)}); start one with: "
+        "ray start --head"
+    )
 
 
 def _log_message(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001  # called by name
