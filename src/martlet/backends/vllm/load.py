@@ -41,7 +41,7 @@ def load_vllm(model: str, options: BackendOptions) -> OpenAIBackend:
         ModelError: If the folder is broken.
         AdapterError: If an adapter cannot be read, or does not change anything.
         ParameterError: If an option has no effect here.
-        EngineError: If vLLM does not start; the message ends with the last lines of its log.
+        EngineError: If vLLM does not start; the message ends with what its log says last.
         TemplateError: If it reads words differently from the tokenizer here.
     """
     if is_url(model):
