@@ -24,7 +24,7 @@ _STOP_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.5
 _LOG_END_BYTES = 65_536
 _NUM_LAST_WORDS = 12
-_ERROR = re.compile(r"\b\w*(?:Error|Exception): ")
+_ERROR = re.compile(r"\b[A-Z]\w+(?:Error|Exception): ")
 _NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """They name our environment, not vLLM's."""
 
