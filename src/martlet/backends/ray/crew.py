@@ -1,6 +1,7 @@
 """The engines of a run: one in every seat of the cluster, for as long as the run lasts."""
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
@@ -52,7 +53,7 @@ class Crew:
         return self._facts
 
     def assemble(self) -> None:
-        """Starts an engine in every seat and waits for them, showing how far they are on stderr.
+        """Starts an engine in every seat and waits for them, and says on stderr how many there are.
 
         Raises:
             MartletError: If an engine refuses the model.
@@ -72,13 +73,8 @@ class Crew:
                 bar.refresh()
         if not self.engines:
             raise self._no_room() if self._starting else self._last_loss
-        logger.info("%d engines: %s", len(self.engines), self.described)
-
-    @property
-    def described(self) -> str:
-        """The nodes that compute, for people."""
-        per_node = Counter(engine.seat.node for engine in self.engines)
-        return ", ".join(f"{node} x {count}" for node, count in per_node.items())
+        num_nodes = len({engine.seat.node_id for engine in self.engines})
+        print(f"Ray: engines {len(self.engines)}, nodes {num_nodes}", file=sys.stderr)
 
     def look_around(self) -> None:
         """Every few seconds: fills seats that are free, and takes in what is loaded.
