@@ -4,8 +4,8 @@
     python benchmarks/rows.py --ray auto    # engines in processes of their own
     ray stop
 
-`martlet generate` runs over two files of short rows, a prompt of a sentence and a reply of one token,
-on the embedded model. What the larger file needs more, of memory and of time, is that of the rows.
+`martlet generate` runs over two files of short rows, a prompt of a sentence and a reply of one
+token, on the embedded model. What the larger file needs more, of memory and of time, is the rows'.
 """
 
 import argparse
