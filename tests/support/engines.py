@@ -68,6 +68,7 @@ def make_engine(
     max_num_batched_tokens: int = 1024,
     max_context_tokens: int | None = None,
     prefix_sharing: bool = True,
+    speculation: bool = True,
 ) -> Engine:
     """An engine small enough for tests."""
     limit = min(model.max_context_tokens, num_blocks * BLOCK_SIZE)
@@ -84,6 +85,7 @@ def make_engine(
             # None, so that small pools preempt.
             headroom_blocks=0,
             prefix_sharing=prefix_sharing,
+            speculation=speculation,
         ),
     )
 

@@ -248,6 +248,14 @@ class RuntimeOptions:
             _RUNTIME, "Compute what prompts have in common for each anew.", "--no-prefix-sharing"
         ),
     ] = False
+    no_speculation: Annotated[
+        bool,
+        option(
+            _RUNTIME,
+            "Draw one token a step, also where a reply repeats what was said before.",
+            "--no-speculation",
+        ),
+    ] = False
     tokenizer: Annotated[
         str | None,
         option(
@@ -288,6 +296,7 @@ class RuntimeOptions:
             max_context_tokens=self.max_context,
             kv_memory_gib=self.kv_memory,
             prefix_sharing=not self.no_prefix_sharing,
+            speculation=not self.no_speculation,
             trust_remote_code=self.trust_remote_code,
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,

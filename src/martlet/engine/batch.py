@@ -34,7 +34,7 @@ class StepBatch:
     """`[1, T]`."""
     logit_rows: Tensor
     """`[N]`, the rows whose logits are wanted: first those of prompts to score, chunk by chunk,
-    then one for each chunk that draws a token."""
+    then one for each chunk that draws a token, then those of drafts, chunk by chunk."""
     attention: StepAttention
     token_adapters: tuple[Segment, ...]
     """The adapters of the packed tokens, in order."""
@@ -48,6 +48,10 @@ class StepBatch:
     @property
     def num_scored_rows(self) -> int:
         return sum(chunk.num_tokens for chunk in self.scored)
+
+    @property
+    def num_drafted_rows(self) -> int:
+        return sum(len(chunk.draft) for chunk in self.sampled)
 
 
 class BatchBuilder:
@@ -97,6 +101,7 @@ class BatchBuilder:
             logit_adapters=(
                 *((c.num_tokens, c.request.adapter) for c in scored),
                 *((1, c.request.adapter) for c in sampled),
+                *((len(c.draft), c.request.adapter) for c in sampled if c.draft),
             ),
             scored=scored,
             sampled=sampled,
@@ -161,5 +166,7 @@ def _logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]
             rows.extend(range(first_row, first_row + chunk.num_tokens))
     for chunk, first_row in zip(chunks, first_rows, strict=False):
         if chunk.samples:
-            rows.append(first_row + chunk.num_tokens - 1)
+            rows.append(first_row + chunk.known_end - chunk.start - 1)
+    for chunk, first_row in zip(chunks, first_rows, strict=False):
+        rows.extend(range(first_row + chunk.known_end - chunk.start, first_row + chunk.num_tokens))
     return rows

@@ -35,6 +35,7 @@ _UNUSED = (
     "max_num_batched_tokens",
     "kv_memory_gib",
     "prefix_sharing",
+    "speculation",
     "block_size",
     "max_loaded_adapters",
     "vllm",
