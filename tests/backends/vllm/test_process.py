@@ -155,6 +155,8 @@ def test_what_would_have_no_effect_is_refused_before_anything_starts(tmp_path: P
         ParameterError, match=r"kv_memory_gib=1\.0 has no effect on the vllm backend"
     ):
         load(vllm, kv_memory_gib=1.0)
+    with pytest.raises(ParameterError, match="speculation=False has no effect on the vllm backend"):
+        load(vllm, speculation=False)
     parallel = BackendOptions(backend="native", vllm=VllmOptions(tensor_parallel_size=2))
     with pytest.raises(ParameterError, match="has no effect on the native backend"):
         load_backend("demo", options=parallel)
