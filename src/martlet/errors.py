@@ -37,6 +37,14 @@ class MartletError(Exception):
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles by class, message and fields: leaves need not take their message alone."""
+        return _restored, (type(self), *self.args), self.__dict__
+
+
+def _restored(kind: type[MartletError], *args: object) -> MartletError:
+    return kind.__new__(kind, *args)
+
 
 class InputError(MartletError):
     """What the user gave cannot be used."""

@@ -5,8 +5,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer, TokenizersBackend
 
 from chat.pseudo_terminal import CTRL_D, chat_environment, in_terminal
 from compat.articles import article, needs_articles
@@ -14,6 +17,7 @@ from compat.models import model_folder
 from martlet import LLM, SamplingParams
 from martlet.compat.inference_hf.__main__ import INFERENCE, SAMPLING, SYSTEM, main
 from martlet.errors import InputError, MartletError
+from martlet.text.tokenizer import Tokenizer
 from support.shared import SHARED
 
 QUESTIONS = ("为什么要减少污染？", "What follows the word assistant?", "1 + 2 = ?")
@@ -40,6 +44,43 @@ def test_every_flag_of_the_article_is_known() -> None:
     known = tuple(flag.name for flag in INFERENCE.flags)
     assert len(named) >= 10
     assert all(name.startswith(known) for name in named)  # the page lost the line breaks behind
+
+
+@needs_articles
+def test_the_articles_terminators_end_a_reply(tmp_path: Path) -> None:
+    file = str(SHARED / "tokenizers" / "llama3" / "tokenizer.json")
+    TokenizersBackend(tokenizer_file=file, eos_token="<|eot_id|>").save_pretrained(tmp_path)
+    (code,) = re.findall(r"^tokenizer = AutoTokenizer.*\n^terminators = .*$", article(3), re.M)
+    names: dict[str, Any] = {
+        "AutoTokenizer": AutoTokenizer,
+        "args": SimpleNamespace(tokenizer_path=tmp_path),
+    }
+    exec(compile(code, "article", "exec"), names)
+    assert names["terminators"] == [128009, 128009]
+    assert Tokenizer.load(tmp_path).stop_ids == (128009,)
+
+
+def test_its_other_engines_in_modern_words(
+    run: Callable[..., None],
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("martlet.compat.verbs.run", lambda _: None)
+    run("--base_model", llama, "--interactive", "--with_prompt", "--use_vllm", "--gpus", "0,1")
+    assert "--backend vllm --tensor-parallel-size 2 --system" in capsys.readouterr().err
+
+
+def test_a_model_in_fewer_bits_is_stored_once(
+    run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--base_model", "demo", "--with_prompt", "--load_in_8bit")
+    run(*flags, "--predictions_file", "one.json")
+    assert Path("demo-int8/certificate.json").is_file()
+    run(*flags, "--predictions_file", "two.json")
+    assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
+    told = re.findall(r"^the same: martlet (\w+)", capsys.readouterr().err, re.M)
+    assert told == ["quantize", "generate", "generate"]
 
 
 def test_a_file_becomes_predictions(

@@ -1,14 +1,22 @@
 """The fourth article's training: its prompt, and the example's run to a proven adapter."""
 
 import json
+import re
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from datasets import load_dataset
 
 from compat.articles import article, needs_articles, unfolded
 from martlet.lora.provenance import read_provenance
+from martlet.models.context import context_limit
+from martlet.models.folder import open_folder
+from martlet.models.load import load_config
+from martlet.models.resolve import resolve
 
 # PEFT and bitsandbytes lag behind what transformers and torch deprecate.
 pytestmark = [
@@ -35,6 +43,19 @@ LINES = [
     (1, "formatted_prompt ="),
     (1, "sample["),
     (1, "return sample"),
+]
+LONGEST = [
+    (0, "def get_max_length"),
+    (1, "conf ="),
+    (1, "max_length = None"),
+    (1, "for length_setting"),
+    (2, "max_length ="),
+    (2, "if max_length"),
+    (3, "print("),
+    (3, "break"),
+    (1, "if not max_length"),
+    (2, "max_length ="),
+    (2, "print("),
 ]
 
 
@@ -70,6 +91,29 @@ def test_the_prompt_is_the_articles(dialogues: Path) -> None:
         formatted = names["create_prompt_formats"](sample)["text"]  # type: ignore[operator]
         # The model's own end token takes the place of the heading at the end.
         assert formatted == f"{row['prompt']}{row['completion']}\n\n### End"
+
+
+@needs_articles
+def test_the_rows_are_those_that_the_article_loads(
+    dialogues: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (code,) = re.findall(r"^huggingface_dataset_name = .*?\[0\]\)$", article(4), re.M | re.S)
+    names: dict[str, Any] = {"load_dataset": load_dataset}
+    exec(code.replace("neil-code/dialogsum-test", str(dialogues.parent)), names)
+    for loaded, row in zip(names["dataset"]["train"], rows_of_example(dialogues), strict=True):
+        assert loaded["dialogue"] in row["prompt"]
+        assert loaded["summary"] == row["completion"]
+
+
+@needs_articles
+def test_the_longest_sample_is_what_the_article_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    text = article(4)
+    names: dict[str, Any] = {}
+    exec(unfolded(text[text.index("def get_max_length") :].strip(), LONGEST), names)
+    config = load_config(open_folder(resolve("demo")), trust_remote_code=False)
+    names["get_max_length"](SimpleNamespace(config=config))
+    assert capsys.readouterr().out == f"Found max lenth: {context_limit(config)}\n"
 
 
 def test_the_example_trains_a_proven_adapter(

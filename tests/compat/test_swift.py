@@ -148,11 +148,13 @@ def test_the_base_of_an_adapter_is_what_training_wrote_down(
 def test_several_gpus_are_for_vllm(
     modern: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (first, *_) = (line for line in commands() if "tensor_parallel" in line)
+    lines = [line for line in commands() if "tensor_parallel" in line]
+    assert len(lines) == 2
     with pytest.raises(MartletError, match="--tensor_parallel_size is for vLLM, and there is no"):
-        modern(first)
+        modern(lines[0])
     monkeypatch.setenv("MARTLET_VLLM", sys.executable)
-    assert modern(first)[0].endswith("--backend vllm --tensor-parallel-size 4")
+    for line in lines:
+        assert modern(line)[0].endswith("--backend vllm --tensor-parallel-size 4")
 
 
 @pytest.mark.parametrize(

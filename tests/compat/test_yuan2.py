@@ -5,13 +5,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from compat.articles import article, needs_articles
+from compat.articles import article, needs_articles, unfolded
 from compat.models import make_brief
+from martlet import LLM, SamplingParams
 from martlet.compat.yuan2 import ADDED_TOKENS, main, write_tokenizer
 from martlet.errors import InputError, MartletError, TemplateError
 from martlet.text.messages import Message
@@ -23,6 +25,16 @@ TURNS: list[Message] = [
     {"role": "assistant", "content": "你好！"},
     {"role": "user", "content": "冒泡排序怎么写？"},
     {"role": "assistant", "content": "两层循环。"},
+]
+
+
+LOADING = [
+    (0, 'print("Creat tokenizer'),
+    (0, "tokenizer ="),
+    (0, "tokenizer.add_tokens"),
+    (0, 'print("Creat model'),
+    (0, "model ="),
+    (0, 'print("Done'),
 ]
 
 
@@ -78,6 +90,35 @@ def test_a_conversation_is_worded_by_yuan2s_rule(yuan2: Path, completed: Path) -
         write_tokenizer(yuan2, completed)
     config = json.loads((yuan2 / "tokenizer_config.json").read_text())
     assert config["eos_token"]["content"] == "</s>"  # the published folder stays as it is
+
+
+@needs_articles
+def test_the_demos_own_loading_and_drawing_give_the_same_replies(
+    yuan2: Path, completed: Path
+) -> None:
+    """Its way to a model and a tokenizer, and its three cures of a conversation too long."""
+    text = article(2)
+    start = text.index(LOADING[0][1])
+    mashed = text[start : text.index("return tokenizer, model", start)]
+    names = {
+        "path": yuan2,
+        "torch_dtype": torch.float32,
+        "AutoTokenizer": AutoTokenizer,
+        "AutoModelForCausalLM": AutoModelForCausalLM,
+    }
+    exec(compile(unfolded(mashed.replace(".cuda()", ""), LOADING), "article", "exec"), names)
+    llm = LLM(str(yuan2), tokenizer=str(completed), dtype="fp32")
+    (reply,) = llm.chat([TURNS[:3]], SamplingParams(temperature=0, max_tokens=900))
+    tokenizer: Any = names["tokenizer"]
+    prompt_ids = tokenizer("<n>".join(turn["content"] for turn in TURNS[:3]) + "<sep>").input_ids
+    assert tuple(prompt_ids) == tuple(reply.prompt_token_ids)
+    cures = re.findall(r"^(?:if inputs.shape.*\n)?(?:inputs = .*\n)?outputs = .*$", text, re.M)
+    assert len(cures) == 3
+    for cure in cures:
+        names["inputs"] = torch.tensor([prompt_ids])
+        exec(compile(cure.replace("\ninputs", "\n    inputs"), "article", "exec"), names)
+        (outputs,) = names["outputs"].tolist()  # type: ignore[attr-defined]
+        assert outputs[len(prompt_ids) :] == list(reply.outputs[0].token_ids)
 
 
 @needs_shared

@@ -102,6 +102,10 @@ def load_backend(model: str, *, options: BackendOptions | None = None) -> Backen
         ParameterError: If an option contradicts the model or the machine.
     """
     options = options or BackendOptions()
+    if options.ray is not None:
+        from martlet.backends.ray.load import load_ray
+
+        return load_ray(model, options.ray, options)
     if options.backend == "openai" or (options.backend == "auto" and names_server(model, options)):
         from martlet.backends.openai.load import load_openai
 

@@ -80,6 +80,9 @@ class BackendOptions:
     """Another folder to take the tokenizer from."""
     chat_template: Path | None = None
     """A Jinja file that takes the place of the model's chat template."""
+    ray: str | None = None
+    """Of a Ray cluster: its address, or `auto` for the one that this machine belongs to; every node
+    then runs the backend."""
     vllm: VllmOptions = field(default_factory=VllmOptions)
     """For the `vllm` backend alone."""
 

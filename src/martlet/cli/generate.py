@@ -2,11 +2,11 @@
 
 from martlet.cli.options import (
     AdapterOption,
+    BatchRuntimeOptions,
     DataArgument,
     JsonOption,
     ModelOption,
     RowOptions,
-    RuntimeOptions,
     SamplingOptions,
 )
 from martlet.cli.verb import verb
@@ -21,7 +21,7 @@ def generate(
     rows: RowOptions,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
-    runtime: RuntimeOptions,
+    runtime: BatchRuntimeOptions,
 ) -> None:
     """Reply to each row of a file.
 

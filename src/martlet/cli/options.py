@@ -338,6 +338,26 @@ class RuntimeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchRuntimeOptions(RuntimeOptions):
+    """How a model is run over a file: on this machine, or on many."""
+
+    ray: Annotated[
+        str | None,
+        option(
+            _RUNTIME,
+            "Run an engine on every node of a Ray cluster: auto for the one that this machine "
+            "belongs to, or its address.",
+            "--ray",
+            metavar="ADDRESS",
+        ),
+    ] = None
+
+    def backend_options(self) -> BackendOptions:
+        """See `RuntimeOptions.backend_options`."""
+        return replace(super().backend_options(), ray=self.ray)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How a reply is drawn; what is not given comes from the model's folder or the verb."""
 

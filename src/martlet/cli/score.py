@@ -5,7 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from martlet.cli.options import JsonOption, OverwriteOption, RuntimeOptions, SamplingOptions, option
+from martlet.cli.options import (
+    BatchRuntimeOptions,
+    JsonOption,
+    OverwriteOption,
+    SamplingOptions,
+    option,
+)
 from martlet.cli.verb import verb
 
 _PANEL = "Score"
@@ -103,7 +109,7 @@ def score(
     ] = False,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
-    runtime: RuntimeOptions,
+    runtime: BatchRuntimeOptions,
 ) -> None:
     """Score replies against the right ones: a base, its adapters, merged models, side by side.
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from martlet.cli.options import (
     AdapterOption,
+    BatchRuntimeOptions,
     DataArgument,
     JsonOption,
     ModelOption,
     RowOptions,
-    RuntimeOptions,
     SamplingOptions,
     option,
 )
@@ -54,7 +54,7 @@ def vote(
     rows: RowOptions,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
-    runtime: RuntimeOptions,
+    runtime: BatchRuntimeOptions,
 ) -> None:
     """Ask each question several times, take the majority, and say how sure it is.
 

@@ -111,6 +111,14 @@ def test_one_that_does_not_start_shows_its_last_words(tmp_path: Path, logs: Path
     assert len(list(logs.iterdir())) == 1
 
 
+def test_an_error_is_found_before_what_is_said_behind_it(tmp_path: Path) -> None:
+    command = ["/bin/sh", "-c", "echo Value''Error: no room; seq 99; exit 3"]
+    process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
+    with pytest.raises(EngineError, match=r"(?s)with code 3; .*:\nValueError: no room$"):
+        process.wait_until_ready(on_wait=lambda _seconds, _line: None)
+    process.close()
+
+
 def test_all_that_it_started_ends_with_it(tmp_path: Path) -> None:
     command = ["/bin/sh", "-c", "sleep 1000 & sleep 1000"]
     process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
@@ -147,6 +155,8 @@ def test_what_would_have_no_effect_is_refused_before_anything_starts(tmp_path: P
         ParameterError, match=r"kv_memory_gib=1\.0 has no effect on the vllm backend"
     ):
         load(vllm, kv_memory_gib=1.0)
+    with pytest.raises(ParameterError, match="speculation=False has no effect on the vllm backend"):
+        load(vllm, speculation=False)
     parallel = BackendOptions(backend="native", vllm=VllmOptions(tensor_parallel_size=2))
     with pytest.raises(ParameterError, match="has no effect on the native backend"):
         load_backend("demo", options=parallel)
@@ -177,3 +187,14 @@ def test_the_command_says_all_that_was_asked_for(tiny_llama: ModelFolder, tmp_pa
         "--no-enable-prefix-caching --enable-lora --max-lora-rank 32 --max-loras 2 "
         f"--lora-modules a={adapters['a']} b={adapters['b']}"
     )
+
+
+def test_prompts_stay_whole_on_a_build_for_cpus(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "vllm"
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name, is_cpu in (("vllm-0.32.0", False), ("vllm-0.32.0+cpu", True)):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+        command = serve_command(
+            str(program), Path("m"), port=1, dtype="float32", options=BackendOptions(backend="vllm")
+        )
+        assert ("--no-enable-chunked-prefill" in command) is is_cpu

