@@ -330,6 +330,7 @@ class Engine:
         self.last_step = StepStats(
             num_tokens=plan.num_tokens,
             num_drawn=num_drawn,
+            num_attended=sum(chunk.end for chunk in plan.chunks),
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             num_preempted=plan.num_preempted,

@@ -11,6 +11,8 @@ class StepStats:
     """Tokens that went through the model."""
     num_drawn: int
     """Tokens that were drawn."""
+    num_attended: int
+    """Tokens whose keys and values were read, summed over the requests."""
     num_running: int
     """Requests that hold blocks, after the step."""
     num_waiting: int
