@@ -18,21 +18,24 @@ class Peak:
     process_bytes: int
     """Of the machine's own memory."""
     device_bytes: int | None
-    """Of the accelerator's; None on a CPU."""
+    """Of the accelerator's, as PyTorch reserves it; None without one."""
 
     @classmethod
-    def read(cls, device: "torch.device") -> "Peak":
-        """Reads it off the system and the accelerator's allocator."""
+    def read(cls, device: "torch.device | None" = None) -> "Peak":
+        """Reads it off the system and, if one is given, an accelerator's allocator."""
         import torch
 
-        on_device = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+        is_cuda = device is not None and device.type == "cuda"
+        on_device = torch.cuda.max_memory_reserved(device) if is_cuda else None
         return cls(process_bytes=_process_bytes(), device_bytes=on_device)
 
 
 def _process_bytes() -> int:
     # Linux hands a child its parent's ru_maxrss; VmHWM is the process's own.
     if _STATUS.exists():
-        fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+        fields = dict(
+            line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line
+        )
         return int(fields["VmHWM"].split()[0]) * 1024
     import resource
 

@@ -138,5 +138,3 @@ def _open(draw: Draw, numbers: Survival, mean_prompt: float, max_context_tokens:
         num_prompt_tokens=num_prompt_tokens,
         max_reply_tokens=max(1, min(room, planned.params.max_tokens or room)),
     )
-
-
