@@ -124,7 +124,9 @@ def forecast_batch(
         seconds_to_load=seconds_to_load,
         seconds_probed=seen.seconds,
         num_ended=seen.ends[-1][1] if seen.ends else 0,
-        memory=None if opened is None else memory_of(backend, opened, work=work, load=load),
+        memory=None
+        if opened is None
+        else memory_of(backend, opened, work=work, load=load, probe=seen),
         refusal=None,
     )
 

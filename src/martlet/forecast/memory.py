@@ -11,6 +11,7 @@ from martlet.backends.load import OpenedModel
 from martlet.backends.native import NativeBackend
 from martlet.forecast.costs import Load
 from martlet.forecast.peak import Peak
+from martlet.forecast.probe import Probe
 from martlet.forecast.work import Work
 from martlet.models.memory import MemoryPlan
 
@@ -33,48 +34,69 @@ class Memory:
     """How many of the run's longest requests the pool holds together; None without a pool."""
 
 
-def memory_of(backend: Backend, opened: OpenedModel, *, work: Work, load: Load | None) -> Memory:
+def memory_of(
+    backend: Backend, opened: OpenedModel, *, work: Work, load: Load | None, probe: Probe
+) -> Memory:
     """Adds up what is known of a backend whose probe has just ended.
 
     Args:
         load: What the native engine will still compute; None for another backend.
     """
     plan = opened.memory
-    peak = Peak.read(opened.device)
-    peak_bytes = peak.process_bytes if peak.device_bytes is None else peak.device_bytes
-    if not isinstance(backend, NativeBackend) or load is None:
-        return Memory(
-            available=plan.available_bytes,
-            weights=plan.weights_bytes,
-            adapters=0,
-            pool=0,
-            peak=peak_bytes,
-            requests_at_once=backend.limits.max_num_requests,
-            longest_at_once=None,
-        )
-    if peak.device_bytes is None:
-        peak_bytes += _untouched_bytes(backend, plan, work=work, load=load)
+    has_pool = isinstance(backend, NativeBackend) and load is not None
     return Memory(
         available=plan.available_bytes,
         weights=plan.weights_bytes,
-        adapters=sum(each.size_bytes for each in backend.adapters.list()),
-        pool=plan.pool_bytes,
-        peak=peak_bytes,
+        adapters=_adapter_bytes(backend),
+        pool=plan.pool_bytes if has_pool else 0,
+        peak=_peak_bytes(backend, opened, work=work, load=load, probe=probe),
         requests_at_once=backend.limits.max_num_requests,
-        longest_at_once=_longest_at_once(plan, work),
+        longest_at_once=_longest_at_once(plan, work) if has_pool else None,
     )
 
 
-def _untouched_bytes(backend: NativeBackend, plan: MemoryPlan, *, work: Work, load: Load) -> int:
-    """Of the pool, what the rest of the run touches and the probe has not."""
-    if not backend.engine.config.prefix_sharing:
-        return 0  # Blocks are then used again as soon as they are free.
-    # A full block is kept for requests that begin alike, as long as one that was never used is
-    # left; the last block of a request is mostly half full, and used again.
-    half_blocks = work.left.samples * plan.block_size / 2
-    touched = min(plan.num_tokens, backend.stats.num_tokens)
-    will_be = min(plan.num_tokens, round(max(0.0, load.tokens - half_blocks)))
-    return max(0, will_be - touched) * plan.kv_bytes_per_token
+def _adapter_bytes(backend: Backend) -> int:
+    if not isinstance(backend, NativeBackend):
+        return 0
+    return sum(each.size_bytes for each in backend.adapters.list())
+
+
+def _peak_bytes(
+    backend: Backend, opened: OpenedModel, *, work: Work, load: Load | None, probe: Probe
+) -> int:
+    peak = Peak.read(opened.device)
+    if peak.device_bytes is not None:
+        return peak.device_bytes
+    num_computed = backend.stats.num_tokens if isinstance(backend, NativeBackend) else 0
+    num_to_come = 0.0
+    if isinstance(backend, NativeBackend) and backend.engine.config.prefix_sharing and load:
+        # A request's last block, half full on average, is used again before a new one.
+        num_to_come = max(0.0, load.tokens - work.left.samples * opened.memory.block_size / 2)
+    untouched = _pool_bytes(opened.memory, num_to_come) - _pool_bytes(opened.memory, num_computed)
+    return (
+        peak.process_bytes + _to_grow(peak, probe, opened.memory, num_computed) + max(0, untouched)
+    )
+
+
+def _to_grow(peak: Peak, probe: Probe, plan: MemoryPlan, num_computed: int) -> int:
+    """What else the process will come to hold: it grew by as much since the probe's half.
+
+    A heap grows ever more slowly, as longer requests meet and holes are left between them.
+    """
+    half = probe.halfway
+    if half is None:
+        return 0
+    of_pool = _pool_bytes(plan, num_computed) - _pool_bytes(plan, half.num_tokens)
+    return max(0, peak.process_bytes - half.peak.process_bytes - of_pool)
+
+
+def _pool_bytes(plan: MemoryPlan, num_tokens: float) -> int:
+    """What is touched of the pool when so many tokens have been computed.
+
+    Full blocks are kept for requests that begin alike, as long as there are others that were never
+    used.
+    """
+    return round(min(plan.num_tokens, num_tokens)) * plan.kv_bytes_per_token
 
 
 def _longest_at_once(plan: MemoryPlan, work: Work) -> int:

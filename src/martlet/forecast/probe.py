@@ -18,6 +18,7 @@ from martlet.batch.run import Run, Tally
 from martlet.batch.task import Task
 from martlet.errors import Interrupted
 from martlet.forecast.costs import Load
+from martlet.forecast.peak import Peak
 
 SECONDS = 20.0
 _NUM_NEIGHBOURS = 8
@@ -31,6 +32,15 @@ class Look:
     num_samples: int
     num_tokens: int
     """Of the replies that ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halfway:
+    """When half of a probe's time was over."""
+
+    peak: Peak
+    num_tokens: int
+    """That the native engine had computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,8 @@ class Probe:
     """Tokens of the native engine's replies that were still growing."""
     share_computed: float
     """Of the tokens of prompts; the others were found in the pool."""
+    halfway: "Halfway | None"
+    """None if all was drawn before."""
 
 
 @dataclass(kw_only=True)
@@ -64,9 +76,13 @@ class _Watch:
     loads: list[Load] = field(default_factory=list)
     load_seconds: list[float] = field(default_factory=list)
     unended: tuple[int, ...] = ()
+    halfway: Halfway | None = None
 
     def on_step(self, tally: Tally) -> None:
         now = monotonic() - self.started
+        if self.halfway is None and now > self.deadline_s / 2:
+            num_tokens = _num_computed(self.backend)
+            self.halfway = Halfway(peak=Peak.read(), num_tokens=num_tokens)
         if tally.num_samples_drawn > (self.ends[-1][1] if self.ends else 0):
             self.ends.append((now, tally.num_samples_drawn))
         step = self.backend.engine.last_step if isinstance(self.backend, NativeBackend) else None
@@ -136,6 +152,7 @@ def probe(
         load_seconds=tuple(watch.load_seconds[1:]),
         unended=watch.unended,
         share_computed=_share_computed(backend, num_started),
+        halfway=watch.halfway,
     )
 
 
@@ -145,6 +162,10 @@ def _from_all_over(questions: Sequence[PlannedQuestion]) -> Iterator[PlannedQues
     Random(0).shuffle(places)
     for place in places:
         yield from chain.from_iterable(rows[place : place + _NUM_NEIGHBOURS])
+
+
+def _num_computed(backend: Backend) -> int:
+    return backend.stats.num_tokens if isinstance(backend, NativeBackend) else 0
 
 
 def _share_computed(backend: Backend, num_started: int) -> float:
