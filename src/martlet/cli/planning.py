@@ -1,14 +1,11 @@
 """What `--plan` prints: what a run will take, and the command that runs it."""
 
 import json
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from time import monotonic
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -17,13 +14,14 @@ from martlet.backends.load import OpenedModel, load_backend, load_opened, open_m
 from martlet.backends.options import BackendOptions, names_server
 from martlet.batch.job import Job
 from martlet.cli.ask import announce, fitted_job
+from martlet.cli.probing import command_to_go, probe_shown
 from martlet.cli.progress import clock
 from martlet.cli.stop import stop_on_signal
 from martlet.cli.summary import counted
 from martlet.forecast.batch import BatchForecast, forecast_batch
 from martlet.forecast.memory import Memory
 from martlet.forecast.price import Price
-from martlet.forecast.probe import SECONDS, Look
+from martlet.forecast.probe import Look
 from martlet.forecast.work import Amount
 from martlet.models.memory import GIB
 
@@ -57,18 +55,6 @@ def plan_job(
         raise forecast.refusal
 
 
-def command_to_go(arguments: Sequence[str]) -> str:
-    """The command line of a plan, without what makes it one."""
-    kept: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word == "--price":
-            next(rest, None)
-        elif word != "--plan" and not word.startswith("--price="):
-            kept.append(word)
-    return shlex.join(["martlet", *kept])
-
-
 def _load(model: str, options: BackendOptions) -> tuple[Backend, OpenedModel | None]:
     """The backend; of a model that is loaded here, also what was known before."""
     if options.backend in ("openai", "vllm") or names_server(model, options):
@@ -79,22 +65,8 @@ def _load(model: str, options: BackendOptions) -> tuple[Backend, OpenedModel | N
 
 @contextmanager
 def _shown() -> Iterator[Callable[[Look], None]]:
-    """Shows how far the probe is: a bar in a terminal, a line elsewhere."""
-    if not sys.stderr.isatty():
-        typer.echo(f"drawing first samples for {SECONDS:.0f} s; they are kept", err=True)
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("starting", total=SECONDS)
-        yield lambda look: display.update(
-            task,
-            completed=look.seconds,
-            description=f"drawing first samples, which are kept · {look.num_samples:,} samples · "
-            f"{clock(max(0.0, SECONDS - look.seconds))} left",
-        )
+    with probe_shown("drawing first samples, which are kept") as show:
+        yield lambda look: show(look.seconds, f"{look.num_samples:,} samples")
 
 
 def _json(forecast: BatchForecast, price: Price | None) -> str:
@@ -104,7 +76,7 @@ def _json(forecast: BatchForecast, price: Price | None) -> str:
     for name, amount in (("drawn", forecast.drawn), ("left", forecast.left)):
         if amount is not None and price is not None:
             facts[name]["price"] = _price_of(amount, price)
-    facts["command"] = command_to_go(sys.argv[1:])
+    facts["command"] = command_to_go()
     return json.dumps(facts, ensure_ascii=False) + "\n"
 
 
@@ -151,7 +123,7 @@ def _facts(forecast: BatchForecast) -> Iterator[tuple[str, str]]:
     else:
         yield from _facts_of_memory(forecast.memory)
     yield "time", _time(forecast)
-    yield "go", command_to_go(sys.argv[1:])
+    yield "go", command_to_go()
 
 
 def _facts_of_memory(memory: Memory) -> Iterator[tuple[str, str]]:
