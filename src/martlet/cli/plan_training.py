@@ -12,9 +12,9 @@ from martlet.cli.probing import command_to_go, probe_shown
 from martlet.cli.progress import clock
 from martlet.cli.quiet import quiet_libraries
 from martlet.cli.stop import stop_on_signal
+from martlet.cli.summary import counted
 from martlet.cli.training import examine_rows
 from martlet.errors import MissingExtraError
-from martlet.forecast.probe import SECONDS
 from martlet.models.memory import GIB
 from martlet.train.config import TrainConfig
 
@@ -41,8 +41,7 @@ def plan_training(config: TrainConfig, *, as_json: bool) -> None:
         with stop_on_signal() as asked_to_stop, _shown() as show:
             forecast = forecast_training(job, show=show, asked_to_stop=asked_to_stop)
     if as_json:
-        facts = {**asdict(forecast), "seconds": forecast.seconds, "command": command_to_go()}
-        print(json.dumps(facts))
+        print(json.dumps({**asdict(forecast), "command": command_to_go()}))
         return
     for name, value in _facts(forecast):
         print(f"{name:<9}{value}")
@@ -60,20 +59,12 @@ def _facts(forecast: "TrainForecast") -> Iterator[tuple[str, str]]:
         f"{forecast.rows:,}; {forecast.rows_too_long:,} over the limit of "
         f"{forecast.max_length:,} tokens, the longest has {forecast.longest_row:,}",
     )
-    yield (
-        "tokens",
-        f"{forecast.tokens_per_epoch:,} an epoch, {forecast.tokens_left:,.0f} to train on",
-    )
+    tokens, left = f"{forecast.tokens_per_epoch:,}", f"{forecast.tokens_left:,.0f}"
+    yield "tokens", f"{tokens} an epoch, {left} to train on"
     done = f", {forecast.steps_done:,} of them done" if forecast.steps_done else ""
     yield "steps", f"{forecast.steps:,}{done}; {forecast.trained_values:,} values are trained"
-    yield "memory", f"{forecast.peak / GIB:.2f} GiB at most"
-    yield (
-        "time",
-        f"{clock(forecast.seconds)}: {clock(forecast.seconds_to_load)} to load, "
-        f"{clock(forecast.seconds_of_steps)} of steps, "
-        f"{clock(forecast.seconds_of_validation)} of validation, "
-        f"{clock(forecast.seconds_of_checkpoints)} for checkpoints, "
-        f"{clock(forecast.seconds_of_proof)} for the proof (by a probe: "
-        f"{forecast.steps_probed:,} steps in {SECONDS:.0f} s)",
-    )
+    yield "memory", f"{forecast.peak_bytes / GIB:.2f} GiB at most"
+    parts = ", ".join(f"{name} {clock(each)}" for name, each in asdict(forecast.seconds).items())
+    probed = f"{counted(forecast.steps_probed, 'step')} of a trial"
+    yield "time", f"{clock(forecast.seconds.total)}: {parts} (by {probed})"
     yield "go", command_to_go()

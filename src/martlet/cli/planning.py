@@ -6,9 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from time import monotonic
 
-from rich.console import Console
-from rich.table import Table
-
 from martlet.backends.base import Backend
 from martlet.backends.load import OpenedModel, load_backend, load_opened, open_model
 from martlet.backends.options import BackendOptions, names_server
@@ -18,7 +15,7 @@ from martlet.cli.probing import command_to_go, probe_shown
 from martlet.cli.progress import clock
 from martlet.cli.stop import stop_on_signal
 from martlet.cli.summary import counted
-from martlet.forecast.batch import BatchForecast, forecast_batch
+from martlet.forecast.batch import BatchForecast, Drawing, Rows, forecast_batch
 from martlet.forecast.memory import Memory
 from martlet.forecast.price import Price
 from martlet.forecast.probe import Look
@@ -38,19 +35,19 @@ def plan_job(
     announce(job)
     started = monotonic()
     backend, opened = _load(model, options)
+    load_s = monotonic() - started
     try:
         with stop_on_signal() as asked_to_stop, _shown() as show:
             forecast = forecast_batch(
                 fitted_job(job, backend.limits),
                 backend,
                 opened=opened,
-                seconds_to_load=monotonic() - started,
                 show=show,
                 asked_to_stop=asked_to_stop,
             )
     finally:
         backend.close()
-    print(_json(forecast, price) if as_json else _text(forecast, price), end="")
+    print(_json(forecast, price, load_s) if as_json else _text(forecast, price, load_s))
     if forecast.refusal is not None:
         raise forecast.refusal
 
@@ -69,87 +66,81 @@ def _shown() -> Iterator[Callable[[Look], None]]:
         yield lambda look: show(look.seconds, f"{look.num_samples:,} samples")
 
 
-def _json(forecast: BatchForecast, price: Price | None) -> str:
+def _json(forecast: BatchForecast, price: Price | None, load_s: float) -> str:
     facts = asdict(forecast)
-    refusal = forecast.refusal
-    facts["refusal"] = None if refusal is None else str(refusal)
-    for name, amount in (("drawn", forecast.drawn), ("left", forecast.left)):
-        if amount is not None and price is not None:
-            facts[name]["price"] = _price_of(amount, price)
+    facts["refusal"] = str(forecast.refusal) if forecast.refusal else None
+    if forecast.drawing is not None:
+        facts["drawing"]["seconds_to_load"] = load_s
+        for name in ("drawn", "left") if price else ():
+            facts["drawing"][name]["price"] = _price_of(getattr(forecast.drawing, name), price)
     facts["command"] = command_to_go()
-    return json.dumps(facts, ensure_ascii=False) + "\n"
+    return json.dumps(facts, ensure_ascii=False)
 
 
-def _text(forecast: BatchForecast, price: Price | None) -> str:
-    console = Console(width=100, highlight=False)
-    with console.capture() as captured:
-        if forecast.left is not None:
-            console.print(_amounts(forecast.drawn, forecast.left, price))
-        for name, value in _facts(forecast):
-            console.print(f"{name:<9}{value}", markup=False, soft_wrap=True)
-    return captured.get()
+def _text(forecast: BatchForecast, price: Price | None, load_s: float) -> str:
+    rows, drawing = forecast.rows, forecast.drawing
+    facts = {"rows": _limit(rows)}
+    table: list[str] = []
+    if drawing is not None:
+        table = [*_amounts(drawing.drawn, drawing.left, price)]
+        memory = drawing.memory
+        facts["memory"] = "not known: the server's own" if memory is None else _parts(memory)
+        if memory is not None:
+            facts["fits"] = _fits(memory)
+        facts["time"] = _time(drawing, load_s)
+        facts["go"] = command_to_go()
+    return "\n".join([*table, *(f"{name:<12}{value}" for name, value in facts.items())])
 
 
-def _amounts(drawn: Amount, left: Amount, price: Price | None) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("", "in the journal", "left", "together"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name in ("questions", "samples", "tokens_in", "tokens_out"):
-        known, rest = getattr(drawn, name), getattr(left, name)
-        cells = (f"{known:,.0f}", f"{rest:,.0f}", f"{known + rest:,.0f}")
-        table.add_row(name.replace("_", " "), *cells)
+def _amounts(drawn: Amount, left: Amount, price: Price | None) -> Iterator[str]:
+    """What is there, what is left, and both together, in columns."""
+    rows = {
+        name.replace("_", " "): (getattr(drawn, name), getattr(left, name), ",.0f")
+        for name in ("questions", "samples", "tokens_in", "tokens_out")
+    }
     if price is not None:
-        known, rest = _price_of(drawn, price), _price_of(left, price)
-        table.add_row("price", *(f"{each:,.4f}" for each in (known, rest, known + rest)))
-    return table
+        rows["price"] = (_price_of(drawn, price), _price_of(left, price), ",.4f")
+    yield f"{'':<12}{'in the journal':>16}{'left':>16}{'together':>16}"
+    for name, (known, rest, form) in rows.items():
+        yield f"{name:<12}" + "".join(f"{each:>16{form}}" for each in (known, rest, known + rest))
 
 
 def _price_of(amount: Amount, price: Price) -> float:
     return price.of(tokens_in=amount.tokens_in, tokens_out=amount.tokens_out)
 
 
-def _facts(forecast: BatchForecast) -> Iterator[tuple[str, str]]:
-    rows = forecast.rows
+def _limit(rows: Rows) -> str:
     over = counted(rows.too_long, "question")
-    yield (
-        "rows",
-        f"{rows.rows:,}; {over} over the limit of {rows.max_context_tokens:,} tokens"
-        + (f", the longest prompt has {rows.longest_prompt:,}" if rows.longest_prompt else ""),
+    longest = f", the longest prompt has {rows.longest_prompt:,}" if rows.longest_prompt else ""
+    return (
+        f"{rows.rows:,}; {over} over the limit of {rows.max_context_tokens:,} tokens, prompt and "
+        f"reply{longest}"
     )
-    if forecast.refusal is not None:
-        return
-    if forecast.memory is None:
-        yield "memory", "not known: the server's own"
-    else:
-        yield from _facts_of_memory(forecast.memory)
-    yield "time", _time(forecast)
-    yield "go", command_to_go()
 
 
-def _facts_of_memory(memory: Memory) -> Iterator[tuple[str, str]]:
+def _parts(memory: Memory) -> str:
     parts = [f"weights {_gib(memory.weights)}"]
     if memory.pool:
         parts.append(f"keys and values up to {_gib(memory.pool)}")
     if memory.adapters:
         parts.append(f"adapters {_gib(memory.adapters)}")
-    yield (
-        "memory",
-        f"{_gib(memory.peak)} at most, of {_gib(memory.available)}: {', '.join(parts)}",
-    )
-    at_once = counted(memory.requests_at_once, "sample")
+    return f"{_gib(memory.peak)} at most, of {_gib(memory.available)}; {', '.join(parts)}"
+
+
+def _fits(memory: Memory) -> str:
+    at_once = f"{counted(memory.requests_at_once, 'sample')} at once"
     if memory.longest_at_once is None:
-        yield "fits", f"{at_once} at once"
-        return
-    yield "fits", f"{at_once} at once; of the longest, {memory.longest_at_once:,}"
+        return at_once
+    return f"{at_once}; there is room for {memory.longest_at_once:,} of the longest"
 
 
-def _time(forecast: BatchForecast) -> str:
-    probed = f"{counted(forecast.num_ended, 'sample')} in {forecast.seconds_probed:.0f} s"
-    if forecast.seconds_left is None:
-        return f"not known: no sample ended in the {forecast.seconds_probed:.0f} s of the probe"
+def _time(drawing: Drawing, load_s: float) -> str:
+    probed = f"{drawing.seconds_probed:.0f} s"
+    if drawing.seconds_left is None:
+        return f"not known: no sample ended in the {probed} of the probe"
     return (
-        f"{clock(forecast.seconds_left)} for what is left, and {clock(forecast.seconds_to_load)} "
-        f"to load the model (by a probe: {probed})"
+        f"{clock(drawing.seconds_left)} for what is left, and {clock(load_s)} to load the model "
+        f"(by a probe: {counted(drawing.num_ended, 'sample')} in {probed})"
     )
 
 

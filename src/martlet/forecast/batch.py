@@ -13,8 +13,8 @@ from martlet.batch.refusal import refuse_unusable
 from martlet.errors import MartletError
 from martlet.forecast.memory import Memory, memory_of
 from martlet.forecast.pace import load_of, seconds_by_ends, seconds_by_steps
-from martlet.forecast.probe import SECONDS, Look, probe
-from martlet.forecast.work import Amount, measure_work
+from martlet.forecast.probe import SECONDS, Look, Probe, probe
+from martlet.forecast.work import Amount, Work, measure_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +33,31 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchForecast:
-    """What a batch will take."""
+class Drawing:
+    """What a probe tells about the samples."""
 
-    rows: Rows
     drawn: Amount
     """In the journal, the probe's samples among them."""
-    left: Amount | None
-    """Estimated. None, as all below, if the run would be refused, so that nothing was probed."""
+    left: Amount
+    """Estimated."""
     seconds_left: float | None
     """To draw that; None if no sample ended in the probe."""
-    seconds_to_load: float
-    """The model."""
     seconds_probed: float
     num_ended: int
     """Samples of the probe, on which the rest is based."""
     memory: Memory | None
     """None if a server holds the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchForecast:
+    """What a batch will take."""
+
+    rows: Rows
+    drawing: Drawing | None
+    """None if the run would be refused: then nothing is drawn."""
     refusal: MartletError | None
-    """Why the run would not start."""
+    """Why it would."""
 
 
 def forecast_batch(
@@ -59,7 +65,6 @@ def forecast_batch(
     backend: Backend,
     *,
     opened: OpenedModel | None,
-    seconds_to_load: float,
     seconds: float = SECONDS,
     show: Callable[[Look], None] = lambda _: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
@@ -68,7 +73,6 @@ def forecast_batch(
 
     Args:
         opened: The model as it was before it was loaded, if it lies in this process.
-        seconds_to_load: What loading the model took.
         seconds: The longest probe.
         show: Called after each step of the probe.
         asked_to_stop: Asked between two of them.
@@ -80,54 +84,44 @@ def forecast_batch(
     """
     lenient = replace(job, options=replace(job.options, on_bad_row="skip"))
     plan = lenient.plan(backend)
-    rows = _rows(job, plan, backend)
-    refusal = _refusal(job, plan)
-    nothing = Amount(questions=0, samples=0, tokens_in=0, tokens_out=0)
-    if refusal is not None:
-        return BatchForecast(
-            rows=rows,
-            drawn=nothing,
-            left=None,
-            seconds_left=None,
-            seconds_to_load=seconds_to_load,
-            seconds_probed=0.0,
-            num_ended=0,
-            memory=None,
-            refusal=refusal,
-        )
-    with Journal.open(journal_path(job.options.out)) as journal:
-        seen = probe(
-            job.task,
-            plan.asked,
-            backend=backend,
-            journal=journal,
-            seconds=seconds,
-            show=show,
-            asked_to_stop=asked_to_stop,
-        )
-        work = measure_work(
-            job.task,
-            plan.asked,
-            journal=journal,
-            unended=seen.unended,
-            max_context_tokens=backend.limits.max_context_tokens,
-        )
+    refusal, drawing = _refusal(job, plan), None
+    if refusal is None:
+        with Journal.open(journal_path(job.options.out)) as journal:
+            seen = probe(
+                job.task,
+                plan.asked,
+                backend=backend,
+                journal=journal,
+                seconds=seconds,
+                show=show,
+                asked_to_stop=asked_to_stop,
+            )
+            work = measure_work(
+                job.task,
+                plan.asked,
+                journal=journal,
+                unended=seen.unended,
+                max_context_tokens=backend.limits.max_context_tokens,
+            )
+        drawing = _drawing(backend, opened, seen, work)
+    return BatchForecast(rows=_rows(job, plan, backend), drawing=drawing, refusal=refusal)
+
+
+def _drawing(backend: Backend, opened: OpenedModel | None, seen: Probe, work: Work) -> Drawing:
     load = None
     if isinstance(backend, NativeBackend):
         load = load_of(work, backend.engine.config, share_computed=seen.share_computed)
     seconds_left = seconds_by_ends(work, seen) if load is None else seconds_by_steps(load, seen)
-    return BatchForecast(
-        rows=rows,
+    memory = None
+    if opened is not None:
+        memory = memory_of(backend, opened, work=work, load=load, probe=seen)
+    return Drawing(
         drawn=work.drawn,
         left=work.left,
         seconds_left=seconds_left if work.open_questions else 0.0,
-        seconds_to_load=seconds_to_load,
         seconds_probed=seen.seconds,
         num_ended=seen.ends[-1][1] if seen.ends else 0,
-        memory=None
-        if opened is None
-        else memory_of(backend, opened, work=work, load=load, probe=seen),
-        refusal=None,
+        memory=memory,
     )
 
 

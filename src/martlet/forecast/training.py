@@ -6,39 +6,42 @@ validation rows, writes what was trained and proves it, as the run will.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from time import monotonic
-from typing import Any, TypeVar
 
 import torch
-from transformers import (
-    IntervalStrategy,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
 
-from martlet.errors import Interrupted, ResourceError
-from martlet.forecast.costs import Load, StepCosts
+from martlet.errors import ResourceError
+from martlet.forecast.clock import TrialClock
+from martlet.forecast.costs import Load
 from martlet.forecast.peak import Peak
 from martlet.forecast.probe import SECONDS
-from martlet.train.base import TrainedModel, keep_start, load_for_training
+from martlet.forecast.trial import head_of, length_of, num_tokens_of, rows_of, trial_trainer
+from martlet.train.base import keep_start, load_for_training
 from martlet.train.config import TrainConfig
-from martlet.train.encoding import EncodedExample, EncodedPreference
-from martlet.train.job import MEMORY_ADVICE, TrainJob, make_run, open_job, write_trained
-from martlet.train.lessons import Lessons, Split
-from martlet.train.progress import Reporter
-from martlet.train.proof import NUM_ROWS, prove
+from martlet.train.job import MEMORY_ADVICE, TrainJob, open_job, write_trained
+from martlet.train.proof import prove
 from martlet.train.run_folder import RunFolder
 
-_Row = EncodedExample | EncodedPreference
-_AnyRow = TypeVar("_AnyRow", EncodedExample, EncodedPreference)
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSeconds:
+    """What each part of a training takes."""
+
+    load: float
+    steps: float
+    validation: float
+    checkpoints: float
+    proof: float
+    """To write the result and prove it."""
+
+    @property
+    def total(self) -> float:
+        """Of all; less if the training stops early."""
+        return self.load + self.steps + self.validation + self.checkpoints + self.proof
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +54,17 @@ class TrainForecast:
     longest_row: int
     """Tokens."""
     max_length: int
-    steps: int
-    steps_done: int
-    """By an earlier process, which kept a checkpoint."""
     tokens_per_epoch: int
     tokens_left: float
     """To be computed in the steps that are left."""
-    trained_values: int
-    peak: int
-    """Bytes of memory at the worst moment: of the machine, or of the accelerator, if there is one.
-    """
-    seconds_to_load: float
-    seconds_of_steps: float
-    seconds_of_checkpoints: float
-    seconds_of_validation: float
-    seconds_of_proof: float
-    """To write the result and prove it."""
+    steps: int
+    steps_done: int
+    """By an earlier process, which kept a checkpoint."""
     steps_probed: int
-
-    @property
-    def seconds(self) -> float:
-        """Of all that is left, at most: it may stop early."""
-        return (
-            self.seconds_to_load
-            + self.seconds_of_steps
-            + self.seconds_of_checkpoints
-            + self.seconds_of_validation
-            + self.seconds_of_proof
-        )
+    trained_values: int
+    peak_bytes: int
+    """Of memory at the worst moment: the machine's, or the accelerator's if there is one."""
+    seconds: TrainSeconds
 
 
 @contextmanager
@@ -112,62 +98,42 @@ def forecast_training(
         ResourceError: If memory does not suffice.
         Interrupted: If `asked_to_stop` said so.
     """
+    clock = TrialClock(seconds, show, asked_to_stop)
     try:
-        return _forecast(job, _Clock(seconds, show, asked_to_stop))
+        trial = _try_out(job, clock)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(f"memory does not suffice to train: {MEMORY_ADVICE}") from error
+    num_done = _steps_done(job.config)
+    left = _load_left(job, trial.num_steps - num_done)
+    peak = Peak.read(job.device)
+    rows = rows_of(job.lessons.training)
+    return TrainForecast(
+        rows=len(job.lessons.training.examples),
+        rows_too_long=len(job.lessons.training.losses),
+        longest_row=max(map(length_of, rows)),
+        max_length=job.lessons.max_length,
+        tokens_per_epoch=num_tokens_of(rows),
+        tokens_left=left.tokens,
+        steps=trial.num_steps,
+        steps_done=num_done,
+        steps_probed=len(clock.ends),
+        trained_values=trial.num_trained,
+        peak_bytes=peak.process_bytes if peak.device_bytes is None else peak.device_bytes,
+        seconds=_seconds(job.config, clock, trial, left),
+    )
 
 
-class _Clock(TrainerCallback):
-    """Notes when steps end, and ends the trial when its time is over."""
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What a trial took, besides its steps."""
 
-    def __init__(
-        self, seconds: float, show: Callable[[float], None], asked_to_stop: Callable[[], bool]
-    ) -> None:
-        self.num_tokens: Callable[[], int] = lambda: 0
-        self.ends: list[tuple[float, int]] = []
-        """When each step ended, and how many tokens had been computed by then."""
-        self.seconds_of_checkpoint = 0.0
-        self._seconds = seconds
-        self._show = show
-        self._asked_to_stop = asked_to_stop
-        self._started = monotonic()
-        self._aside = 0.0
-        """Seconds that went into checkpoints, which are counted apart."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._started = monotonic()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if self._asked_to_stop():
-            raise Interrupted("stopped in the trial; nothing of it is kept")
-        self.ends.append((monotonic() - self._aside, self.num_tokens()))
-        self._show(monotonic() - self._started)
-        # The first step warms up: two more tell what one costs.
-        is_over = monotonic() - self._started > self._seconds and len(self.ends) > 2
-        if is_over:
-            control.should_save = control.should_training_stop = True
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.seconds_of_checkpoint = monotonic() - self._aside - self.ends[-1][0]
-        self._aside += self.seconds_of_checkpoint
-
-    def costs(self) -> StepCosts:
-        """What a step costs; the first only if there is no other."""
-        pairs = list(zip(self.ends, self.ends[1:], strict=False))
-        if not pairs:
-            (end, tokens) = self.ends[0]
-            return StepCosts.fit([Load(steps=1, tokens=tokens)], [end - self._started])
-        return StepCosts.fit(
-            [Load(steps=1, tokens=after[1] - before[1]) for before, after in pairs],
-            [after[0] - before[0] for before, after in pairs],
-        )
+    num_steps: int
+    """Of the whole run."""
+    num_trained: int
+    load_s: float
+    look_s: float
+    """At all validation rows."""
+    proof_s: float
 
 
 @dataclass(kw_only=True)
@@ -177,105 +143,35 @@ class _Stopwatch:
     last: float = field(default_factory=monotonic)
 
     def lap(self) -> float:
-        now = monotonic()
-        seconds, self.last = now - self.last, now
-        return seconds
+        before, self.last = self.last, monotonic()
+        return self.last - before
 
 
-def _forecast(job: TrainJob, clock: _Clock) -> TrainForecast:
+def _try_out(job: TrainJob, clock: TrialClock) -> _Trial:
     watch = _Stopwatch()
     trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
     keep_start(trained, job.config, job.folder.path)
-    seconds_to_load = watch.lap()
-    trainer = _trial_trainer(job, trained, clock)
+    trainer = trial_trainer(job, trained, clock)
+    load_s = watch.lap()
     trainer.train()
     watch.lap()
-    validation_tokens = _num_tokens(_rows(job.lessons.validation))
-    seconds_of_look = 0.0
-    if validation_tokens:
+    look_s, validation = 0.0, job.lessons.validation
+    if validation:
         trainer.evaluate()
-        share = _num_tokens(_rows(_head(job.lessons.validation))) / validation_tokens
-        seconds_of_look = watch.lap() / share
+        seen, every = (
+            num_tokens_of(rows_of(head_of(validation))),
+            num_tokens_of(rows_of(validation)),
+        )
+        look_s = watch.lap() / seen * every
     write_trained(job, trained)
     prove(job.config, job.lessons, trained, job.folder.path)
-    seconds_of_proof = watch.lap()
-    num_steps, num_done = trainer.state.max_steps, _steps_done(job.config)
-    left = _load_left(job, num_steps=num_steps, num_left=num_steps - num_done)
-    peak = Peak.read(job.device)
-    rows = _rows(job.lessons.training)
-    return TrainForecast(
-        rows=len(job.lessons.training.examples),
-        rows_too_long=len(job.lessons.training.losses),
-        longest_row=max(map(_length, rows)),
-        max_length=job.lessons.max_length,
-        steps=num_steps,
-        steps_done=num_done,
-        tokens_per_epoch=_num_tokens(rows),
-        tokens_left=left.tokens,
-        trained_values=trained.num_trained,
-        peak=peak.process_bytes if peak.device_bytes is None else peak.device_bytes,
-        seconds_to_load=seconds_to_load,
-        seconds_of_steps=clock.costs().seconds(left),
-        seconds_of_checkpoints=clock.seconds_of_checkpoint
-        * (left.steps // job.config.keep.save_every + 1),
-        seconds_of_validation=seconds_of_look * _num_looks(job.config, left),
-        seconds_of_proof=seconds_of_proof,
-        steps_probed=len(clock.ends),
+    return _Trial(
+        num_steps=trainer.state.max_steps,
+        num_trained=trained.num_trained,
+        load_s=load_s,
+        look_s=look_s,
+        proof_s=watch.lap(),
     )
-
-
-def _trial_trainer(job: TrainJob, trained: TrainedModel, clock: _Clock) -> Trainer:
-    """The run's own trainer, over rows in the trial's order."""
-    keep = replace(job.config.keep, report=(), patience=None, evaluate_every=None)
-    rows_at_once = job.config.steps.batch_size * job.config.steps.accumulation
-    trial = replace(
-        job,
-        config=replace(job.config, keep=keep),
-        lessons=_in_trial_order(job.lessons, num_longest=rows_at_once),
-    )
-    reporter = Reporter(lambda _: None, metrics=job.folder.metrics, should_stop=lambda: False)
-    trainer = make_run(trial, trained, reporter)
-    trainer.args.train_sampling_strategy = "sequential"
-    trainer.args.eval_strategy = IntervalStrategy.NO  # validation rows are looked at afterwards
-    trainer.add_callback(clock)
-    clock.num_tokens = lambda: reporter.num_tokens
-    return trainer
-
-
-def _in_trial_order(lessons: Lessons, *, num_longest: int) -> Lessons:
-    training = lessons.training
-    ordered = replace(
-        training,
-        sequences=tuple(_longest_first(training.sequences, num_longest)),
-        pairs=tuple(_longest_first(training.pairs, num_longest)),
-    )
-    return replace(lessons, training=ordered, validation=_head(lessons.validation))
-
-
-def _longest_first(rows: Sequence[_AnyRow], num_longest: int) -> list[_AnyRow]:
-    ordered = sorted(rows, key=_length, reverse=True)
-    longest, rest = ordered[:num_longest], ordered[num_longest:]
-    Random(0).shuffle(rest)
-    return [*longest, *rest]
-
-
-def _head(split: Split) -> Split:
-    """The first rows of a split, of sequences and of pairs."""
-    return replace(split, sequences=split.sequences[:NUM_ROWS], pairs=split.pairs[:NUM_ROWS])
-
-
-def _rows(split: Split) -> Sequence[_Row]:
-    return split.pairs or split.sequences
-
-
-def _length(row: _Row) -> int:
-    if isinstance(row, EncodedExample):
-        return len(row.token_ids)
-    return 2 * len(row.prompt_ids) + len(row.chosen_ids) + len(row.rejected_ids)
-
-
-def _num_tokens(rows: Sequence[_Row]) -> int:
-    return sum(map(_length, rows))
 
 
 def _steps_done(config: TrainConfig) -> int:
@@ -283,14 +179,20 @@ def _steps_done(config: TrainConfig) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.split("-")[1])
 
 
-def _load_left(job: TrainJob, *, num_steps: int, num_left: int) -> Load:
-    rows = _rows(job.lessons.training)
-    per_step = min(len(rows), job.config.steps.batch_size * job.config.steps.accumulation)
-    # A last step of an epoch may be smaller: over whole epochs every row counts as often.
-    num_a_epoch = -(-len(rows) // per_step)
-    return Load(steps=num_left, tokens=_num_tokens(rows) * num_left / num_a_epoch)
+def _load_left(job: TrainJob, num_left: int) -> Load:
+    rows = rows_of(job.lessons.training)
+    num_a_epoch = -(-len(rows) // (job.config.steps.batch_size * job.config.steps.accumulation))
+    return Load(steps=num_left, tokens=num_tokens_of(rows) * num_left / num_a_epoch)
 
 
-def _num_looks(config: TrainConfig, left: Load) -> float:
+def _seconds(config: TrainConfig, clock: TrialClock, trial: _Trial, left: Load) -> TrainSeconds:
     every = config.keep.evaluate_every
-    return left.steps // every if every else config.steps.epochs
+    num_looks = left.steps // every if every else config.steps.epochs
+    num_checkpoints = left.steps // config.keep.save_every + 1
+    return TrainSeconds(
+        load=trial.load_s,
+        steps=clock.costs.seconds(left),
+        validation=trial.look_s * num_looks,
+        checkpoints=clock.seconds_of_checkpoint * num_checkpoints,
+        proof=trial.proof_s,
+    )
