@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
@@ -28,6 +29,7 @@ def plan_training(config: TrainConfig, *, as_json: bool) -> None:
     Raises:
         MartletError: As `open_job` and `forecast_training` do.
     """
+    started = monotonic()
     quiet_libraries()
     try:
         from martlet.forecast.training import forecast_training, trial_of
@@ -38,8 +40,11 @@ def plan_training(config: TrainConfig, *, as_json: bool) -> None:
         rows = len(job.lessons.training.examples)
         typer.echo(f"a trial on {rows:,} rows; loading {config.model}", err=True)
         examine_rows(job)
+        open_s = monotonic() - started
         with stop_on_signal() as asked_to_stop, _shown() as show:
-            forecast = forecast_training(job, show=show, asked_to_stop=asked_to_stop)
+            forecast = forecast_training(
+                job, seconds_to_open=open_s, show=show, asked_to_stop=asked_to_stop
+            )
     if as_json:
         print(json.dumps({**asdict(forecast), "command": command_to_go()}))
         return

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from martlet.errors import Interrupted
 from martlet.forecast.costs import Load, StepCosts
+from martlet.forecast.peak import Peak
 
 _FEWEST_STEPS = 3
 """The first warms up; two more tell what one costs."""
@@ -32,10 +33,13 @@ class TrialClock(TrainerCallback):
         """When each step ended, and how many tokens had been computed by then."""
         self.seconds_of_checkpoint = 0.0
         """Of the last."""
+        self.grown_bytes = 0
+        """What the process grew by in the second half of a trial that was not the whole run."""
         self._seconds = seconds
         self._show = show
         self._asked_to_stop = asked_to_stop
         self._started = monotonic()
+        self._halfway: Peak | None = None
         self._aside = 0.0
         """Seconds that went into checkpoints, which are counted apart."""
 
@@ -62,8 +66,12 @@ class TrialClock(TrainerCallback):
         self.ends.append((monotonic() - self._aside, self.num_tokens()))
         passed = monotonic() - self._started
         self._show(passed)
+        if self._halfway is None and passed > self._seconds / 2:
+            self._halfway = Peak.read()
         if passed > self._seconds and len(self.ends) >= _FEWEST_STEPS:
             control.should_save = control.should_training_stop = True
+            if self._halfway is not None:
+                self.grown_bytes = Peak.read().process_bytes - self._halfway.process_bytes
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -32,6 +32,7 @@ class TrainSeconds:
     """What each part of a training takes."""
 
     load: float
+    """Rows and model."""
     steps: float
     validation: float
     checkpoints: float
@@ -82,6 +83,7 @@ def trial_of(config: TrainConfig) -> Iterator[TrainJob]:
 def forecast_training(
     job: TrainJob,
     *,
+    seconds_to_open: float = 0.0,
     seconds: float = SECONDS,
     show: Callable[[float], None] = lambda _: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
@@ -90,6 +92,7 @@ def forecast_training(
 
     Args:
         job: Opened by `trial_of`.
+        seconds_to_open: What that took; the run's own time begins with it.
         seconds: After which no other step is begun.
         show: Called after each step with the seconds that have passed.
         asked_to_stop: Asked between two steps.
@@ -105,7 +108,6 @@ def forecast_training(
         raise ResourceError(f"memory does not suffice to train: {MEMORY_ADVICE}") from error
     num_done = _steps_done(job.config)
     left = _load_left(job, trial.num_steps - num_done)
-    peak = Peak.read(job.device)
     rows = rows_of(job.lessons.training)
     return TrainForecast(
         rows=len(job.lessons.training.examples),
@@ -118,8 +120,8 @@ def forecast_training(
         steps_done=num_done,
         steps_probed=len(clock.ends),
         trained_values=trial.num_trained,
-        peak_bytes=peak.process_bytes if peak.device_bytes is None else peak.device_bytes,
-        seconds=_seconds(job.config, clock, trial, left),
+        peak_bytes=_peak_bytes(job, clock),
+        seconds=_seconds(job.config, clock, trial, left, seconds_to_open),
     )
 
 
@@ -174,6 +176,14 @@ def _try_out(job: TrainJob, clock: TrialClock) -> _Trial:
     )
 
 
+def _peak_bytes(job: TrainJob, clock: TrialClock) -> int:
+    """At the worst moment of a run that is longer than its trial: see `forecast.memory`."""
+    peak = Peak.read(job.device)
+    if peak.device_bytes is not None:
+        return peak.device_bytes
+    return peak.process_bytes + clock.grown_bytes
+
+
 def _steps_done(config: TrainConfig) -> int:
     checkpoint = RunFolder(path=config.out).last_checkpoint()
     return 0 if checkpoint is None else int(checkpoint.name.split("-")[1])
@@ -185,12 +195,14 @@ def _load_left(job: TrainJob, num_left: int) -> Load:
     return Load(steps=num_left, tokens=num_tokens_of(rows) * num_left / num_a_epoch)
 
 
-def _seconds(config: TrainConfig, clock: TrialClock, trial: _Trial, left: Load) -> TrainSeconds:
+def _seconds(
+    config: TrainConfig, clock: TrialClock, trial: _Trial, left: Load, seconds_to_open: float
+) -> TrainSeconds:
     every = config.keep.evaluate_every
     num_looks = left.steps // every if every else config.steps.epochs
     num_checkpoints = left.steps // config.keep.save_every + 1
     return TrainSeconds(
-        load=trial.load_s,
+        load=seconds_to_open + trial.load_s,
         steps=clock.costs.seconds(left),
         validation=trial.look_s * num_looks,
         checkpoints=clock.seconds_of_checkpoint * num_checkpoints,
