@@ -1,14 +1,12 @@
-"""The forecast of a batch on the embedded model: nothing is lost, nothing is written but replies."""
+"""The forecast of a batch on the embedded model: it loses nothing, and writes replies alone."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from batch.echo_backend import EchoBackend
-from batch.lines import read_lines, write_lines
-from cli.conftest import Call
+from batch.lines import write_lines
 from martlet.backends.load import OpenedModel, load_opened, open_model
 from martlet.backends.native import NativeBackend
 from martlet.backends.options import BackendOptions
@@ -46,13 +44,15 @@ def test_the_run_goes_on_from_the_probe(
 ) -> None:
     planned, straight = job(tmp_path, "planned"), job(tmp_path, "straight")
     drawing = forecast_batch(planned, backend, opened=opened, seconds=0.8).drawing
-    assert drawing is not None and drawing.memory is not None
+    assert drawing is not None
+    assert drawing.memory is not None
     assert not planned.options.out.exists()
     num_drawn, num_left = drawing.drawn.samples, drawing.left.samples
     assert 0 < num_drawn < 4 * len(ROWS), "the probe ended too soon or too late to tell"
     assert num_drawn == drawing.num_ended
     assert num_drawn + num_left == 4 * len(ROWS)
-    assert drawing.seconds_left is not None and drawing.seconds_left > 0
+    assert drawing.seconds_left is not None
+    assert drawing.seconds_left > 0
     assert drawing.memory.peak > drawing.memory.weights > 0
 
     summary = planned.run(backend)
@@ -83,42 +83,8 @@ def test_rows_over_the_limit_are_counted_and_nothing_is_drawn(
 def test_another_backend_is_planned_by_the_samples_that_ended(tmp_path: Path) -> None:
     backend = EchoBackend(step_s=0.01)
     forecast = forecast_batch(job(tmp_path, "echo"), backend, opened=None, seconds=0.5)
-    assert forecast.drawing is not None and forecast.drawing.memory is None
+    assert forecast.drawing is not None
+    assert forecast.drawing.memory is None
     per_sample = forecast.drawing.seconds_probed / forecast.drawing.num_ended
     expected = per_sample * forecast.drawing.left.samples
     assert forecast.drawing.seconds_left == pytest.approx(expected, rel=0.35)
-
-
-def test_the_command_line(call: Call, tmp_path: Path) -> None:
-    data, out = write_lines(tmp_path / "data.jsonl", ROWS[:5]), tmp_path / "out.jsonl"
-    go = ("generate", data, "--model", "demo", "--out", out, "--max-tokens", 8)
-    text = call(*go, "--plan", "--price", "1000000,0")
-    assert text.exit_code == 0, text.stderr
-    *table, last = text.stdout.splitlines()
-    assert last.split(maxsplit=1) == ["go", "martlet " + " ".join(map(str, go))]
-    assert not out.exists()
-    facts = json.loads(call(*go, "--plan", "--price=1000000,0", "--json").stdout)
-    drawn = facts["drawing"]["drawn"]
-    assert (drawn["samples"], facts["drawing"]["left"]["samples"]) == (5, 0)
-    assert drawn["price"] == drawn["tokens_in"]
-    assert any(f"{drawn['price']:,.4f}" in line for line in table if line.startswith("price"))
-    assert call(*go).exit_code == 0
-    assert len(read_lines(out)) == 5
-
-
-def test_a_plan_that_cannot_be_run_ends_with_the_code_of_its_error(
-    call: Call, tmp_path: Path
-) -> None:
-    data = write_lines(tmp_path / "data.jsonl", [*ROWS[:2], {"prompt": "left of " * 2000}])
-    go = ("generate", data, "--model", "demo", "--out", tmp_path / "out.jsonl")
-    refused = call(*go, "--plan")
-    assert refused.exit_code == InputError.exit_code
-    assert "1 question over the limit of 512 tokens" in refused.stdout
-    assert "line 3" in refused.stderr
-    for wrong, words in (
-        (("--price", "1,2"), "belongs to --plan"),
-        (("--plan", "--price", "1"), "0.15"),
-    ):
-        called = call(*go, *wrong)
-        assert called.exit_code == 2
-        assert words in called.stderr

@@ -80,5 +80,5 @@ def test_price() -> None:
     price = Price.parse("0.5, 2")
     assert price.of(tokens_in=3_000_000, tokens_out=250_000) == 2.0
     for wrong in ("1", "1,2,3", "-1,2", "nan,1", "one,two", ""):
-        with pytest.raises(ParameterError, match="0.15,0.60"):
+        with pytest.raises(ParameterError, match=r"0\.15,0\.60"):
             Price.parse(wrong)

@@ -36,7 +36,8 @@ def test_a_trial_says_what_the_run_does_and_leaves_nothing(config: TrainConfig) 
     assert min(seconds.load, seconds.steps, seconds.validation, seconds.proof) > 0
 
     result = run_job(open_job(config))
-    assert result.proof is not None and result.proof.passed
+    assert result.proof is not None
+    assert result.proof.passed
     assert result.num_steps == forecast.steps
     assert result.num_tokens == forecast.tokens_left
     assert result.num_trained_values == forecast.trained_values
