@@ -73,9 +73,8 @@ def _peak_bytes(
         # A request's last block, half full on average, is used again before a new one.
         num_to_come = max(0.0, load.tokens - work.left.samples * opened.memory.block_size / 2)
     untouched = _pool_bytes(opened.memory, num_to_come) - _pool_bytes(opened.memory, num_computed)
-    return (
-        peak.process_bytes + _to_grow(peak, probe, opened.memory, num_computed) + max(0, untouched)
-    )
+    to_grow = _to_grow(peak, probe, opened.memory, num_computed) if work.open_questions else 0
+    return peak.process_bytes + to_grow + max(0, untouched)
 
 
 def _to_grow(peak: Peak, probe: Probe, plan: MemoryPlan, num_computed: int) -> int:

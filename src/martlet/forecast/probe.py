@@ -58,7 +58,7 @@ class Probe:
     """Tokens of the native engine's replies that were still growing."""
     share_computed: float
     """Of the tokens of prompts; the others were found in the pool."""
-    halfway: "Halfway | None"
+    halfway: Halfway | None
     """None if all was drawn before."""
 
 
