@@ -16,7 +16,7 @@ LAYERS = [
     {"compat"},
     {"cli"},
     {"serve", "ui"},
-    {"doctor", "diff"},
+    {"doctor", "diff", "forecast"},
     {"score"},
     {"train", "export"},
     {"batch"},

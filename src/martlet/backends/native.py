@@ -94,6 +94,12 @@ class NativeBackend:
     def num_unfinished(self) -> int:
         return self.engine.num_unfinished
 
+    @property
+    def unfinished_lengths(self) -> list[int]:
+        """Tokens that each unfinished reply has so far; 0 of those that wait."""
+        requests = (reply.request for reply in self._replies.values())
+        return [request.num_tokens - len(request.prompt_ids) for request in requests]
+
     def render(self, prompt: Prompt) -> RenderedPrompt:
         """See `Backend.render`."""
         return render(prompt, self._tokenizer, vocab_size=self._vocab_size)

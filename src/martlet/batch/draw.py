@@ -49,6 +49,11 @@ class Draw:
         """Samples that are there, also those that the outcome does not need."""
         return len(self._samples)
 
+    @property
+    def samples(self) -> tuple[StoredSample, ...]:
+        """Those samples."""
+        return tuple(self._samples.values())
+
     def take(self, samples: Iterable[StoredSample]) -> None:
         """Adds samples, finished or failed, and asks the policy again; `missing` changes."""
         for sample in samples:

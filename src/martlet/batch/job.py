@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import monotonic
 
 from martlet.backends.base import Backend
@@ -15,7 +14,7 @@ from martlet.batch.card import (
     utc_now,
 )
 from martlet.batch.disk import bytes_needed, check_disk_space
-from martlet.batch.journal import Journal
+from martlet.batch.journal import Journal, journal_path
 from martlet.batch.options import JobOptions
 from martlet.batch.parameters import ParamSources
 from martlet.batch.plan import Plan, Planner
@@ -119,12 +118,10 @@ class Job:
         """
         out = self.options.out
         plan = self.plan(backend)
+        self.check(plan)
         card = self._card(plan, backend)
-        if not self.options.overwrite:
-            check_same_maker(out, card.key_set_hash)
-        self._check_disk_space(plan)
         with (
-            Journal.open(Path(f"{out}.journal")) as journal,
+            Journal.open(journal_path(out)) as journal,
             ResultFile.open(out, plan, self.task.finish_question) as result,
         ):
             card.write(card_path(out))
@@ -151,7 +148,15 @@ class Job:
             card.write(card_path(out))
         return summary
 
-    def _check_disk_space(self, plan: Plan) -> None:
+    def check(self, plan: Plan) -> None:
+        """Checks that the result of a plan may be written, and will fit.
+
+        Raises:
+            InputError: If the result's name is taken by something else.
+            ResourceError: If the disk does not suffice.
+        """
+        if not self.options.overwrite:
+            check_same_maker(self.options.out, plan.key_set_hash(self.task.verb))
         needed = bytes_needed(
             num_samples=plan.num_samples,
             max_tokens=plan.effective.params.max_tokens,

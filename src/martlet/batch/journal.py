@@ -43,6 +43,11 @@ _PRIMARY_CODE = 0xFF
 """SQLite's extended result codes carry the primary one in their low byte."""
 
 
+def journal_path(out: Path) -> Path:
+    """Where the journal of a result lies."""
+    return Path(f"{out}.journal")
+
+
 class Journal:
     """Finished samples by (key, k). One process has it open at a time.
 

@@ -134,9 +134,13 @@ class Planner:
         try:
             return self._rendered(position, question, effective, identity)
         except InputError as error:
-            is_skipped = isinstance(error, PromptTooLongError) and self.too_long == "skip"
+            is_too_long = isinstance(error, PromptTooLongError)
             return UnusableQuestion(
-                row=question.row, index=question.index, reason=str(error), is_allowed=is_skipped
+                row=question.row,
+                index=question.index,
+                reason=str(error),
+                is_allowed=is_too_long and self.too_long == "skip",
+                is_too_long=is_too_long,
             )
 
     def _rendered(

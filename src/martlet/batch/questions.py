@@ -55,6 +55,8 @@ class UnusableQuestion:
     """An option of the run that would let it through."""
     is_allowed: bool = False
     """Whether the run goes on without it: it is too long, and those are to be skipped."""
+    is_too_long: bool = False
+    """Whether its prompt leaves no room for a reply."""
 
     @property
     def place(self) -> str:

@@ -13,7 +13,6 @@ from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
 from martlet.batch.parameters import ParamSources
 from martlet.batch.summary import JobSummary
-from martlet.batch.task import Task
 from martlet.cli.findings import figures_of, report_of, report_path, score_of, write_report
 from martlet.cli.progress import progress_shown
 from martlet.cli.stop import stop_on_signal
@@ -39,6 +38,22 @@ def run_job(job: Job, load: Callable[[], Backend]) -> JobSummary:
     Raises:
         MartletError: As `load` and `Job.run` do.
     """
+    announce(job)
+    backend = load()
+    try:
+        fitted = fitted_job(job, backend.limits)
+        with stop_on_signal() as stop_requested, progress_shown() as show:
+            return fitted.run(backend, on_progress=show, stop_requested=stop_requested)
+    finally:
+        backend.close()
+
+
+def announce(job: Job) -> None:
+    """Says that a model is loaded for a job, if its parameters are good.
+
+    Raises:
+        ParameterError: If one is unknown or out of its range.
+    """
     ParamSources(
         verb=job.task.verb,
         given=job.options.given_params,
@@ -47,13 +62,6 @@ def run_job(job: Job, load: Callable[[], Backend]) -> JobSummary:
     ).resolve({}, DefaultParams())
     num_rows = counted(len(job.row_file.rows), "row")
     typer.echo(f"{num_rows} read from {job.options.data}; loading the model", err=True)
-    backend = load()
-    try:
-        fitted = replace(job, task=_fitted(job.task, backend.limits))
-        with stop_on_signal() as stop_requested, progress_shown() as show:
-            return fitted.run(backend, on_progress=show, stop_requested=stop_requested)
-    finally:
-        backend.close()
 
 
 def run_votes(rules: VotingRules, options: JobOptions, load: Callable[[], Backend]) -> Findings:
@@ -65,11 +73,10 @@ def run_votes(rules: VotingRules, options: JobOptions, load: Callable[[], Backen
         load: Loads the model; called once all rows are checked.
 
     Raises:
-        MartletError: As `Job.read`, `Voting.check` and `run_job` do.
+        MartletError: As `Voting.read` and `run_job` do.
     """
     voting = Voting(rules)
-    job = Job.read(voting.task, options)
-    voting.check(job)
+    job = voting.read(options)
     summary = run_job(job, load)
     decided = voting.decided(job)
     figures, score_card = figures_of(summary, decided), score_of(decided)
@@ -87,10 +94,11 @@ def run_votes(rules: VotingRules, options: JobOptions, load: Callable[[], Backen
     return Findings(figures=figures, score_card=score_card)
 
 
-def _fitted(task: Task, limits: BackendLimits) -> Task:
-    """A task whose own limit of reply tokens leaves half of a small model's context to prompts."""
-    max_tokens = task.defaults.get("max_tokens")
+def fitted_job(job: Job, limits: BackendLimits) -> Job:
+    """A job whose own limit of reply tokens leaves half of a small model's context to prompts."""
+    defaults = job.task.defaults
+    max_tokens = defaults.get("max_tokens")
     if not isinstance(max_tokens, int):
-        return task
+        return job
     fitting = min(max_tokens, max(1, limits.max_context_tokens // 2))
-    return replace(task, defaults={**task.defaults, "max_tokens": fitting})
+    return replace(job, task=replace(job.task, defaults={**defaults, "max_tokens": fitting}))

@@ -9,6 +9,7 @@ from martlet.cli.options import (
     RowOptions,
     SamplingOptions,
 )
+from martlet.cli.plan_options import PlanOptions
 from martlet.cli.verb import verb
 
 
@@ -21,6 +22,7 @@ def generate(
     rows: RowOptions,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
+    plan: PlanOptions,
     runtime: BatchRuntimeOptions,
 ) -> None:
     """Reply to each row of a file.
@@ -35,7 +37,13 @@ def generate(
     from martlet.cli.ask import run_job
     from martlet.cli.summary import json_of_run, lines_of_run, tell
 
+    price = plan.parsed_price()
     job = Job.read(GENERATE, rows.job_options(data, sampling.given_params()))
+    if plan.plan:
+        from martlet.cli.planning import plan_job
+
+        plan_job(job, model, runtime.adapted_options(adapter=adapter), price, as_json=as_json)
+        return
     summary = run_job(job, lambda: runtime.load(model, adapter=adapter))
     tell([*lines_of_run(summary)], {"replies": rows.out, "card": card_path(rows.out)})
     if as_json:

@@ -311,6 +311,24 @@ class RuntimeOptions:
             ),
         )
 
+    def adapted_options(
+        self, *, adapter: str | None = None, adapters: Mapping[str, str] | None = None
+    ) -> BackendOptions:
+        """What `load_backend` takes, with adapters.
+
+        Args:
+            adapter: What answers the whole run in the model's place, as `NAME=DIR`.
+            adapters: What requests may name, folders by name.
+
+        Raises:
+            ParameterError: If a value is out of its range, or `adapter` is not written like that.
+        """
+        options = replace(self.backend_options(), adapters=adapters or {})
+        if adapter is None:
+            return options
+        name, folder = named_adapter(adapter)
+        return replace(options, adapters={name: folder}, run_adapter=name)
+
     def load(
         self,
         model: str,
@@ -321,19 +339,14 @@ class RuntimeOptions:
         """Loads a model, which may take minutes.
 
         Args:
-            adapter: What answers the whole run in the model's place, as `NAME=DIR`.
-            adapters: What requests may name, folders by name.
+            adapter: See `adapted_options`, as for `adapters`.
 
         Raises:
-            ParameterError: If `adapter` is not written like that.
-            MartletError: As `load_backend` does.
+            MartletError: As `adapted_options` and `load_backend` do.
         """
         from martlet.backends.load import load_backend
 
-        options = replace(self.backend_options(), adapters=adapters or {})
-        if adapter is not None:
-            name, folder = named_adapter(adapter)
-            options = replace(options, adapters={name: folder}, run_adapter=name)
+        options = self.adapted_options(adapter=adapter, adapters=adapters)
         return load_backend(model, options=options)
 
 

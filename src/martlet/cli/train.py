@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from martlet.cli.options import JsonOption, option
+from martlet.cli.plan_options import PlanOption
 from martlet.cli.verb import verb
 from martlet.train.config import DataConfig, KeepConfig, StepsConfig, TunerConfig
 
@@ -70,6 +71,7 @@ def train(
     tuner: _Tuner,  # type: ignore[valid-type]
     steps: _Steps,  # type: ignore[valid-type]
     keep: _Keep,  # type: ignore[valid-type]
+    plan: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model on rows, and prove that what was trained is what is served.
@@ -89,4 +91,10 @@ def train(
         for name, value in group.items()
         if value not in (None, [])
     }
-    run_training(resolve_config(given, file=config), as_json=as_json)
+    resolved = resolve_config(given, file=config)
+    if plan:
+        from martlet.cli.plan_training import plan_training
+
+        plan_training(resolved, as_json=as_json)
+        return
+    run_training(resolved, as_json=as_json)

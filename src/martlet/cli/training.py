@@ -37,9 +37,9 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
     num_validation = len(job.lessons.validation.examples)
     verb = "going on with" if job.resumes else "training on"
     _tell(f"{verb} {num_rows:,} rows, {num_validation:,} for validation; loading {config.model}")
-    _examine(job)
+    examine_rows(job)
     for split in (job.lessons.training, job.lessons.validation):
-        _tell_losses(split)
+        tell_losses(split)
     with stop_on_signal() as should_stop, _shown() as watch:
         result = run_job(job, watch=watch, should_stop=should_stop)
     if result.proof is None:  # another process of the run tells
@@ -74,7 +74,7 @@ def _tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _examine(job: "TrainJob") -> None:
+def examine_rows(job: "TrainJob") -> None:
     """Shows what the doctor finds; what would spoil the run ends it.
 
     Raises:
@@ -102,7 +102,7 @@ def _examine(job: "TrainJob") -> None:
         )
 
 
-def _tell_losses(split: "Split") -> None:
+def tell_losses(split: "Split") -> None:
     """Says what the over-length policy left out: a red line, since the user must know."""
     if split.losses:
         rows = ", ".join(f"{each.origin} (-{each.num_tokens})" for each in split.losses[:5])

@@ -12,6 +12,7 @@ from martlet.cli.options import (
     SamplingOptions,
     option,
 )
+from martlet.cli.plan_options import PlanOptions
 from martlet.cli.verb import verb
 
 _PANEL = "Vote"
@@ -54,6 +55,7 @@ def vote(
     rows: RowOptions,
     as_json: JsonOption = False,
     sampling: SamplingOptions,
+    plan: PlanOptions,
     runtime: BatchRuntimeOptions,
 ) -> None:
     """Ask each question several times, take the majority, and say how sure it is.
@@ -66,7 +68,7 @@ def vote(
     from martlet.answers.policy import EarlyStop
     from martlet.cli.ask import run_votes
     from martlet.cli.summary import json_of_vote
-    from martlet.cli.voting import DEFAULT_NUM_SAMPLES, VotingRules
+    from martlet.cli.voting import DEFAULT_NUM_SAMPLES, Voting, VotingRules
 
     params = sampling.given_params()
     if weights == "logprob":
@@ -78,8 +80,13 @@ def vote(
         weighting=weights,
         with_replies=replies,
     )
-    findings = run_votes(
-        rules, rows.job_options(data, params), lambda: runtime.load(model, adapter=adapter)
-    )
+    options, price = rows.job_options(data, params), plan.parsed_price()
+    if plan.plan:
+        from martlet.cli.planning import plan_job
+
+        job = Voting(rules).read(options)
+        plan_job(job, model, runtime.adapted_options(adapter=adapter), price, as_json=as_json)
+        return
+    findings = run_votes(rules, options, lambda: runtime.load(model, adapter=adapter))
     if as_json:
         print(json_of_vote(findings.figures, findings.score_card))

@@ -12,6 +12,7 @@ from martlet.answers.policy import EarlyStop, VotePolicy
 from martlet.answers.score import is_same_answer
 from martlet.answers.vote import Vote, majority
 from martlet.batch.job import Job
+from martlet.batch.options import JobOptions
 from martlet.batch.plan import PlannedQuestion
 from martlet.batch.questions import Question, place_of
 from martlet.batch.sample import StoredSample
@@ -94,6 +95,16 @@ class Voting:
             finish_question=self._finish,
             defaults=DEFAULTS,
         )
+
+    def read(self, options: JobOptions) -> Job:
+        """Reads the rows that are to be voted on.
+
+        Raises:
+            MartletError: As `Job.read` and `check` do.
+        """
+        job = Job.read(self.task, options)
+        self.check(job)
+        return job
 
     def check(self, job: Job) -> None:
         """Checks that every expected answer is one that a reply could give.

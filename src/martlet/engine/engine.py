@@ -338,6 +338,7 @@ class Engine:
             num_drawn=sum(num_drawn),
             num_drafted=plan.num_drafted,
             num_accepted=sum(max(num - 1, 0) for num in num_drawn),
+            num_attended=sum(chunk.end for chunk in plan.chunks),
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             num_preempted=plan.num_preempted,

@@ -15,6 +15,8 @@ class StepStats:
     """Guesses that were computed."""
     num_accepted: int
     """Guesses that were drawn then: steps that were saved, request by request."""
+    num_attended: int
+    """Tokens whose keys and values were read, summed over the requests."""
     num_running: int
     """Requests that hold blocks, after the step."""
     num_waiting: int

@@ -24,7 +24,7 @@ from martlet.train.curve import draw_curve
 from martlet.train.lessons import Lessons
 from martlet.train.progress import Reporter, Watch
 from martlet.train.proof import prove
-from martlet.train.run_folder import RunFolder, open_run
+from martlet.train.run_folder import RunFolder, check_free, open_run
 from martlet.train.sft import make_trainer
 
 MEMORY_ADVICE = (
@@ -69,8 +69,12 @@ class TrainResult:
     """None in the processes that leave it to the first."""
 
 
-def open_job(config: TrainConfig) -> TrainJob:
+def open_job(config: TrainConfig, *, trial: Path | None = None) -> TrainJob:
     """Looks at everything that can be refused before anything is computed.
+
+    Args:
+        trial: A folder to run in that will be thrown away; that of the config is then only looked
+            at.
 
     Raises:
         NotFoundError, ModelError, TemplateError: If the base cannot be used.
@@ -94,6 +98,8 @@ def open_job(config: TrainConfig) -> TrainJob:
         "template": opened.tokenizer.template_hash,
         **lessons.file_hashes,
     }
+    if trial is not None:
+        check_free(config, inputs=inputs)
     return TrainJob(
         config=config,
         base=opened.folder,
@@ -101,7 +107,7 @@ def open_job(config: TrainConfig) -> TrainJob:
         device=opened.device,
         dtype=opened.dtype,
         lessons=lessons,
-        folder=open_run(config, inputs=inputs),
+        folder=open_run(config, inputs=inputs) if trial is None else RunFolder(path=trial),
     )
 
 
@@ -135,7 +141,7 @@ def run_job(
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return _result(job, trained, trainer, reporter, proof=None)
-    _write(job, trained)
+    write_trained(job, trained)
     draw_curve(job.folder.metrics, job.folder.curve)
     proof = prove(job.config, job.lessons, trained, job.folder.path)
     proof.into(_provenance(job)).write(job.folder.path)
@@ -187,7 +193,7 @@ def make_run(job: TrainJob, trained: TrainedModel, reporter: Reporter) -> Traine
     )
 
 
-def _write(job: TrainJob, trained: TrainedModel) -> None:
+def write_trained(job: TrainJob, trained: TrainedModel) -> None:
     """Writes the weights, and what serving needs beside them."""
     folder = job.folder.path
     save_weights(trained, job.config, folder, base=job.base.path)

@@ -77,22 +77,37 @@ def open_run(config: TrainConfig, *, inputs: dict[str, str]) -> RunFolder:
     import yaml
 
     path = config.out
-    identity: dict[str, Any] = {
-        "inputs": inputs,
-        "recipe": {
-            name: value for name, value in to_fields(config).items() if name not in _MAY_CHANGE
-        },
-    }
-    if (path / PROVENANCE_NAME).exists():
-        raise InputError(f"{path} holds a finished run; name another folder with --out")
-    if path.exists() and any(path.iterdir()):
-        _check_same(path, identity)
+    if check_free(config, inputs=inputs):
         return RunFolder(path=path)
     path.mkdir(parents=True, exist_ok=True)
     recipe = yaml.safe_dump(to_fields(config), sort_keys=False, allow_unicode=True)
     (path / RECIPE_NAME).write_text(recipe, encoding="utf-8")
-    (path / _IDENTITY_NAME).write_text(json.dumps(identity, indent=2), encoding="utf-8")
+    identity = json.dumps(_identity(config, inputs), indent=2)
+    (path / _IDENTITY_NAME).write_text(identity, encoding="utf-8")
     return RunFolder(path=path)
+
+
+def check_free(config: TrainConfig, *, inputs: dict[str, str]) -> bool:
+    """Checks that a folder can be claimed for a run, and writes nothing.
+
+    Returns:
+        Whether the same run has claimed it before.
+
+    Raises:
+        InputError: As `open_run` does.
+    """
+    path = config.out
+    if (path / PROVENANCE_NAME).exists():
+        raise InputError(f"{path} holds a finished run; name another folder with --out")
+    if not (path.exists() and any(path.iterdir())):
+        return False
+    _check_same(path, _identity(config, inputs))
+    return True
+
+
+def _identity(config: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
+    recipe = {name: value for name, value in to_fields(config).items() if name not in _MAY_CHANGE}
+    return {"inputs": inputs, "recipe": recipe}
 
 
 def _check_same(path: Path, identity: dict[str, Any]) -> None:
