@@ -347,7 +347,7 @@ def test_the_proof_finds_an_adapter_that_is_not_the_one_in_memory(
 ) -> None:
     import martlet.train.job as module
 
-    write = module._write
+    write = module.write_trained
 
     def faulty(*given: object) -> None:
         write(*given)
@@ -355,7 +355,7 @@ def test_the_proof_finds_an_adapter_that_is_not_the_one_in_memory(
         worse = {name: each * 1.5 for name, each in weights.items()}
         safetensors.torch.save_file(worse, tmp_path / "run" / WEIGHTS)
 
-    monkeypatch.setattr(module, "_write", faulty)
+    monkeypatch.setattr(module, "write_trained", faulty)
     with pytest.raises(ParityError, match=r"the first token that differs is .*rows.jsonl, row "):
         train(rows, tmp_path / "run", max_steps=8)
 

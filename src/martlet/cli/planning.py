@@ -71,8 +71,9 @@ def _json(forecast: BatchForecast, price: Price | None, load_s: float) -> str:
     facts["refusal"] = str(forecast.refusal) if forecast.refusal else None
     if forecast.drawing is not None:
         facts["drawing"]["seconds_to_load"] = load_s
-        for name in ("drawn", "left") if price else ():
-            facts["drawing"][name]["price"] = _price_of(getattr(forecast.drawing, name), price)
+        if price is not None:
+            facts["drawing"]["drawn"]["price"] = _price_of(forecast.drawing.drawn, price)
+            facts["drawing"]["left"]["price"] = _price_of(forecast.drawing.left, price)
     facts["command"] = command_to_go()
     return json.dumps(facts, ensure_ascii=False)
 

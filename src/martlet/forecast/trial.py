@@ -49,9 +49,9 @@ def _in_trial_order(lessons: Lessons, *, num_longest: int) -> Lessons:
 
 def _longest_first(rows: Sequence[_AnyRow], num_longest: int) -> list[_AnyRow]:
     ordered = sorted(rows, key=length_of, reverse=True)
-    longest, rest = ordered[:num_longest], ordered[num_longest:]
+    rest = ordered[num_longest:]
     Random(0).shuffle(rest)
-    return [*longest, *rest]
+    return [*ordered[:num_longest], *rest]
 
 
 def head_of(split: Split) -> Split:
