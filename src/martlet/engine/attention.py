@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.engine.compiled_decode import can_decode, decode
 from martlet.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "martlet_paged"
@@ -81,6 +82,14 @@ class DecodeGroup:
     """`[R]`, of the tokens being computed."""
     masks: dict[Reach, Tensor] = field(default_factory=dict)
     """Additive masks `[1, R, 1, L]`, made once a step for all layers of a kind."""
+    _first_keys: dict[Reach, Tensor] = field(default_factory=dict)
+
+    def first_keys(self, reach: Reach) -> Tensor:
+        """`[R]`: the first position that each request sees; made once a step for all layers."""
+        if reach not in self._first_keys:
+            firsts = [reach.first_key(position) for position in self.positions.tolist()]
+            self._first_keys[reach] = torch.tensor(firsts, dtype=torch.long)
+        return self._first_keys[reach]
 
     def mask(self, reach: Reach, num_keys: int, dtype: torch.dtype) -> Tensor:
         """`[1, R, 1, L]`: zero where a request sees a key, minus infinity elsewhere."""
@@ -203,8 +212,7 @@ def paged_attention(
     )
     parts = []  # of [t, Hq, Dv], in the order of the rows
     for group in step.decode_groups:
-        keys, values = step.cache.gather(layer, group.table.head_blocks(layer, step.cache))
-        parts.append(_decode(query[0, :, group.rows], keys, values, group, head))
+        parts.append(_decode_group(query[0, :, group.rows], step.cache, layer, group, head))
     for chunk in step.prefill_chunks:
         keys, values = _chunk_keys(layer, key[0], value[0], chunk, step.cache)
         parts.append(_prefill(query[0, :, chunk.rows], keys, values, chunk, head))
@@ -231,6 +239,24 @@ def _layer_index(module: nn.Module) -> int:
     index = module.layer_idx
     assert isinstance(index, int), "the load-time guard refuses models without layer_idx"
     return int(index)
+
+
+def _decode_group(
+    query: Tensor, cache: KVCache, layer: int, group: DecodeGroup, head: _Head
+) -> Tensor:
+    """One token a request: query `[Hq, R, Dk]` -> `[R, Hq, Dv]`."""
+    if head.is_plain and can_decode(cache, layer):
+        return decode(
+            query,
+            cache,
+            layer,
+            block_ids=group.table.block_ids,
+            first_keys=group.first_keys(head.reach),
+            positions=group.positions,
+            scaling=head.scaling,
+        )
+    keys, values = cache.gather(layer, group.table.head_blocks(layer, cache))
+    return _decode(query, keys, values, group, head)
 
 
 def _decode(query: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, head: _Head) -> Tensor:

@@ -57,6 +57,10 @@ class KVCache:
         ]  # the same memory, each [Hkv, blocks * block_size, D]
         self._scratch = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
 
+    def pool(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys `[Hkv, blocks, block_size, Dk]` and values `[Hkv, blocks, block_size, Dv]`."""
+        return self._keys[layer], self._values[layer]
+
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Stores the keys and values of a step's tokens.
 

@@ -1,0 +1,83 @@
+"""Decoding requests attend through a compiled function, where there is one for their layer.
+
+Shapes as in `martlet.engine.attention`.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from martlet.engine.kv_cache import KVCache
+from martlet.models.compiled.threads import can_compile, run
+
+_BLOCK_SIZE, _WIDTH = 16, 32
+"""What the compiled function takes at once: tokens, and values of a head."""
+
+
+def can_decode(cache: KVCache, layer: int) -> bool:
+    """Whether the compiled function knows the layer's pool."""
+    shape = cache.layers[layer]
+    keys, _ = cache.pool(layer)
+    return (
+        keys.dtype == torch.bfloat16
+        and keys.device.type == "cpu"
+        and cache.block_size == _BLOCK_SIZE
+        and shape.key_dim == shape.value_dim
+        and shape.key_dim % _WIDTH == 0
+        and can_compile()
+    )
+
+
+def decode(
+    query: Tensor,
+    cache: KVCache,
+    layer: int,
+    *,
+    block_ids: Tensor,
+    first_keys: Tensor,
+    positions: Tensor,
+    scaling: float,
+) -> Tensor:
+    """Attends for one token a request.
+
+    Args:
+        query: `[Hq, R, D]`.
+        block_ids: `[R, N]`; of each request, as many are read as it has.
+        first_keys: `[R]`, the first position that each token sees.
+        positions: `[R]`, the last one: its own.
+
+    Returns:
+        `[R, Hq, D]`.
+    """
+    from martlet.engine.decode_kernel import attend
+
+    if query.stride(-1) != 1:
+        query = query.contiguous()
+    keys, values = cache.pool(layer)
+    num_heads, num_requests, dim = query.shape
+    num_kv_heads = len(keys)
+    out = query.new_empty(num_requests, num_heads, dim)
+    scale = ctypes.c_float(scaling)
+    run(
+        attend(),
+        (
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            block_ids.data_ptr(),
+            first_keys.data_ptr(),
+            positions.data_ptr(),
+            ctypes.addressof(scale),
+            out.data_ptr(),
+            num_requests,
+            query.stride(1) * query.itemsize,
+            query.stride(0) * query.itemsize,
+            block_ids.shape[1],
+            cache.num_blocks,
+            num_kv_heads,
+            num_heads // num_kv_heads,
+            dim,
+        ),
+    )
+    return out

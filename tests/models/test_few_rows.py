@@ -1,0 +1,61 @@
+"""The compiled product of a few rows computes what oneDNN computes with the same packed weight."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from martlet.models.compiled.threads import can_compile
+from martlet.models.linear.few_rows import MAX_ROWS, FewRows, few_rows
+from martlet.models.linear.packed import PackedLinear
+
+pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
+
+
+def packed(num_outputs: int, num_inputs: int, *, has_bias: bool = True) -> PackedLinear:
+    torch.manual_seed(0)
+    linear = nn.Linear(num_inputs, num_outputs, bias=has_bias, dtype=torch.bfloat16)
+    return PackedLinear(linear.requires_grad_(False))
+
+
+def by_onednn(layer: PackedLinear, x: Tensor) -> Tensor:
+    product = torch.ops.mkldnn._linear_pointwise(x, layer.weight_packed, None, "none", [], "")
+    return product.float() + (0 if layer.bias is None else layer.bias.float())
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(64, 32), (320, 96), (128, 4864)])
+def test_any_few_rows(shape: tuple[int, int], has_bias: bool) -> None:
+    layer = packed(*shape, has_bias=has_bias)
+    product = few_rows(layer.weight_packed, layer.bias)
+    assert product is not None
+    for num_rows in range(1, 10):
+        x = torch.randn(1, num_rows, shape[1]).bfloat16()
+        torch.testing.assert_close(
+            product.multiply(x).float(), by_onednn(layer, x), rtol=1e-2, atol=1e-2
+        )
+
+
+def test_a_row_comes_out_the_same_beside_others() -> None:
+    layer = packed(128, 96)
+    x = torch.randn(MAX_ROWS, 96).bfloat16()
+    alone = torch.cat([layer(row[None]) for row in x])
+    assert torch.equal(layer(x), alone)
+
+
+def test_rows_that_lie_apart_and_rows_that_are_not_finite() -> None:
+    layer = packed(128, 96)
+    x = torch.randn(96, 2).bfloat16().T
+    torch.testing.assert_close(layer(x), layer(x.contiguous()))
+    x = x.clone()
+    x[0, 3] = float("nan")
+    assert layer(x).isnan().any(dim=1).tolist() == [True, False]
+
+
+def test_a_weight_that_onednn_pads_or_lays_out_otherwise_is_left_to_it() -> None:
+    layer = packed(80, 96)
+    assert few_rows(layer.weight_packed, layer.bias) is None
+    layer, other = packed(64, 96), packed(64, 96)
+    torch.manual_seed(1)
+    shuffled = FewRows(other.weight_packed, other.bias)
+    assert few_rows(layer.weight_packed, torch.randn(64).bfloat16() * 9) is not None
+    assert torch.equal(shuffled.multiply(torch.zeros(1, 96).bfloat16())[0], other.bias)
