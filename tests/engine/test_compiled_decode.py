@@ -16,7 +16,11 @@ pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled o
 def filled_cache(num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
     shape = LayerShape(num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim)
     cache = KVCache(
-        [shape], num_blocks=96, block_size=block_size, dtype=torch.bfloat16, device=torch.device("cpu")
+        [shape],
+        num_blocks=96,
+        block_size=block_size,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
     )
     for pool in cache.pool(0):
         pool.normal_()
@@ -47,7 +51,9 @@ def _seeded() -> None:
 
 
 @pytest.mark.parametrize("reach", [Reach(), Reach(window=40), Reach(chunk=64)])
-@pytest.mark.parametrize(("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (4, 4, 32), (24, 1, 128)])
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (4, 4, 32), (24, 1, 128)]
+)
 def test_it_equals_the_plain_one(num_heads: int, num_kv_heads: int, dim: int, reach: Reach) -> None:
     cache, group = filled_cache(num_kv_heads, dim), group_of([1, 15, 16, 17, 100, 256, 257, 700])
     assert can_decode(cache, 0)

@@ -1,56 +1,48 @@
-"""Attention of requests that compute one token each, compiled for CPUs that multiply bf16.
+"""Attention of requests that compute one token each, compiled for CPUs that multiply bf16 in pairs.
 
 It reads the blocks of the pool where they lie, exactly as many as a request has, and keeps its sums
-in fp32 with a running maximum (Milakov and Gimelshein, arXiv:1805.02867). The query heads of a
-key-value head go together, so each key is loaded once.
+in fp32 below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). The query heads of a
+key-value head go together, so that each key is loaded once.
 
-Shapes: R requests, Hq query heads, Hkv key-value heads, G = Hq / Hkv, D width of a head.
+Shapes: R requests, N blocks in a row of the table, Hq query heads, Hkv key-value heads,
+G = Hq / Hkv, D width of a head.
 """
 
 from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import cfunc, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import cfunc, njit, types
 
+from martlet.engine.decode_vectors import (
+    BLOCK_SIZE,
+    fill,
+    largest_of,
+    mix_block,
+    multiply,
+    score_block,
+    weigh,
+)
 from martlet.models.compiled.vectors import (
-    ADDRESS,
-    PAIRS,
-    SUMS,
     VECTOR_BYTES,
     WIDTH,
-    Builder,
-    Value,
-    add_products,
-    at,
-    broadcast,
-    broadcast_pair,
-    call,
-    constant,
     fetch_add,
     floats_at,
-    interleave,
-    load,
     numbers_at,
-    round_sums,
+    prefetch,
     round_to,
-    store,
-    transpose,
 )
 
-BLOCK_SIZE = 16
-"""Tokens of a block: one for each sum of a vector."""
 BLOCKS_AT_ONCE = 16
-"""Blocks whose scores are computed before their values are mixed; the scores stay in the cache."""
-NUM_KEYS = BLOCK_SIZE * BLOCKS_AT_ONCE
-SCORES_BYTES = NUM_KEYS * 4
-LEAST_SCORE = np.float32(-1e30)
-LOG2_E = 1.4426950408889634
-_POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558)
-"""The Taylor series of 2**x, ample between -1/2 and 1/2."""
+"""Blocks that are scored before their values are mixed: their scores stay in the cache."""
+BLOCKS_AHEAD = 2
+"""How far ahead blocks are asked for; the CPU cannot foresee where the table leads."""
+_NUM_KEYS = BLOCK_SIZE * BLOCKS_AT_ONCE
+_SCORES_BYTES = _NUM_KEYS * 4
+_WEIGHTS_BYTES = _NUM_KEYS * 2
+_LOG2_E = np.float32(1.4426950408889634)
+_LEAST = np.float32(-1e30)
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @cache
@@ -68,197 +60,104 @@ def attend() -> Any:
     def work(arguments: Any) -> None:
         query, keys, values, table = arguments[1], arguments[2], arguments[3], arguments[4]
         firsts, lasts = numbers_at(arguments[5]), numbers_at(arguments[6])
-        scale, out = floats_at(arguments[7])[0] * np.float32(LOG2_E), arguments[8]
+        scale, out = floats_at(arguments[7])[0] * _LOG2_E, arguments[8]
         num_requests, request_bytes, head_bytes = arguments[9], arguments[10], arguments[11]
         table_width, num_blocks = arguments[12], arguments[13]
         num_kv_heads, num_heads, dim = arguments[14], arguments[15], arguments[16]
-        # One thread's own: the scores, weights and sums of each head, and then two numbers a head.
-        scratch = np.empty(num_heads * (NUM_KEYS * 6 + dim * 4 + 8), np.uint8).ctypes.data
-        weights = scratch + num_heads * SCORES_BYTES
-        mixed = weights + num_heads * SCORES_BYTES // 2
-        largest = floats_at(mixed + num_heads * dim * 4)
-        totals = floats_at(mixed + num_heads * (dim * 4 + 4))
-        block_bytes = BLOCK_SIZE * dim * 2
+        scratch = np.empty(_scratch_bytes(num_heads, dim), np.uint8).ctypes.data
+        pool_bytes = num_blocks * BLOCK_SIZE * dim * 2
+        out_bytes = num_heads * dim * 2
         while True:
             item = fetch_add(arguments[0], 1)
             if item >= num_requests * num_kv_heads:
                 break
-            # The longest come last in the table; whoever took one last would be waited for.
+            # The longest come last in the table: taken last, one would be waited for.
             request = num_requests - 1 - item // num_kv_heads
             kv_head = item % num_kv_heads
-            first, last = firsts[request], lasts[request]
-            heads = query + request * request_bytes + kv_head * num_heads * head_bytes
-            ids = numbers_at(table + 8 * request * table_width)
-            fill(mixed, num_heads * dim // WIDTH, np.float32(0))
-            for head in range(num_heads):
-                totals[head] = 0
-                largest[head] = LEAST_SCORE
-            block = first // BLOCK_SIZE
-            while block <= last // BLOCK_SIZE:
-                count = min(BLOCKS_AT_ONCE, last // BLOCK_SIZE + 1 - block)
-                fill(scratch, num_heads * NUM_KEYS // WIDTH, np.float32(0))
-                for index in range(count):
-                    place = keys + (kv_head * num_blocks + ids[block + index]) * block_bytes
-                    scores = scratch + index * VECTOR_BYTES
-                    score_block(heads, head_bytes, num_heads, place, dim, scores, SCORES_BYTES)
-                for head in range(num_heads):
-                    scores, own = scratch + head * SCORES_BYTES, mixed + head * dim * 4
-                    for key in range(0, first - block * BLOCK_SIZE):
-                        floats_at(scores)[key] = -np.inf
-                    for key in range(last + 1 - block * BLOCK_SIZE, count * BLOCK_SIZE):
-                        floats_at(scores)[key] = -np.inf
-                    score = scale * largest_of(scores, count)
-                    if score > largest[head]:
-                        shrink = np.float32(2) ** (largest[head] - score)
-                        largest[head] = score
-                        totals[head] *= shrink
-                        multiply(own, dim // WIDTH, shrink)
-                    target = weights + head * SCORES_BYTES // 2
-                    totals[head] += weigh(scores, count, scale, largest[head], target)
-                for index in range(count):
-                    place = values + (kv_head * num_blocks + ids[block + index]) * block_bytes
-                    some = weights + index * VECTOR_BYTES // 2
-                    mix_block(some, SCORES_BYTES // 2, num_heads, place, dim, mixed)
-                block += count
-            for head in range(num_heads):
-                multiply(mixed + head * dim * 4, dim // WIDTH, np.float32(1) / totals[head])
-            row = (request * num_kv_heads + kv_head) * num_heads * dim
-            round_to(mixed, num_heads * dim // WIDTH, out + 2 * row)
+            _attend_one(
+                query + request * request_bytes + kv_head * num_heads * head_bytes,
+                head_bytes,
+                num_heads,
+                dim,
+                keys + kv_head * pool_bytes,
+                values + kv_head * pool_bytes,
+                numbers_at(table + 8 * request * table_width),
+                firsts[request],
+                lasts[request],
+                scale,
+                scratch,
+                out + (request * num_kv_heads + kv_head) * out_bytes,
+            )
 
     return work
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def fill(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        address, num_vectors, value = arguments
-        vector = broadcast(builder, value)
-        with cgutils.for_range(builder, num_vectors) as loop:
-            store(builder, vector, at(builder, address, loop.index, VECTOR_BYTES))
-        return context.get_dummy_value()
-
-    return types.void(address, num_vectors, value), generate
+@njit  # type: ignore[untyped-decorator]
+def _scratch_bytes(num_heads: int, dim: int) -> int:
+    """For each head: scores, weights, what it mixed, the largest score, the sum of the weights."""
+    return num_heads * (_SCORES_BYTES + _WEIGHTS_BYTES + dim * 4 + 4 + 4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        address, num_vectors, value = arguments
-        factor = broadcast(builder, value)
-        with cgutils.for_range(builder, num_vectors) as loop:
-            place = at(builder, address, loop.index, VECTOR_BYTES)
-            store(builder, builder.fmul(load(builder, place, SUMS), factor), place)
-        return context.get_dummy_value()
-
-    return types.void(address, num_vectors, value), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def score_block(
-    _: Any, heads: Any, head_bytes: Any, num_heads: Any, keys: Any, dim: Any, scores: Any, stride: Any
-) -> Any:
-    """Adds the products of query heads with the 16 keys of a block to their scores."""
-
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        heads, head_bytes, num_heads, keys, dim, scores, stride = arguments
-        key_bytes = builder.mul(dim, ADDRESS(2))
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, keys, part.index, VECTOR_BYTES)
-            rows = [load(builder, at(builder, columns, token, key_bytes), PAIRS) for token in range(BLOCK_SIZE)]
-            turned = transpose(builder, rows)
-            with cgutils.for_range(builder, num_heads) as head:
-                place = at(builder, scores, head.index, stride)
-                query = at(builder, at(builder, heads, head.index, head_bytes), part.index, VECTOR_BYTES)
-                sums = load(builder, place, SUMS)
-                for index, pairs in enumerate(turned):
-                    pair = broadcast_pair(builder, at(builder, query, index, 4))
-                    sums = add_products(builder, sums, pairs, pair)
-                store(builder, sums, place)
-        return context.get_dummy_value()
-
-    return types.void(heads, head_bytes, num_heads, keys, dim, scores, stride), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def largest_of(_: Any, scores: Any, num_vectors: Any) -> Any:
-    """The largest of some vectors of scores."""
-
-    def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
-        scores, num_vectors = arguments
-        largest = cgutils.alloca_once_value(builder, constant(float("-inf")))
-        with cgutils.for_range(builder, num_vectors) as loop:
-            vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
-            both = call(builder, "llvm.maxnum.v16f32", SUMS, builder.load(largest), vector)
-            builder.store(both, largest)
-        return call(builder, "llvm.vector.reduce.fmax.v16f32", SUMS.element, builder.load(largest))
-
-    return types.float32(scores, num_vectors), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weights: Any) -> Any:
-    """Writes `2 ** (scale * score - offset)` in bf16 for vectors of scores; the sum of them all."""
-
-    def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
-        scores, num_vectors, scale, offset, weights = arguments
-        scale, offset = broadcast(builder, scale), broadcast(builder, offset)
-        total = cgutils.alloca_once_value(builder, constant(0))
-        with cgutils.for_range(builder, num_vectors) as loop:
-            vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
-            power = _power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
-            builder.store(builder.fadd(builder.load(total), power), total)
-            place = at(builder, weights, loop.index, VECTOR_BYTES // 2)
-            store(builder, round_sums(builder, power), place)
-        zero = ir.Constant(SUMS.element, 0.0)
-        return _sum_of(builder, builder.load(total), zero)
-
-    return types.float32(scores, num_vectors, scale, offset, weights), generate
+@njit  # type: ignore[untyped-decorator]
+def _attend_one(
+    query: int,
+    head_bytes: int,
+    num_heads: int,
+    dim: int,
+    keys: int,
+    values: int,
+    ids: Any,
+    first: int,
+    last: int,
+    scale: Any,
+    scores: int,
+    out: int,
+) -> None:
+    """The query heads of one key-value head of one request."""
+    weights = scores + num_heads * _SCORES_BYTES
+    mixed = weights + num_heads * _WEIGHTS_BYTES
+    largest = floats_at(mixed + num_heads * dim * 4)
+    totals = floats_at(mixed + num_heads * (dim * 4 + 4))
+    fill(mixed, num_heads * dim // WIDTH, _ZERO)
+    for head in range(num_heads):
+        largest[head], totals[head] = _LEAST, _ZERO
+    block_bytes = BLOCK_SIZE * dim * 2
+    end = last // BLOCK_SIZE + 1
+    for start in range(first // BLOCK_SIZE, end, BLOCKS_AT_ONCE):
+        count = min(BLOCKS_AT_ONCE, end - start)
+        fill(scores, num_heads * _NUM_KEYS // WIDTH, _ZERO)
+        for index in range(count):
+            soon = min(start + index + BLOCKS_AHEAD, end - 1)
+            prefetch(keys + ids[soon] * block_bytes, block_bytes)
+            prefetch(values + ids[start + index] * block_bytes, block_bytes)
+            own_keys, own = keys + ids[start + index] * block_bytes, scores + index * VECTOR_BYTES
+            score_block(query, head_bytes, num_heads, own_keys, dim, own, _SCORES_BYTES)
+        for head in range(num_heads):
+            own = scores + head * _SCORES_BYTES
+            _hide(floats_at(own), first - start * BLOCK_SIZE, last + 1 - start * BLOCK_SIZE, count)
+            score = scale * largest_of(own, count)
+            if score > largest[head]:
+                shrink = _TWO ** (largest[head] - score)
+                largest[head] = score
+                totals[head] *= shrink
+                multiply(mixed + head * dim * 4, dim // WIDTH, shrink)
+            own_weights = weights + head * _WEIGHTS_BYTES
+            totals[head] += weigh(own, count, scale, largest[head], own_weights)
+        for index in range(count):
+            own_values, own = (
+                values + ids[start + index] * block_bytes,
+                weights + index * BLOCK_SIZE * 2,
+            )
+            mix_block(own, _WEIGHTS_BYTES, num_heads, own_values, dim, mixed)
+    for head in range(num_heads):
+        multiply(mixed + head * dim * 4, dim // WIDTH, _ONE / totals[head])
+    round_to(mixed, num_heads * dim // WIDTH, out)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def mix_block(
-    _: Any, weights: Any, stride: Any, num_heads: Any, values: Any, dim: Any, mixed: Any
-) -> Any:
-    """Adds the 16 values of a block, by their weights, to what each head has mixed."""
-
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        weights, stride, num_heads, values, dim, mixed = arguments
-        value_bytes, mixed_bytes = (builder.mul(dim, ADDRESS(size)) for size in (2, 4))
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, values, part.index, VECTOR_BYTES)
-            rows = [load(builder, at(builder, columns, token, value_bytes), PAIRS) for token in range(BLOCK_SIZE)]
-            pairs = [interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)]
-            with cgutils.for_range(builder, num_heads) as head:
-                row = at(builder, mixed, head.index, mixed_bytes)
-                places = [at(builder, at(builder, row, part.index, 2 * VECTOR_BYTES), half, VECTOR_BYTES) for half in range(2)]
-                sums = [load(builder, place, SUMS) for place in places]
-                own = at(builder, weights, head.index, stride)
-                for index, halves in enumerate(pairs):
-                    weight = broadcast_pair(builder, at(builder, own, index, 4))
-                    sums = [add_products(builder, total, half, weight) for total, half in zip(sums, halves, strict=True)]
-                for total, place in zip(sums, places, strict=True):
-                    store(builder, total, place)
-        return context.get_dummy_value()
-
-    return types.void(weights, stride, num_heads, values, dim, mixed), generate
-
-
-def _power_of_two(builder: Builder, x: Value) -> Value:
-    """`2 ** x` for x from -126 to 127, in each lane; less counts as -126, NaN stays NaN."""
-    least = constant(-126)
-    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
-    whole = call(builder, "llvm.rint.v16f32", SUMS, x)
-    rest = builder.fsub(x, whole)
-    power = constant(_POWERS[-1])
-    for coefficient in _POWERS[-2::-1]:
-        power = call(builder, "llvm.fma.v16f32", SUMS, power, rest, constant(coefficient))
-    exponent = builder.add(builder.fptosi(whole, PAIRS), ir.Constant(PAIRS, [127] * WIDTH))
-    doubled = builder.shl(exponent, ir.Constant(PAIRS, [23] * WIDTH))
-    return builder.fmul(power, builder.bitcast(doubled, SUMS))
-
-
-def _sum_of(builder: Builder, vector: Value, start: Value) -> Value:
-    kind = ir.FunctionType(SUMS.element, (SUMS.element, SUMS))
-    name = "llvm.vector.reduce.fadd.v16f32"
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(function, (start, vector), fastmath=("reassoc",))
+@njit  # type: ignore[untyped-decorator]
+def _hide(scores: Any, first: int, end: int, num_blocks: int) -> None:
+    """Takes the keys before the first and from the end on out of the softmax."""
+    for key in range(first):
+        scores[key] = -np.inf
+    for key in range(end, num_blocks * BLOCK_SIZE):
+        scores[key] = -np.inf

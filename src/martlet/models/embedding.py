@@ -2,8 +2,8 @@
 
 An embedding that is also the LM head is in memory once as the head, laid out for products. The copy
 that rows are looked up in stays in the file, which the system holds in its cache. It is read, not
-looked at through its mapping: for each row that is touched there, the system maps up to 2 MiB around
-it, and a few steps would bring the whole of it into memory a second time.
+looked at through its mapping: for each row that is touched there, the system maps up to 2 MiB
+around it, and a few steps would bring the whole of it into memory a second time.
 """
 
 import os

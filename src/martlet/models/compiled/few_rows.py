@@ -1,8 +1,8 @@
 """Products of a few rows with a packed bf16 weight, at the speed that memory has.
 
 oneDNN reads a weight for one row at half the speed that memory gives. This reads the same packed
-weight, panel by panel: 64 outputs, of which the pairs of the first two inputs lie side by side, then
-those of the next two.
+weight, panel by panel: 64 outputs, of which the pairs of the first two inputs lie side by side,
+then those of the next two.
 
 Shapes: M rows, K inputs, N outputs.
 """
@@ -43,9 +43,9 @@ _NUM_VECTORS = PANEL // WIDTH
 def multiply_rows() -> Any:
     """The compiled product; its argument is the address of eight whole numbers.
 
-    These are: the address of a number in which threads count the panels that they took; those of the
-    rows `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32 or 0, and of the result
-    `[M, N]` in bf16; M; the number of panels; and that of pairs of inputs.
+    These are: the address of a number in which threads count the panels that they took; those of
+    the rows `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32 or 0, and of the
+    result `[M, N]` in bf16; M; the number of panels; and that of pairs of inputs.
     """
     # A pass over a panel holds four rows at most; what it reads again is in the cache.
     by_four, by_two, by_one = (_multiply_panel_by(num_rows) for num_rows in (4, 2, 1))

@@ -1,7 +1,7 @@
 """Compiled functions on the threads that PyTorch has.
 
 A second pool of threads beside PyTorch's would fight with it for the cores: OpenMP's threads go on
-spinning for a while when a product is done. So a function is handed to PyTorch's own OpenMP library.
+spinning for a while when a product is done. So a function is handed to PyTorch's OpenMP library.
 """
 
 import ctypes

@@ -152,6 +152,24 @@ def numbers_at(_: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, address: Any, num_bytes: Any) -> Any:
+    """Has memory brought to the second level of the cache while other things are computed."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Sequence[Value]) -> Value:
+        address, num_bytes = arguments
+        lines = builder.udiv(num_bytes, ADDRESS(VECTOR_BYTES))
+        reading, second_level, data = _LANE(0), _LANE(2), _LANE(1)
+        with cgutils.for_range(builder, lines) as loop:
+            line = builder.inttoptr(
+                at(builder, address, loop.index, VECTOR_BYTES), ir.PointerType()
+            )
+            call(builder, "llvm.prefetch.p0", ir.VoidType(), line, reading, second_level, data)
+        return context.get_dummy_value()
+
+    return types.void(address, num_bytes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def round_to(_: Any, sums: Any, num_vectors: Any, values: Any) -> Any:
     """Writes vectors of fp32 sums at one address as bf16 values to another."""
 

@@ -1,0 +1,200 @@
+"""The inner loops of compiled attention, a block of 16 keys or some vectors of scores at a time.
+
+Memory is passed by address, as in `martlet.models.compiled.vectors`; D is the width of a head.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from martlet.models.compiled.vectors import (
+    ADDRESS,
+    PAIRS,
+    SUMS,
+    VECTOR_BYTES,
+    WIDTH,
+    Builder,
+    Value,
+    add_products,
+    at,
+    broadcast,
+    broadcast_pair,
+    call,
+    constant,
+    interleave,
+    load,
+    round_sums,
+    store,
+    transpose,
+)
+
+BLOCK_SIZE = WIDTH
+"""Tokens of a block: one for each sum of a vector."""
+_POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558)
+"""The Taylor series of 2 ** x, ample between -1/2 and 1/2."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fill(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
+    """Sets each number of some vectors."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        address, num_vectors, value = arguments
+        vector = broadcast(builder, value)
+        with cgutils.for_range(builder, num_vectors) as loop:
+            store(builder, vector, at(builder, address, loop.index, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(address, num_vectors, value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
+    """Multiplies each number of some vectors, where they lie."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        address, num_vectors, value = arguments
+        factor = broadcast(builder, value)
+        with cgutils.for_range(builder, num_vectors) as loop:
+            place = at(builder, address, loop.index, VECTOR_BYTES)
+            store(builder, builder.fmul(load(builder, place, SUMS), factor), place)
+        return context.get_dummy_value()
+
+    return types.void(address, num_vectors, value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def score_block(
+    _: Any,
+    heads: Any,
+    head_bytes: Any,
+    num_heads: Any,
+    keys: Any,
+    dim: Any,
+    scores: Any,
+    stride: Any,
+) -> Any:
+    """Adds the products of query heads with the 16 keys of a block to their scores."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        heads, head_bytes, num_heads, keys, dim, scores, stride = arguments
+        key_bytes = builder.mul(dim, ADDRESS(2))
+        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
+            columns = at(builder, keys, part.index, VECTOR_BYTES)
+            rows = [
+                load(builder, at(builder, columns, token, key_bytes), PAIRS)
+                for token in range(BLOCK_SIZE)
+            ]
+            turned = transpose(builder, rows)
+            with cgutils.for_range(builder, num_heads) as head:
+                place = at(builder, scores, head.index, stride)
+                query = at(
+                    builder, at(builder, heads, head.index, head_bytes), part.index, VECTOR_BYTES
+                )
+                sums = load(builder, place, SUMS)
+                for index, pairs in enumerate(turned):
+                    pair = broadcast_pair(builder, at(builder, query, index, 4))
+                    sums = add_products(builder, sums, pairs, pair)
+                store(builder, sums, place)
+        return context.get_dummy_value()
+
+    return types.void(heads, head_bytes, num_heads, keys, dim, scores, stride), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def largest_of(_: Any, scores: Any, num_vectors: Any) -> Any:
+    """The largest of some vectors of scores."""
+
+    def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
+        scores, num_vectors = arguments
+        largest = cgutils.alloca_once_value(builder, constant(float("-inf")))
+        with cgutils.for_range(builder, num_vectors) as loop:
+            vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
+            both = call(builder, "llvm.maxnum.v16f32", SUMS, builder.load(largest), vector)
+            builder.store(both, largest)
+        return call(builder, "llvm.vector.reduce.fmax.v16f32", SUMS.element, builder.load(largest))
+
+    return types.float32(scores, num_vectors), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weights: Any) -> Any:
+    """Writes `2 ** (scale * score - offset)` in bf16 for vectors of scores; the sum of them all."""
+
+    def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
+        scores, num_vectors, scale, offset, weights = arguments
+        scale, offset = broadcast(builder, scale), broadcast(builder, offset)
+        total = cgutils.alloca_once_value(builder, constant(0))
+        with cgutils.for_range(builder, num_vectors) as loop:
+            vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
+            power = _power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
+            builder.store(builder.fadd(builder.load(total), power), total)
+            place = at(builder, weights, loop.index, VECTOR_BYTES // 2)
+            store(builder, round_sums(builder, power), place)
+        zero = ir.Constant(SUMS.element, 0.0)
+        return _sum_of(builder, builder.load(total), zero)
+
+    return types.float32(scores, num_vectors, scale, offset, weights), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def mix_block(
+    _: Any, weights: Any, stride: Any, num_heads: Any, values: Any, dim: Any, mixed: Any
+) -> Any:
+    """Adds the 16 values of a block, by their weights, to what each head has mixed."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        weights, stride, num_heads, values, dim, mixed = arguments
+        value_bytes, mixed_bytes = (builder.mul(dim, ADDRESS(size)) for size in (2, 4))
+        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
+            columns = at(builder, values, part.index, VECTOR_BYTES)
+            rows = [
+                load(builder, at(builder, columns, token, value_bytes), PAIRS)
+                for token in range(BLOCK_SIZE)
+            ]
+            pairs = [
+                interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)
+            ]
+            with cgutils.for_range(builder, num_heads) as head:
+                row = at(builder, mixed, head.index, mixed_bytes)
+                places = [
+                    at(builder, at(builder, row, part.index, 2 * VECTOR_BYTES), half, VECTOR_BYTES)
+                    for half in range(2)
+                ]
+                sums = [load(builder, place, SUMS) for place in places]
+                own = at(builder, weights, head.index, stride)
+                for index, halves in enumerate(pairs):
+                    weight = broadcast_pair(builder, at(builder, own, index, 4))
+                    sums = [
+                        add_products(builder, total, half, weight)
+                        for total, half in zip(sums, halves, strict=True)
+                    ]
+                for total, place in zip(sums, places, strict=True):
+                    store(builder, total, place)
+        return context.get_dummy_value()
+
+    return types.void(weights, stride, num_heads, values, dim, mixed), generate
+
+
+def _power_of_two(builder: Builder, x: Value) -> Value:
+    """`2 ** x` for x from -126 to 127, in each lane; less counts as -126, NaN stays NaN."""
+    least = constant(-126)
+    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
+    whole = call(builder, "llvm.rint.v16f32", SUMS, x)
+    rest = builder.fsub(x, whole)
+    power = constant(_POWERS[-1])
+    for coefficient in _POWERS[-2::-1]:
+        power = call(builder, "llvm.fma.v16f32", SUMS, power, rest, constant(coefficient))
+    exponent = builder.add(builder.fptosi(whole, PAIRS), ir.Constant(PAIRS, [127] * WIDTH))
+    doubled = builder.shl(exponent, ir.Constant(PAIRS, [23] * WIDTH))
+    return builder.fmul(power, builder.bitcast(doubled, SUMS))
+
+
+def _sum_of(builder: Builder, vector: Value, start: Value) -> Value:
+    kind = ir.FunctionType(SUMS.element, (SUMS.element, SUMS))
+    name = "llvm.vector.reduce.fadd.v16f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, (start, vector), fastmath=("reassoc",))
