@@ -64,7 +64,7 @@ def attend() -> Any:
         num_requests, request_bytes, head_bytes = arguments[9], arguments[10], arguments[11]
         table_width, num_blocks = arguments[12], arguments[13]
         num_kv_heads, num_heads, dim = arguments[14], arguments[15], arguments[16]
-        scratch = np.empty(_scratch_bytes(num_heads, dim), np.uint8).ctypes.data
+        scratch = np.empty(_scratch_bytes(num_heads, dim), np.uint8)
         pool_bytes = num_blocks * BLOCK_SIZE * dim * 2
         out_bytes = num_heads * dim * 2
         while True:
@@ -92,13 +92,13 @@ def attend() -> Any:
     return work
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
 def _scratch_bytes(num_heads: int, dim: int) -> int:
     """For each head: scores, weights, what it mixed, the largest score, the sum of the weights."""
     return num_heads * (_SCORES_BYTES + _WEIGHTS_BYTES + dim * 4 + 4 + 4)
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
 def _attend_one(
     query: int,
     head_bytes: int,
@@ -110,10 +110,11 @@ def _attend_one(
     first: int,
     last: int,
     scale: Any,
-    scores: int,
+    scratch: Any,
     out: int,
 ) -> None:
     """The query heads of one key-value head of one request."""
+    scores = scratch.ctypes.data
     weights = scores + num_heads * _SCORES_BYTES
     mixed = weights + num_heads * _WEIGHTS_BYTES
     largest = floats_at(mixed + num_heads * dim * 4)
@@ -154,7 +155,7 @@ def _attend_one(
     round_to(mixed, num_heads * dim // WIDTH, out)
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
 def _hide(scores: Any, first: int, end: int, num_blocks: int) -> None:
     """Takes the keys before the first and from the end on out of the softmax."""
     for key in range(first):

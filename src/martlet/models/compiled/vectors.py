@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 WIDTH = 16
 """Pairs, or sums, in a vector."""
-VECTOR_BYTES = 64
+PAIR_BYTES, VECTOR_BYTES = 4, 64
 
 Builder = Any
 Value = Any

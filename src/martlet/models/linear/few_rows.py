@@ -29,9 +29,8 @@ class FewRows:
         self._multiply = multiply_rows()
         self._weight = weight
         self._address: int = torch.ops.mkldnn.data_ptr(weight)
-        self._bias = None if bias is None else bias.float().contiguous()
-        self._bias_address = 0 if self._bias is None else self._bias.data_ptr()
         self._num_outputs, self._num_inputs = weight.shape
+        self._bias = torch.zeros(self._num_outputs) if bias is None else bias.float().contiguous()
 
     def multiply(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`, in bf16."""
@@ -42,7 +41,7 @@ class FewRows:
             (
                 x.data_ptr(),
                 self._address,
-                self._bias_address,
+                self._bias.data_ptr(),
                 out.data_ptr(),
                 x.numel() // self._num_inputs,
                 self._num_outputs // _PANEL,
