@@ -52,11 +52,11 @@ def _seeded() -> None:
 
 @pytest.mark.parametrize("reach", [Reach(), Reach(window=40), Reach(chunk=64)])
 @pytest.mark.parametrize(
-    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (4, 4, 32), (24, 1, 128)]
+    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (16, 16, 32), (24, 1, 128)]
 )
 def test_it_equals_the_plain_one(num_heads: int, num_kv_heads: int, dim: int, reach: Reach) -> None:
     cache, group = filled_cache(num_kv_heads, dim), group_of([1, 15, 16, 17, 100, 256, 257, 700])
-    assert can_decode(cache, 0)
+    assert can_decode(cache, 0, num_heads)
     query = torch.randn(num_heads, 8, dim).bfloat16()
     expected = attend(query, cache, group, reach, compiled=False).float()
     for given in (query, query.transpose(0, 1).contiguous().transpose(0, 1)):
@@ -86,5 +86,6 @@ def test_what_is_not_finite_stays_with_its_request() -> None:
 
 
 def test_pools_of_another_form_are_left_to_the_plain_one() -> None:
-    assert not can_decode(filled_cache(2, 48), 0)
-    assert not can_decode(filled_cache(2, 64, block_size=8), 0)
+    assert not can_decode(filled_cache(2, 48), 0, 32)
+    assert not can_decode(filled_cache(2, 64, block_size=8), 0, 32)
+    assert not can_decode(filled_cache(2, 64), 0, 2)

@@ -245,7 +245,7 @@ def _decode_group(
     query: Tensor, cache: KVCache, layer: int, group: DecodeGroup, head: _Head
 ) -> Tensor:
     """One token a request: query `[Hq, R, Dk]` -> `[R, Hq, Dv]`."""
-    if head.is_plain and can_decode(cache, layer):
+    if head.is_plain and can_decode(cache, layer, query.shape[0]):
         return decode(
             query,
             cache,

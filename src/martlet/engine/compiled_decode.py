@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from martlet.engine.kv_cache import KVCache
-from martlet.models.compiled.threads import can_compile, run
+from martlet.models.compiled.threads import LEAST_WIDTH, can_compile, run
 
 _BLOCK_SIZE, _WIDTH = 16, 32
 """What the compiled function takes at once: tokens, and values of a head."""
 
 
-def can_decode(cache: KVCache, layer: int) -> bool:
-    """Whether the compiled function knows the layer's pool."""
+def can_decode(cache: KVCache, layer: int, num_heads: int) -> bool:
+    """Whether the compiled function knows the layer's pool, and the layer is worth it."""
     shape = cache.layers[layer]
     keys, _ = cache.pool(layer)
     return (
@@ -25,6 +25,7 @@ def can_decode(cache: KVCache, layer: int) -> bool:
         and cache.block_size == _BLOCK_SIZE
         and shape.key_dim == shape.value_dim
         and shape.key_dim % _WIDTH == 0
+        and num_heads * shape.key_dim >= LEAST_WIDTH
         and can_compile()
     )
 
@@ -50,7 +51,7 @@ def decode(
     Returns:
         `[R, Hq, D]`.
     """
-    from martlet.engine.decode_kernel import attend
+    from martlet.models.compiled.decode import attend
 
     if query.stride(-1) != 1:
         query = query.contiguous()

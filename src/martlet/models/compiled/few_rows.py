@@ -8,13 +8,13 @@ Shapes: M rows, K inputs, N outputs.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from martlet.models.compiled.threads import once
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
@@ -37,7 +37,7 @@ PANEL = 64
 """Outputs of a panel."""
 
 
-@cache
+@once
 def multiply_rows() -> Any:
     """The compiled product; its argument is the address of eight whole numbers.
 

@@ -6,13 +6,16 @@ spinning for a while when a product is done. So a function is handed to PyTorch'
 
 import ctypes
 import importlib.util
-from collections.abc import Sequence
-from functools import cache
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 
+LEAST_WIDTH = 512
+"""Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
 _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
 
 
@@ -25,6 +28,31 @@ def can_compile() -> bool:
 
     features = binding.get_host_cpu_features()
     return all(features.get(name, False) for name in _INSTRUCTIONS)
+
+
+def once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Makes a function's result at the first call; whoever calls meanwhile waits for it."""
+    lock = threading.Lock()
+    made = cache(make)
+
+    @wraps(make)
+    def get() -> Any:
+        with lock:
+            return made()
+
+    return get
+
+
+def compile_ahead() -> None:
+    """Begins to compile, in a thread, while the process does what leaves Python's lock free."""
+
+    def compile_all() -> None:
+        from martlet.models.compiled import decode, few_rows
+
+        few_rows.multiply_rows()
+        decode.attend()
+
+    threading.Thread(target=compile_all, name="martlet-compile", daemon=True).start()
 
 
 def run(function: Any, arguments: Sequence[int]) -> None:

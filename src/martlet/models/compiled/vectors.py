@@ -113,11 +113,11 @@ def transpose(builder: Builder, rows: Sequence[Value]) -> list[Value]:
 def interleave(builder: Builder, left: Value, right: Value) -> tuple[Value, Value]:
     """Two rows of 32 values as 32 pairs, one value of each row in a pair."""
     halves = ir.VectorType(ir.IntType(16), 2 * WIDTH)
-    rows = [builder.bitcast(row, halves) for row in (left, right)]
+    left, right = builder.bitcast(left, halves), builder.bitcast(right, halves)
 
     def pairs(first: int) -> Value:
         lanes = [first + lane // 2 + 2 * WIDTH * (lane % 2) for lane in range(2 * WIDTH)]
-        return builder.bitcast(_pick(builder, *rows, lanes), PAIRS)
+        return builder.bitcast(_pick(builder, left, right, lanes), PAIRS)
 
     return pairs(0), pairs(WIDTH)
 

@@ -7,7 +7,7 @@ for a weight with which it was seen to compute what oneDNN computes.
 import torch
 from torch import Tensor
 
-from martlet.models.compiled.threads import can_compile, run
+from martlet.models.compiled.threads import LEAST_WIDTH, can_compile, run
 
 MAX_ROWS = 8
 """Rows up to which it is faster than oneDNN."""
@@ -54,7 +54,8 @@ class FewRows:
 def few_rows(weight: Tensor, bias: Tensor | None) -> FewRows | None:
     """The compiled product of a packed weight, or None where it cannot be had."""
     num_outputs, num_inputs = weight.shape
-    if num_outputs % _PANEL or num_inputs % _INPUTS or not can_compile():
+    is_padded = num_outputs % _PANEL or num_inputs % _INPUTS
+    if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
         return None
     candidate = FewRows(weight, bias)
     return candidate if _computes_the_same(candidate, weight, bias) else None

@@ -1,6 +1,6 @@
-"""The inner loops of compiled attention, a block of 16 keys or some vectors of scores at a time.
+"""The inner loops of compiled attention: a block of 16 keys, or some vectors of scores, at a time.
 
-Memory is passed by address, as in `martlet.models.compiled.vectors`; D is the width of a head.
+Memory is passed by address, as in `vectors`; D is the width of a head.
 """
 
 from typing import Any

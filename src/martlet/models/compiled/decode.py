@@ -8,13 +8,12 @@ Shapes: R requests, N blocks in a row of the table, Hq query heads, Hkv key-valu
 G = Hq / Hkv, D width of a head.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import cfunc, njit, types
 
-from martlet.engine.decode_vectors import (
+from martlet.models.compiled.blocks import (
     BLOCK_SIZE,
     fill,
     largest_of,
@@ -23,6 +22,7 @@ from martlet.engine.decode_vectors import (
     score_block,
     weigh,
 )
+from martlet.models.compiled.threads import once
 from martlet.models.compiled.vectors import (
     VECTOR_BYTES,
     WIDTH,
@@ -45,7 +45,7 @@ _LEAST = np.float32(-1e30)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
-@cache
+@once
 def attend() -> Any:
     """The compiled function; its argument is the address of 17 whole numbers.
 
