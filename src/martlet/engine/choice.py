@@ -28,8 +28,8 @@ SEGMENT = 128
 ones, which vectorised reductions are good at."""
 NUM_CANDIDATES = 256
 """Most likely tokens that a filter looks at first; enough unless a distribution is nearly flat."""
-MORE_CANDIDATES = 16
-"""How many times as many it looks at next, in the rows where these do not suffice."""
+MORE_CANDIDATES = 4096
+"""At which it looks next, in the rows where those do not suffice."""
 FLAT = 0.25
 """Where the candidates hold less than this of all weights, all tokens are looked at next."""
 MAX_DEPTH = 32
@@ -110,16 +110,17 @@ def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys
     Returns:
         Token ids, `[M]`.
     """
-    num_candidates = max(NUM_CANDIDATES, *(p.top_k for p in params))
-    token_ids, held = _choose_among(logits, params, keys, num_candidates)
-    while (held < 1).any():
-        is_flat = held.min() < FLAT
-        num_candidates = logits.shape[1] if is_flat else num_candidates * MORE_CANDIDATES
-        rows = (held < 1).nonzero()[:, 0]
-        rest = [params[row] for row in rows.tolist()]
-        own_keys = keys[rows.cpu().numpy()]
-        some = _choose_among(logits[rows], rest, own_keys, num_candidates)
-        token_ids[rows], held[rows] = some
+    vocab_size = logits.shape[1]
+    token_ids = torch.zeros(len(params), dtype=torch.long, device=logits.device)
+    held = torch.zeros(len(params), dtype=torch.float64, device=logits.device)
+    # Which stages a row goes through depends on the row alone.
+    for num_candidates, least in ((NUM_CANDIDATES, 0), (MORE_CANDIDATES, FLAT), (vocab_size, 0)):
+        rows = ((least <= held) & (held < 1)).nonzero()[:, 0]
+        if len(rows):
+            some = logits if len(rows) == len(params) else logits[rows]
+            own_params = [params[row] for row in rows.tolist()]
+            own_keys = keys[rows.cpu().numpy()]
+            token_ids[rows], held[rows] = _choose_among(some, own_params, own_keys, num_candidates)
     return token_ids
 
 
@@ -134,7 +135,9 @@ def _choose_among(
     """
     ids, passing = passing_weights(logits, params, num_candidates)
     chosen = _first_to_arrive(passing, keys, ids)
-    is_certain = (passing[:, -1] == 0) | (ids.shape[1] == logits.shape[1])
+    is_known = [p.top_k <= ids.shape[1] for p in params]  # else its mass is not that of top_k
+    is_certain = (passing[:, -1] == 0) & torch.tensor(is_known, device=logits.device)
+    is_certain |= ids.shape[1] == logits.shape[1]
     held = passing.sum(dim=1).clamp(max=1 - 1e-9).masked_fill(is_certain, 1)
     return ids.gather(1, chosen[:, None])[:, 0], held
 
