@@ -5,14 +5,13 @@ Shapes as in `martlet.engine.attention`.
 
 import ctypes
 
-import torch
 from torch import Tensor
 
 from martlet.engine.kv_cache import KVCache
-from martlet.models.compiled.threads import LEAST_WIDTH, can_compile, run
+from martlet.models.compiled.threads import WIDTH, is_compiled_for, run
 
-_BLOCK_SIZE, _WIDTH = 16, 32
-"""What the compiled function takes at once: tokens, and values of a head."""
+_BLOCK_SIZE = 16
+"""Tokens that the compiled function takes at once."""
 
 
 def can_decode(cache: KVCache, layer: int, num_heads: int) -> bool:
@@ -20,13 +19,10 @@ def can_decode(cache: KVCache, layer: int, num_heads: int) -> bool:
     shape = cache.layers[layer]
     keys, _ = cache.pool(layer)
     return (
-        keys.dtype == torch.bfloat16
-        and keys.device.type == "cpu"
+        is_compiled_for(keys, num_heads * shape.key_dim)
         and cache.block_size == _BLOCK_SIZE
         and shape.key_dim == shape.value_dim
-        and shape.key_dim % _WIDTH == 0
-        and num_heads * shape.key_dim >= LEAST_WIDTH
-        and can_compile()
+        and shape.key_dim % WIDTH == 0
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
-from martlet.models.compiled.threads import LEAST_WIDTH, can_compile, compile_ahead
+from martlet.models.compiled.threads import compile_ahead, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
@@ -174,7 +174,8 @@ def load_model(
     """
     keep_freed_memory()
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    if _is_compiled_for(module):
+    embedding = module.get_input_embeddings().weight
+    if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
         compile_ahead()
     expected = own_logits(module)
     own_norms = {
@@ -202,12 +203,6 @@ def load_model(
         own_norms=own_norms,
         last_mlp=_last_mlp(module),
     )
-
-
-def _is_compiled_for(module: PreTrainedModel) -> bool:
-    is_wide = getattr(module.config.get_text_config(), "hidden_size", 0) >= LEAST_WIDTH
-    is_bf16_on_cpu = module.dtype == torch.bfloat16 and module.device.type == "cpu"
-    return is_wide and is_bf16_on_cpu and can_compile()
 
 
 def _are_all(rows: Tensor, num_tokens: int) -> bool:

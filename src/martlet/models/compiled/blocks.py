@@ -5,7 +5,6 @@ Memory is passed by address, as in `vectors`; D is the width of a head.
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -26,15 +25,15 @@ from martlet.models.compiled.vectors import (
     constant,
     interleave,
     load,
+    power_of_two,
     round_sums,
     store,
+    sum_of,
     transpose,
 )
 
 BLOCK_SIZE = WIDTH
 """Tokens of a block: one for each sum of a vector."""
-_POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558)
-"""The Taylor series of 2 ** x, ample between -1/2 and 1/2."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -130,12 +129,11 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
         total = cgutils.alloca_once_value(builder, constant(0))
         with cgutils.for_range(builder, num_vectors) as loop:
             vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
-            power = _power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
+            power = power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
             builder.store(builder.fadd(builder.load(total), power), total)
             place = at(builder, weights, loop.index, VECTOR_BYTES // 2)
             store(builder, round_sums(builder, power), place)
-        zero = ir.Constant(SUMS.element, 0.0)
-        return _sum_of(builder, builder.load(total), zero)
+        return sum_of(builder, builder.load(total))
 
     return types.float32(scores, num_vectors, scale, offset, weights), generate
 
@@ -177,24 +175,3 @@ def mix_block(
         return context.get_dummy_value()
 
     return types.void(weights, stride, num_heads, values, dim, mixed), generate
-
-
-def _power_of_two(builder: Builder, x: Value) -> Value:
-    """`2 ** x` for x from -126 to 127, in each lane; less counts as -126, NaN stays NaN."""
-    least = constant(-126)
-    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
-    whole = call(builder, "llvm.rint.v16f32", SUMS, x)
-    rest = builder.fsub(x, whole)
-    power = constant(_POWERS[-1])
-    for coefficient in _POWERS[-2::-1]:
-        power = call(builder, "llvm.fma.v16f32", SUMS, power, rest, constant(coefficient))
-    exponent = builder.add(builder.fptosi(whole, PAIRS), ir.Constant(PAIRS, [127] * WIDTH))
-    doubled = builder.shl(exponent, ir.Constant(PAIRS, [23] * WIDTH))
-    return builder.fmul(power, builder.bitcast(doubled, SUMS))
-
-
-def _sum_of(builder: Builder, vector: Value, start: Value) -> Value:
-    kind = ir.FunctionType(SUMS.element, (SUMS.element, SUMS))
-    name = "llvm.vector.reduce.fadd.v16f32"
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(function, (start, vector), fastmath=("reassoc",))

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LEAST_WIDTH = 512
 """Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
+WIDTH = 32
+"""Of heads, rows and inputs that compiled functions take: a multiple of it."""
 _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
 
 
@@ -28,6 +31,12 @@ def can_compile() -> bool:
 
     features = binding.get_host_cpu_features()
     return all(features.get(name, False) for name in _INSTRUCTIONS)
+
+
+def is_compiled_for(tensor: Tensor, width: int) -> bool:
+    """Whether what is computed with a tensor, in a model of that width, is to be compiled."""
+    is_bf16_on_cpu = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
+    return is_bf16_on_cpu and width >= LEAST_WIDTH and width % WIDTH == 0 and can_compile()
 
 
 def once(make: Callable[[], Any]) -> Callable[[], Any]:
@@ -47,9 +56,11 @@ def compile_ahead() -> None:
     """Begins to compile, in a thread, while the process does what leaves Python's lock free."""
 
     def compile_all() -> None:
-        from martlet.models.compiled import decode, few_rows
+        from martlet.models.compiled import decode, elementwise, few_rows
 
-        few_rows.multiply_rows()
+        # In the order in which they are needed first.
+        for make in (few_rows.multiply_rows, elementwise.rms_norm, elementwise.silu_times):
+            make()
         decode.attend()
 
     threading.Thread(target=compile_all, name="martlet-compile", daemon=True).start()

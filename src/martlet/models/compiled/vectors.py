@@ -17,6 +17,8 @@ from numba.extending import intrinsic
 
 WIDTH = 16
 """Pairs, or sums, in a vector."""
+_POWERS = (1.0, 0.6931472, 0.24022651, 0.05550411, 0.009618129, 0.0013333558)
+"""The Taylor series of 2 ** x, ample between -1/2 and 1/2."""
 PAIR_BYTES, VECTOR_BYTES = 4, 64
 
 Builder = Any
@@ -88,6 +90,36 @@ def add_products(builder: Builder, sums: Value, left: Value, right: Value) -> Va
 def round_sums(builder: Builder, sums: Value) -> Value:
     """Sixteen sums as bf16 values, to the nearest."""
     return builder.fptrunc(sums, _ROUNDED)
+
+
+def widen(builder: Builder, address: Value) -> Value:
+    """Sixteen bf16 values at an address, in fp32."""
+    halves = load(builder, address, ir.VectorType(ir.IntType(16), WIDTH))
+    bits = builder.shl(builder.zext(halves, PAIRS), ir.Constant(PAIRS, [16] * WIDTH))
+    return builder.bitcast(bits, SUMS)
+
+
+def power_of_two(builder: Builder, x: Value) -> Value:
+    """`2 ** x` in each lane, for x bounded to -126 and 127; NaN stays NaN."""
+    for sign, bound in (("<", -126), (">", 127)):
+        least = constant(bound)
+        x = builder.select(builder.fcmp_ordered(sign, x, least), least, x)
+    whole = call(builder, "llvm.rint.v16f32", SUMS, x)
+    rest = builder.fsub(x, whole)
+    power = constant(_POWERS[-1])
+    for coefficient in _POWERS[-2::-1]:
+        power = call(builder, "llvm.fma.v16f32", SUMS, power, rest, constant(coefficient))
+    exponent = builder.add(builder.fptosi(whole, PAIRS), ir.Constant(PAIRS, [127] * WIDTH))
+    doubled = builder.shl(exponent, ir.Constant(PAIRS, [23] * WIDTH))
+    return builder.fmul(power, builder.bitcast(doubled, SUMS))
+
+
+def sum_of(builder: Builder, vector: Value) -> Value:
+    """The sum of the lanes, in an order of the CPU's choice."""
+    kind = ir.FunctionType(SUMS.element, (SUMS.element, SUMS))
+    name = "llvm.vector.reduce.fadd.v16f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, (ir.Constant(SUMS.element, 0.0), vector), fastmath=("reassoc",))
 
 
 def call(builder: Builder, name: str, returned: Any, *arguments: Value) -> Value:

@@ -7,12 +7,12 @@ for a weight with which it was seen to compute what oneDNN computes.
 import torch
 from torch import Tensor
 
-from martlet.models.compiled.threads import LEAST_WIDTH, can_compile, run
+from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile, run
 
 MAX_ROWS = 8
 """Rows up to which it is faster than oneDNN."""
-_PANEL, _INPUTS = 64, 32
-"""oneDNN pads what is no multiple of these."""
+_PANEL = 64
+"""Outputs; oneDNN pads what is no multiple of it."""
 
 
 class FewRows:
@@ -54,7 +54,7 @@ class FewRows:
 def few_rows(weight: Tensor, bias: Tensor | None) -> FewRows | None:
     """The compiled product of a packed weight, or None where it cannot be had."""
     num_outputs, num_inputs = weight.shape
-    is_padded = num_outputs % _PANEL or num_inputs % _INPUTS
+    is_padded = num_outputs % _PANEL or num_inputs % WIDTH
     if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
         return None
     candidate = FewRows(weight, bias)
