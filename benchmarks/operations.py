@@ -107,7 +107,7 @@ def filled_cache() -> KVCache:
         device=torch.device("cpu"),
     )
     for layer in range(NUM_LAYERS):
-        for pool in cache.pool(layer):
+        for pool in cache.pools(layer):
             pool.normal_()
     return cache
 

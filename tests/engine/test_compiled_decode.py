@@ -22,7 +22,7 @@ def filled_cache(num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCach
         dtype=torch.bfloat16,
         device=torch.device("cpu"),
     )
-    for pool in cache.pool(0):
+    for pool in cache.pools(0):
         pool.normal_()
     return cache
 
@@ -66,7 +66,7 @@ def test_it_equals_the_plain_one(num_heads: int, num_kv_heads: int, dim: int, re
 
 def test_scores_of_any_size_give_weights_that_sum_to_one() -> None:
     cache, group = filled_cache(2, 64), group_of([300, 700])
-    cache.pool(0)[1].fill_(0.5)
+    cache.pools(0)[1].fill_(0.5)
     query = torch.randn(4, 2, 64).bfloat16()
     for scaling in (1e-6, 0.125, 30.0, 1e4):
         out = attend(query, cache, group, scaling=scaling).float()
@@ -77,9 +77,9 @@ def test_what_is_not_finite_stays_with_its_request() -> None:
     cache, group = filled_cache(2, 64), group_of([100, 40])
     query = torch.randn(4, 2, 64).bfloat16()
     own_block = group.table.block_ids[0, 4]
-    for pool in cache.pool(0):
+    for pool in cache.pools(0):
         before = pool.clone()
-        pool[:, own_block, 3] = float("nan")
+        pool[:, own_block * 16 + 3] = float("nan")
         out = attend(query, cache, group)
         assert out.isnan().any(dim=(1, 2)).tolist() == [True, False]
         pool.copy_(before)

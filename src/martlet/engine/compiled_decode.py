@@ -17,7 +17,7 @@ _BLOCK_SIZE = 16
 def can_decode(cache: KVCache, layer: int, num_heads: int) -> bool:
     """Whether the compiled function knows the layer's pool, and the layer is worth it."""
     shape = cache.layers[layer]
-    keys, _ = cache.pool(layer)
+    keys, _ = cache.pools(layer)
     return (
         is_compiled_for(keys, num_heads * shape.key_dim)
         and cache.block_size == _BLOCK_SIZE
@@ -51,7 +51,7 @@ def decode(
 
     if query.stride(-1) != 1:
         query = query.contiguous()
-    keys, values = cache.pool(layer)
+    keys, values = cache.pools(layer)
     num_heads, num_requests, dim = query.shape
     num_kv_heads = len(keys)
     out = query.new_empty(num_requests, num_heads, dim)

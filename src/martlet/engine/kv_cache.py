@@ -57,10 +57,6 @@ class KVCache:
         ]  # the same memory, each [Hkv, blocks * block_size, D]
         self._scratch = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
 
-    def pool(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All keys `[Hkv, blocks, block_size, Dk]` and values `[Hkv, blocks, block_size, Dv]`."""
-        return self._keys[layer], self._values[layer]
-
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Stores the keys and values of a step's tokens.
 
@@ -72,6 +68,10 @@ class KVCache:
         keys, values = self._slots[layer]
         keys.index_copy_(1, slots, key)
         values.index_copy_(1, slots, value)
+
+    def pools(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys `[Hkv, S, Dk]` and values `[Hkv, S, Dv]`, for S slots of all blocks."""
+        return self._slots[layer]
 
     def head_blocks(self, layer: int, block_ids: Tensor) -> Tensor:
         """Where blocks lie in a layer's pool; the same for all layers with as many heads.
