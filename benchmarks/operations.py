@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.engine import compiled_decode
+from martlet.engine import compiled_attention
+from martlet.engine.attention import Reach
 from martlet.engine.choice import argmax
+from martlet.engine.compiled_attention import Stretch, TokenTiles
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.engine.sampler import draw
 from martlet.models.compiled.threads import can_compile
 from martlet.models.guard import LayerShape
+from martlet.models.heap import huge_pages
 from martlet.models.linear.packed import PackedLinear
 
 NUM_LAYERS, NUM_REQUESTS, NUM_KEYS = 24, 64, 320
@@ -60,6 +63,12 @@ def attention() -> Timed:
     contiguous = [torch.randn(2, num_rows, NUM_KEYS, DIM).bfloat16() for _ in range(NUM_LAYERS)]
     cache = filled_cache()
     table = torch.randperm(cache.num_blocks).view(NUM_REQUESTS, -1)
+    stretches = [
+        Stretch(first_row=row, num_tokens=1, start=NUM_KEYS - 1, block_ids=block_ids)
+        for row, block_ids in enumerate(table.tolist())
+    ]
+    tiles = TokenTiles(stretches, NUM_GROUPS)
+    first_keys = Reach().first_keys(tiles.positions)
 
     def fused() -> None:
         heads = query.view(NUM_REQUESTS, NUM_KV_HEADS, NUM_GROUPS, DIM)
@@ -78,16 +87,9 @@ def attention() -> Timed:
 
     def compiled() -> None:
         heads = query.view(-1, NUM_REQUESTS, DIM)
-        positions = torch.full((NUM_REQUESTS,), NUM_KEYS - 1)
         for layer in range(NUM_LAYERS):
-            compiled_decode.decode(
-                heads,
-                cache,
-                layer,
-                block_ids=table,
-                first_keys=torch.zeros_like(positions),
-                positions=positions,
-                scaling=DIM**-0.5,
+            compiled_attention.attend(
+                heads, cache, layer, tiles, first_keys=first_keys, scaling=DIM**-0.5
             )
 
     yield "scaled_dot_product_attention, contiguous keys", fused, NUM_LAYERS
@@ -120,10 +122,11 @@ def multiply(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def products() -> Timed:
     """All linear layers of the model."""
     shapes = (*LAYER_SHAPES * NUM_LAYERS, (VOCAB_SIZE, 896))
-    layers = [
-        PackedLinear(nn.Linear(num_inputs, num_outputs, bias=False, dtype=torch.bfloat16))
-        for num_outputs, num_inputs in shapes
-    ]
+    with huge_pages(sum(num_outputs * num_inputs * 2 for num_outputs, num_inputs in shapes)):
+        layers = [
+            PackedLinear(nn.Linear(num_inputs, num_outputs, bias=False, dtype=torch.bfloat16))
+            for num_outputs, num_inputs in shapes
+        ]
 
     def by_onednn(inputs: dict[int, Tensor]) -> None:
         for layer in layers:

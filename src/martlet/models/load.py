@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
-from martlet.models.compiled.threads import compile_ahead, is_compiled_for
+from martlet.models.compiled.threads import compile_all, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
@@ -176,7 +176,7 @@ def load_model(
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     embedding = module.get_input_embeddings().weight
     if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
-        compile_ahead()
+        compile_all()
     expected = own_logits(module)
     own_norms = {
         name: norm

@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from martlet.models.compiled.vectors import (
     ADDRESS,
+    PAIR_BYTES,
     PAIRS,
     SUMS,
     VECTOR_BYTES,
@@ -51,6 +52,20 @@ def fill(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def copy(_: Any, address: Any, num_vectors: Any, target: Any) -> Any:
+    """Copies vectors of pairs."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        address, num_vectors, target = arguments
+        with cgutils.for_range(builder, num_vectors) as loop:
+            vector = load(builder, at(builder, address, loop.index, VECTOR_BYTES), PAIRS)
+            store(builder, vector, at(builder, target, loop.index, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(address, num_vectors, target), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
     """Multiplies each number of some vectors, where they lie."""
 
@@ -67,40 +82,34 @@ def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def score_block(
-    _: Any,
-    heads: Any,
-    head_bytes: Any,
-    num_heads: Any,
-    keys: Any,
-    dim: Any,
-    scores: Any,
-    stride: Any,
+    _: Any, rows: Any, num_rows: Any, keys: Any, dim: Any, scores: Any, stride: Any
 ) -> Any:
-    """Adds the products of query heads with the 16 keys of a block to their scores."""
+    """Adds the products of rows of queries and the 16 keys of a block to the rows' scores."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        heads, head_bytes, num_heads, keys, dim, scores, stride = arguments
-        key_bytes = builder.mul(dim, ADDRESS(2))
+        rows, num_rows, keys, dim, scores, stride = arguments
+        row_bytes = builder.mul(dim, ADDRESS(2))
         with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
             columns = at(builder, keys, part.index, VECTOR_BYTES)
-            rows = [
-                load(builder, at(builder, columns, token, key_bytes), PAIRS)
-                for token in range(BLOCK_SIZE)
-            ]
-            turned = transpose(builder, rows)
-            with cgutils.for_range(builder, num_heads) as head:
-                place = at(builder, scores, head.index, stride)
-                query = at(
-                    builder, at(builder, heads, head.index, head_bytes), part.index, VECTOR_BYTES
-                )
+            turned = transpose(
+                builder,
+                [
+                    load(builder, at(builder, columns, token, row_bytes), PAIRS)
+                    for token in range(BLOCK_SIZE)
+                ],
+            )
+            with cgutils.for_range(builder, num_rows) as row:
+                place = at(builder, scores, row.index, stride)
+                query = at(builder, rows, row.index, row_bytes)
+                query = at(builder, query, part.index, VECTOR_BYTES)
                 sums = load(builder, place, SUMS)
                 for index, pairs in enumerate(turned):
-                    pair = broadcast_pair(builder, at(builder, query, index, 4))
+                    pair = broadcast_pair(builder, at(builder, query, index, PAIR_BYTES))
                     sums = add_products(builder, sums, pairs, pair)
                 store(builder, sums, place)
         return context.get_dummy_value()
 
-    return types.void(heads, head_bytes, num_heads, keys, dim, scores, stride), generate
+    return types.void(rows, num_rows, keys, dim, scores, stride), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -140,12 +149,12 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
 
 @intrinsic  # type: ignore[untyped-decorator]
 def mix_block(
-    _: Any, weights: Any, stride: Any, num_heads: Any, values: Any, dim: Any, mixed: Any
+    _: Any, weights: Any, stride: Any, num_rows: Any, values: Any, dim: Any, mixed: Any
 ) -> Any:
-    """Adds the 16 values of a block, by their weights, to what each head has mixed."""
+    """Adds the 16 values of a block, by their weights, to what each row has mixed."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        weights, stride, num_heads, values, dim, mixed = arguments
+        weights, stride, num_rows, values, dim, mixed = arguments
         value_bytes, mixed_bytes = (builder.mul(dim, ADDRESS(size)) for size in (2, 4))
         with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
             columns = at(builder, values, part.index, VECTOR_BYTES)
@@ -156,14 +165,14 @@ def mix_block(
             pairs = [
                 interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)
             ]
-            with cgutils.for_range(builder, num_heads) as head:
-                row = at(builder, mixed, head.index, mixed_bytes)
+            with cgutils.for_range(builder, num_rows) as row_loop:
+                row = at(builder, mixed, row_loop.index, mixed_bytes)
                 places = [
                     at(builder, at(builder, row, part.index, 2 * VECTOR_BYTES), half, VECTOR_BYTES)
                     for half in range(2)
                 ]
                 sums = [load(builder, place, SUMS) for place in places]
-                own = at(builder, weights, head.index, stride)
+                own = at(builder, weights, row_loop.index, stride)
                 for index, halves in enumerate(pairs):
                     weight = broadcast_pair(builder, at(builder, own, index, 4))
                     sums = [
@@ -174,4 +183,4 @@ def mix_block(
                     store(builder, total, place)
         return context.get_dummy_value()
 
-    return types.void(weights, stride, num_heads, values, dim, mixed), generate
+    return types.void(weights, stride, num_rows, values, dim, mixed), generate

@@ -3,14 +3,15 @@
 Shapes: T rows, D columns, in bf16; D is a multiple of 16.
 """
 
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled.threads import once
+from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     SUMS,
     VECTOR_BYTES,
@@ -20,6 +21,7 @@ from martlet.models.compiled.vectors import (
     at,
     broadcast,
     call,
+    compiled,
     constant,
     fetch_add,
     floats_at,
@@ -37,16 +39,18 @@ _LOG2_E = 1.4426950408889634
 _HALF = VECTOR_BYTES // 2
 
 
-@once
+@cache
 def rms_norm() -> Any:
     """The compiled norm (arXiv:1910.07467); its argument is the address of seven whole numbers.
 
     These are: the address of a number in which threads count the rows that they took; those of the
     rows `[T, D]`, of the weight `[D]` in fp32, of the result `[T, D]`, and of epsilon (fp32); T; D.
     """
+    sources = version()
 
-    @cfunc(types.void(types.CPointer(types.int64)))  # type: ignore[untyped-decorator]
+    @compiled
     def work(arguments: Any) -> None:
+        _ = sources
         rows, weight, out, epsilon = arguments[1], arguments[2], arguments[3], arguments[4]
         num_rows, dim = arguments[5], arguments[6]
         while True:
@@ -60,16 +64,18 @@ def rms_norm() -> Any:
     return work
 
 
-@once
+@cache
 def silu_times() -> Any:
     """The compiled `silu(x) * y`; its argument is the address of five whole numbers.
 
     These are: the address of a number in which threads count the rows that they took; those of x,
     which is overwritten, and of y, both `[T, D]`; T; D.
     """
+    sources = version()
 
-    @cfunc(types.void(types.CPointer(types.int64)))  # type: ignore[untyped-decorator]
+    @compiled
     def work(arguments: Any) -> None:
+        _ = sources
         x, y, num_rows, dim = arguments[1], arguments[2], arguments[3], arguments[4]
         while True:
             first = fetch_add(arguments[0], ROWS_AT_ONCE)

@@ -8,13 +8,14 @@ Shapes: M rows, K inputs, N outputs.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from numba import cfunc, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled.threads import once
+from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
@@ -27,6 +28,7 @@ from martlet.models.compiled.vectors import (
     add_products,
     at,
     broadcast_pair,
+    compiled,
     fetch_add,
     load,
     round_sums,
@@ -35,44 +37,6 @@ from martlet.models.compiled.vectors import (
 
 PANEL = 64
 """Outputs of a panel."""
-
-
-@once
-def multiply_rows() -> Any:
-    """The compiled product; its argument is the address of eight whole numbers.
-
-    These are: the address of a number in which threads count the panels that they took; those of
-    the rows `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32, and of the result
-    `[M, N]` in bf16; M; the number of panels; and that of pairs of inputs.
-    """
-    # A pass over a panel holds four rows at most; what it reads again is in the cache.
-    by_four, by_two, by_one = (_multiply_panel_by(num_rows) for num_rows in (4, 2, 1))
-
-    @cfunc(types.void(types.CPointer(types.int64)))  # type: ignore[untyped-decorator]
-    def work(arguments: Any) -> None:
-        rows, weight, bias, out = arguments[1], arguments[2], arguments[3], arguments[4]
-        num_rows, num_panels, num_pairs = arguments[5], arguments[6], arguments[7]
-        row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * 2
-        while True:
-            panel = fetch_add(arguments[0], 1)
-            if panel >= num_panels:
-                break
-            own_weight = weight + panel * num_pairs * PANEL * PAIR_BYTES
-            own_bias, own_out = bias + panel * PANEL * 4, out + panel * PANEL * 2
-            row = 0
-            while row < num_rows:
-                some, target = rows + row * row_bytes, own_out + row * out_bytes
-                if num_rows - row >= 4:
-                    by_four(some, own_weight, num_pairs, own_bias, target, out_bytes)
-                    row += 4
-                elif num_rows - row >= 2:
-                    by_two(some, own_weight, num_pairs, own_bias, target, out_bytes)
-                    row += 2
-                else:
-                    by_one(some, own_weight, num_pairs, own_bias, target, out_bytes)
-                    row += 1
-
-    return work
 
 
 def _multiply_panel_by(num_rows: int) -> Callable[..., None]:
@@ -124,3 +88,45 @@ def _multiply_panel(
         for index, variable in enumerate(sums[row]):
             place = at(builder, at(builder, out, row, out_bytes), index, VECTOR_BYTES // 2)
             store(builder, round_sums(builder, builder.load(variable)), place)
+
+
+# A pass over a panel holds four rows at most; what it reads again is in the cache.
+_by_four, _by_two, _by_one = (_multiply_panel_by(num_rows) for num_rows in (4, 2, 1))
+
+
+@cache
+def multiply_rows() -> Any:
+    """The compiled product; its argument is the address of eight whole numbers.
+
+    These are: the address of a number in which threads count the panels that they took; those of
+    the rows `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32, and of the result
+    `[M, N]` in bf16; M; the number of panels; and that of pairs of inputs.
+    """
+    sources = version()
+
+    @compiled
+    def work(arguments: Any) -> None:
+        _ = sources
+        rows, weight, bias, out = arguments[1], arguments[2], arguments[3], arguments[4]
+        num_rows, num_panels, num_pairs = arguments[5], arguments[6], arguments[7]
+        row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * 2
+        while True:
+            panel = fetch_add(arguments[0], 1)
+            if panel >= num_panels:
+                break
+            own_weight = weight + panel * num_pairs * PANEL * PAIR_BYTES
+            own_bias, own_out = bias + panel * PANEL * 4, out + panel * PANEL * 2
+            row = 0
+            while row < num_rows:
+                some, target = rows + row * row_bytes, own_out + row * out_bytes
+                if num_rows - row >= 4:
+                    _by_four(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 4
+                elif num_rows - row >= 2:
+                    _by_two(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 2
+                else:
+                    _by_one(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 1
+
+    return work

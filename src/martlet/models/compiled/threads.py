@@ -5,10 +5,10 @@ spinning for a while when a product is done. So a function is handed to PyTorch'
 """
 
 import ctypes
+import hashlib
 import importlib.util
-import threading
-from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +39,27 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
     return is_bf16_on_cpu and width >= LEAST_WIDTH and width % WIDTH == 0 and can_compile()
 
 
-def once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """Makes a function's result at the first call; whoever calls meanwhile waits for it."""
-    lock = threading.Lock()
-    made = cache(make)
+def compile_all() -> None:
+    """Compiles what a model will need, or takes it from the cache of an earlier process."""
+    from martlet.models.compiled import attention, elementwise, few_rows
 
-    @wraps(make)
-    def get() -> Any:
-        with lock:
-            return made()
-
-    return get
+    attention.attend()
+    elementwise.rms_norm()
+    elementwise.silu_times()
+    few_rows.multiply_rows()
 
 
-def compile_ahead() -> None:
-    """Begins to compile, in a thread, while the process does what leaves Python's lock free."""
+@cache
+def version() -> int:
+    """Of the sources of all compiled functions.
 
-    def compile_all() -> None:
-        from martlet.models.compiled import decode, elementwise, few_rows
-
-        # In the order in which they are needed first.
-        for make in (few_rows.multiply_rows, elementwise.rms_norm, elementwise.silu_times):
-            make()
-        decode.attend()
-
-    threading.Thread(target=compile_all, name="martlet-compile", daemon=True).start()
+    numba keeps what it compiled beside its source, and compiles anew when that file has changed. It
+    does not know of the other files that a function is made from. But it does look at the values
+    that a function refers to; so each of them refers to this one.
+    """
+    folder = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return int.from_bytes(hashlib.sha256(sources).digest()[:7])
 
 
 def run(function: Any, arguments: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -158,6 +158,18 @@ def _pick(builder: Builder, left: Value, right: Value, lanes: Sequence[int]) -> 
     """Lanes of two vectors, those of the second counted on from the first's."""
     mask = ir.Constant(ir.VectorType(_LANE, len(lanes)), list(lanes))
     return builder.shuffle_vector(left, right, mask)
+
+
+def compiled(function: Any) -> Any:
+    """Compiles a function from a pointer to whole numbers to nothing, for `threads.run`.
+
+    What was compiled is kept for later processes, where there is a place that it may be written to.
+    """
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return cfunc(signature, cache=True)(function)
+    except RuntimeError:
+        return cfunc(signature)(function)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
