@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -259,7 +260,7 @@ def render(figures: dict[str, list[Figure]]) -> str:
         "# Offline batches on a CPU",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}. "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {compiler()}. "
         "Made by `python benchmarks/offline.py`, whose first lines say what is measured.",
         "",
         "| work | tokens/s, median | least | most | peak memory, GB |",
@@ -333,6 +334,12 @@ def _peak_bytes() -> int:
     """Of this process alone: `ru_maxrss` would count what its parent was before."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def compiler() -> str:
+    from martlet.models.compiled.threads import can_compile
+
+    return f"numba {version('numba')}" if can_compile() else "nothing compiled"
 
 
 def machine() -> str:

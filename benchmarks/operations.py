@@ -3,25 +3,49 @@
     python benchmarks/operations.py
 
 Decode attention: 64 requests of 320 keys, 14 heads over 2 key-value heads of width 64, bf16, the
-keys of 24 layers in turn so that they come from memory. Argmax: bf16 logits of 64 rows over a
+keys of 24 layers in turn so that they come from memory. Products: the packed weights of the 0.5B
+model of `offline.py`, one after the other, for some rows. Draws: bf16 logits of 64 rows over a
 vocabulary of 151,936.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from martlet.engine import compiled_attention
+from martlet.engine.attention import Reach
 from martlet.engine.choice import argmax
+from martlet.engine.compiled_attention import Stretch, TokenTiles
 from martlet.engine.kv_cache import KVCache
+from martlet.engine.params import SamplingParams
+from martlet.engine.request import Request
+from martlet.engine.sampler import draw
+from martlet.models.compiled.threads import can_compile
 from martlet.models.guard import LayerShape
+from martlet.models.heap import huge_pages
+from martlet.models.linear.packed import PackedLinear
 
 NUM_LAYERS, NUM_REQUESTS, NUM_KEYS = 24, 64, 320
 NUM_KV_HEADS, NUM_GROUPS, DIM, BLOCK_SIZE = 2, 7, 64, 16
+LAYER_SHAPES = ((1152, 896), (896, 896), (4864, 896), (4864, 896), (896, 4864))
+VOCAB_SIZE = 151_936
+
+Timed = Iterator[tuple[str, Callable[[], object], int]]
+"""What is timed: its name, a call, and the number of parts of it that the time is divided by."""
 
 
-def best_ms(call: Callable[[], object], *, repeats: int = 12) -> float:
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread, milliseconds")
+    for timed in (attention(), products(), draws()):
+        for name, call, num_parts in timed:
+            print(f"{name:56} {best_ms(call) / num_parts:7.2f}", flush=True)
+
+
+def best_ms(call: Callable[[], object], *, repeats: int = 8) -> float:
     """Milliseconds of CPU time: other programs on the machine do not count."""
     call()
     times = []
@@ -32,30 +56,19 @@ def best_ms(call: Callable[[], object], *, repeats: int = 12) -> float:
     return min(times) * 1e3
 
 
-def products(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    weights = torch.softmax(torch.bmm(query, keys.transpose(1, 2)), dim=-1)
-    return torch.bmm(weights, values)
-
-
-def main() -> None:
-    torch.set_num_threads(1)
+def attention() -> Timed:
+    """A layer of decoding."""
     num_rows = NUM_KV_HEADS * NUM_REQUESTS
     query = torch.randn(num_rows, NUM_GROUPS, DIM).bfloat16()
     contiguous = [torch.randn(2, num_rows, NUM_KEYS, DIM).bfloat16() for _ in range(NUM_LAYERS)]
-    num_blocks = NUM_REQUESTS * NUM_KEYS // BLOCK_SIZE
-    shape = LayerShape(num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM)
-    cache = KVCache(
-        [shape] * NUM_LAYERS,
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-    )
-    slots = torch.arange(num_blocks * BLOCK_SIZE)
-    for layer in range(NUM_LAYERS):
-        filling = torch.randn(2, NUM_KV_HEADS, len(slots), DIM).bfloat16()
-        cache.write(layer, filling[0], filling[1], slots)
-    table = torch.randperm(num_blocks).view(NUM_REQUESTS, -1)
+    cache = filled_cache()
+    table = torch.randperm(cache.num_blocks).view(NUM_REQUESTS, -1)
+    stretches = [
+        Stretch(first_row=row, num_tokens=1, start=NUM_KEYS - 1, block_ids=block_ids)
+        for row, block_ids in enumerate(table.tolist())
+    ]
+    tiles = TokenTiles(stretches, NUM_GROUPS)
+    first_keys = Reach().first_keys(tiles.positions)
 
     def fused() -> None:
         heads = query.view(NUM_REQUESTS, NUM_KV_HEADS, NUM_GROUPS, DIM)
@@ -65,23 +78,94 @@ def main() -> None:
 
     def contiguous_products() -> None:
         for keys, values in contiguous:
-            products(query, keys, values)
+            multiply(query, keys, values)
 
     def gathered_products() -> None:
         for layer in range(NUM_LAYERS):
-            keys, values = cache.gather(layer, table)
-            products(query, keys.flatten(0, 1), values.flatten(0, 1))
+            keys, values = cache.gather(layer, cache.head_blocks(layer, table))
+            multiply(query, keys.flatten(0, 1), values.flatten(0, 1))
 
-    print(f"torch {torch.__version__}, one thread, milliseconds")
-    for name, call in (
-        ("scaled_dot_product_attention, contiguous keys", fused),
-        ("product, softmax, product, contiguous keys", contiguous_products),
-        ("gather blocks, product, softmax, product", gathered_products),
-    ):
-        print(f"{name:48} {best_ms(call) / NUM_LAYERS:6.2f} a layer")
-    logits = torch.randn(64, 151_936).bfloat16()
-    print(f"{'Tensor.argmax':48} {best_ms(lambda: logits.argmax(dim=1)):6.2f}")
-    print(f"{'argmax in two levels':48} {best_ms(lambda: argmax(logits)):6.2f}")
+    def compiled() -> None:
+        heads = query.view(-1, NUM_REQUESTS, DIM)
+        for layer in range(NUM_LAYERS):
+            compiled_attention.attend(
+                heads, cache, layer, tiles, first_keys=first_keys, scaling=DIM**-0.5
+            )
+
+    yield "scaled_dot_product_attention, contiguous keys", fused, NUM_LAYERS
+    yield "product, softmax, product, contiguous keys", contiguous_products, NUM_LAYERS
+    yield "gather blocks, product, softmax, product", gathered_products, NUM_LAYERS
+    if can_compile():
+        yield "compiled, blocks read where they lie", compiled, NUM_LAYERS
+
+
+def filled_cache() -> KVCache:
+    shape = LayerShape(num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM)
+    cache = KVCache(
+        [shape] * NUM_LAYERS,
+        num_blocks=NUM_REQUESTS * NUM_KEYS // BLOCK_SIZE,
+        block_size=BLOCK_SIZE,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+    )
+    for layer in range(NUM_LAYERS):
+        for pool in cache.pools(layer):
+            pool.normal_()
+    return cache
+
+
+def multiply(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    weights = torch.softmax(torch.bmm(query, keys.transpose(1, 2)), dim=-1)
+    return torch.bmm(weights, values)
+
+
+def products() -> Timed:
+    """All linear layers of the model."""
+    shapes = (*LAYER_SHAPES * NUM_LAYERS, (VOCAB_SIZE, 896))
+    with huge_pages(sum(num_outputs * num_inputs * 2 for num_outputs, num_inputs in shapes)):
+        layers = [
+            PackedLinear(nn.Linear(num_inputs, num_outputs, bias=False, dtype=torch.bfloat16))
+            for num_outputs, num_inputs in shapes
+        ]
+
+    def by_onednn(inputs: dict[int, Tensor]) -> None:
+        for layer in layers:
+            x = inputs[layer.in_features]
+            torch.ops.mkldnn._linear_pointwise(x, layer.weight_packed, None, "none", [], "")
+
+    def by_layer(inputs: dict[int, Tensor]) -> None:
+        for layer in layers:
+            layer(inputs[layer.in_features])
+
+    for num_rows in (1, 2, 4, 8, 64):
+        rows = {width: torch.randn(num_rows, width).bfloat16() for width in (896, 4864)}
+        yield f"{num_rows} rows through all weights, oneDNN", lambda x=rows: by_onednn(x), 1
+        if can_compile() and num_rows <= 8:
+            yield f"{num_rows} rows through all weights, compiled", lambda x=rows: by_layer(x), 1
+
+
+def draws() -> Timed:
+    """A token for each of 64 rows."""
+    logits = torch.randn(64, VOCAB_SIZE).bfloat16() * 3
+    yield "Tensor.argmax", lambda: logits.argmax(dim=1), 1
+    yield "argmax in two levels", lambda: argmax(logits), 1
+    wishes = {
+        "temperature 0.7": SamplingParams(temperature=0.7),
+        "temperature 0.7, top_p 0.8": SamplingParams(temperature=0.7, top_p=0.8),
+    }
+    for name, params in wishes.items():
+        requests = [
+            Request(
+                request_id=str(row),
+                prompt_ids=(1,),
+                params=params,
+                seed=row,
+                stop_ids=frozenset(),
+                max_num_tokens=2,
+            )
+            for row in range(64)
+        ]
+        yield f"a draw at {name}", lambda some=requests: draw(logits, some), 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from martlet.engine.choice import argmax, choose_filtered, choose_unfiltered
+from martlet.engine.choice import argmax, choose_filtered, choose_unfiltered, most_likely
 from martlet.engine.noise import Keys, draw_keys, waiting_times
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
@@ -97,7 +97,7 @@ def test_a_filtered_draw_follows_transformers_warpers(
 
 
 def test_rows_with_different_filters_do_not_touch_each_other() -> None:
-    logits = logits_of(500)
+    logits = logits_of(900).bfloat16().float()  # many are equal
     params = [
         SamplingParams(top_p=0.3),
         SamplingParams(top_k=400),
@@ -139,6 +139,15 @@ def test_argmax_is_the_first_largest(dtype: torch.dtype, vocab_size: int) -> Non
     logits = torch.randn(9, vocab_size, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = logits.float().numpy().argmax(axis=1)
     assert argmax(logits).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 7, 256, 4_096, 20_096])
+def test_the_most_likely_tokens_are_those_of_a_sort(count: int) -> None:
+    logits = torch.randn(3, 20_096, generator=torch.Generator().manual_seed(0))
+    values, ids = most_likely(logits, count)
+    assert torch.equal(values, logits.sort(dim=1, descending=True).values[:, :count])
+    assert torch.equal(logits.gather(1, ids), values)
+    assert all(len(set(row)) == count for row in ids.tolist())
 
 
 def test_noise_depends_on_seed_position_and_token_alone() -> None:

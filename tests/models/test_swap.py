@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from martlet.models.embedding import read_from_file
 from martlet.models.folder import open_folder
 from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.load import load_model
@@ -120,15 +121,36 @@ def test_memory_that_is_no_file_is_left_alone() -> None:
     assert weight.sum() == 2**22
 
 
-def test_a_mapped_embedding_holds_no_pages_after_a_prompt(tmp_path: Path) -> None:
+@pytest.fixture
+def embedding_file(tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    """32 MiB, and what is in it: row i has i in each column."""
     path = tmp_path / "weights.safetensors"
     whole = torch.arange(2**15)[:, None].expand(-1, 2**9).bfloat16().contiguous()
-    save_file({"weight": whole}, path)
+    save_file({"other": torch.ones(3), "weight": whole}, path)
+    return path, whole
+
+
+def test_an_embedding_in_a_file_holds_no_pages(embedding_file: tuple[Path, torch.Tensor]) -> None:
+    path, whole = embedding_file
     model = nn.Sequential(nn.Embedding.from_pretrained(load_file(path)["weight"]))
     swap_leaves(model)
     before = resident_file_kib()
     ids = torch.arange(0, 2**15, 8)
     rows = model(ids[None])
-    assert resident_file_kib() - before < 10_000, "each row has 1 KiB, and 15 pages around it"
+    assert resident_file_kib() - before < 1_000, "mapped, each row has 1 KiB and all around it"
     assert torch.equal(rows, whole[ids][None])
-    assert torch.equal(model(ids[:1]), whole[:1])
+    with pytest.raises(IndexError, match="from 0 to 32767"):
+        model(torch.tensor([2**15]))
+
+
+def test_an_embedding_whose_file_was_replaced_stays_mapped(
+    embedding_file: tuple[Path, torch.Tensor],
+) -> None:
+    path, whole = embedding_file
+    embedding = nn.Embedding.from_pretrained(load_file(path)["weight"])
+    pages = MappedPages()
+    path.unlink()
+    save_file({"other": torch.ones(3), "weight": whole + 1}, path)
+    assert read_from_file(embedding, pages) is None
+    path.unlink()
+    assert read_from_file(embedding, pages) is None

@@ -12,10 +12,13 @@ G = Hq / Hkv, D width of a head. Position p may attend to keys 0..p.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.engine.compiled_attention import Stretch, TokenTiles, attend, can_attend
 from martlet.engine.kv_cache import KVCache
 
 ATTENTION_NAME = "martlet_paged"
@@ -52,6 +55,15 @@ class Reach:
         by_window = 0 if self.window is None else position - self.window + 1
         by_chunk = 0 if self.chunk is None else position // self.chunk * self.chunk
         return max(by_window, by_chunk, 0)
+
+    def first_keys(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """`first_key` of many positions."""
+        firsts = np.zeros_like(positions)
+        if self.window is not None:
+            firsts = np.maximum(firsts, positions - self.window + 1)
+        if self.chunk is not None:
+            firsts = np.maximum(firsts, positions // self.chunk * self.chunk)
+        return firsts
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,22 @@ class StepAttention:
     chunked_layers: frozenset[int] = frozenset()
     """Layers that attend within stretches of `chunk_size` positions."""
     chunk_size: int | None = None
+    stretches: Sequence[Stretch] = ()
+    """The same tokens once more, for the compiled function; none if it is not to be used."""
+    _tiles: dict[int, TokenTiles] = field(default_factory=dict)
+    _first_keys: dict[Reach, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def tiles(self, num_groups: int) -> TokenTiles:
+        """The tokens in tiles, made once a step for all layers with as many heads."""
+        if num_groups not in self._tiles:
+            self._tiles[num_groups] = TokenTiles(self.stretches, num_groups)
+        return self._tiles[num_groups]
+
+    def first_keys(self, reach: Reach, tiles: TokenTiles) -> npt.NDArray[np.int64]:
+        """`[T]`, the first position that each token sees, made once a step for layers of a kind."""
+        if reach not in self._first_keys:
+            self._first_keys[reach] = reach.first_keys(tiles.positions)
+        return self._first_keys[reach]
 
 
 def paged_attention(
@@ -201,6 +229,8 @@ def paged_attention(
         softcap=softcap,
         sinks=s_aux,
     )
+    if head.is_plain and step.stretches and can_attend(step.cache, layer, query.shape[1]):
+        return _attend_compiled(query[0], layer, step, head)[None], None
     parts = []  # of [t, Hq, Dv], in the order of the rows
     for group in step.decode_groups:
         keys, values = step.cache.gather(layer, group.table.head_blocks(layer, step.cache))
@@ -225,6 +255,13 @@ class _Head:
     def is_plain(self) -> bool:
         """Whether fused attention knows all of it."""
         return self.softcap is None and self.sinks is None
+
+
+def _attend_compiled(query: Tensor, layer: int, step: StepAttention, head: _Head) -> Tensor:
+    """All tokens of a step: query `[Hq, T, D]` -> `[T, Hq, D]`."""
+    tiles = step.tiles(query.shape[0] // step.cache.layers[layer].num_kv_heads)
+    first_keys = step.first_keys(head.reach, tiles)
+    return attend(query, step.cache, layer, tiles, first_keys=first_keys, scaling=head.scaling)
 
 
 def _layer_index(module: nn.Module) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from martlet.engine.attention import BlockTable, DecodeGroup, PrefillChunk, StepAttention
+from martlet.engine.compiled_attention import Stretch
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.lora.rows import Segment
@@ -101,6 +102,15 @@ class BatchBuilder:
                 prefill_chunks=self._prefill_chunks(longer, first_rows[len(decoding) :]),
                 chunked_layers=self._chunked_layers,
                 chunk_size=self._chunk_size,
+                stretches=[
+                    Stretch(
+                        first_row=first_row,
+                        num_tokens=chunk.num_tokens,
+                        start=chunk.start,
+                        block_ids=chunk.block_ids,
+                    )
+                    for chunk, first_row in zip(chunks, first_rows, strict=False)
+                ],
             ),
             token_adapters=tuple((c.num_tokens, c.request.adapter) for c in chunks),
             logit_adapters=(

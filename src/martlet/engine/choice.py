@@ -28,6 +28,12 @@ SEGMENT = 128
 ones, which vectorised reductions are good at."""
 NUM_CANDIDATES = 256
 """Most likely tokens that a filter looks at first; enough unless a distribution is nearly flat."""
+MORE_CANDIDATES = 4096
+"""At which it looks next, in the rows where those do not suffice."""
+FLAT = 0.25
+"""Where the candidates hold less than this of all weights, all tokens are looked at next."""
+MAX_DEPTH = 32
+"""Rows of the table that candidates are looked for in."""
 
 
 def is_filtered(params: SamplingParams) -> bool:
@@ -47,6 +53,29 @@ def argmax(logits: Tensor) -> Tensor:
     rows = torch.arange(logits.shape[0], device=logits.device)
     first: Tensor = best * SEGMENT + segments[rows, best].argmax(dim=1)
     return first
+
+
+def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """What `logits.topk(count)` gives, most likely first, by looking at few of many tokens.
+
+    The vocabulary is laid out as a table. The `count` largest values lie in the `count` columns
+    whose own largest values are the largest.
+
+    Returns:
+        Logits and token ids, both `[M, count]`.
+    """
+    num_rows, vocab_size = logits.shape
+    depth = MAX_DEPTH
+    while depth > 1 and (vocab_size % depth or depth**2 * count > 2 * vocab_size):
+        depth //= 2
+    if depth == 1:
+        return logits.topk(count, dim=1)
+    table = logits.view(num_rows, depth, -1)  # [M, depth, C]
+    columns = table.amax(dim=1).topk(count, dim=1).indices  # [M, count]
+    few = table.gather(2, columns[:, None].expand(-1, depth, -1))  # [M, depth, count]
+    values, places = few.flatten(1).topk(count, dim=1)
+    ids = places // count * table.shape[2] + columns.gather(1, places % count)
+    return values, ids
 
 
 def choose_unfiltered(logits: Tensor, keys: Keys) -> Tensor:
@@ -81,24 +110,36 @@ def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys
     Returns:
         Token ids, `[M]`.
     """
-    num_candidates = max(NUM_CANDIDATES, *(p.top_k for p in params))
-    token_ids, is_certain = _choose_among(logits, params, keys, num_candidates)
-    if not is_certain.all():
-        rows = (~is_certain).nonzero()[:, 0]
-        rest = [params[row] for row in rows.tolist()]
-        own_keys = keys[rows.cpu().numpy()]
-        token_ids[rows], _ = _choose_among(logits[rows], rest, own_keys, logits.shape[1])
+    vocab_size = logits.shape[1]
+    token_ids = torch.zeros(len(params), dtype=torch.long, device=logits.device)
+    held = torch.zeros(len(params), dtype=torch.float64, device=logits.device)
+    # Which stages a row goes through depends on the row alone.
+    for num_candidates, least in ((NUM_CANDIDATES, 0), (MORE_CANDIDATES, FLAT), (vocab_size, 0)):
+        rows = ((least <= held) & (held < 1)).nonzero()[:, 0]
+        if len(rows):
+            some = logits if len(rows) == len(params) else logits[rows]
+            own_params = [params[row] for row in rows.tolist()]
+            own_keys = keys[rows.cpu().numpy()]
+            token_ids[rows], held[rows] = _choose_among(some, own_params, own_keys, num_candidates)
     return token_ids
 
 
 def _choose_among(
     logits: Tensor, params: Sequence[SamplingParams], keys: Keys, num_candidates: int
 ) -> tuple[Tensor, Tensor]:
-    """Draws among the most likely tokens; also says for which rows no other token could pass."""
+    """Draws among the most likely tokens.
+
+    Returns:
+        Token ids, `[M]`, and which part of all weights the candidates hold, `[M]`; 1 also where no
+        other token could pass.
+    """
     ids, passing = passing_weights(logits, params, num_candidates)
     chosen = _first_to_arrive(passing, keys, ids)
-    is_certain = (passing[:, -1] == 0) | (ids.shape[1] == logits.shape[1])
-    return ids.gather(1, chosen[:, None])[:, 0], is_certain
+    is_known = [p.top_k <= ids.shape[1] for p in params]  # else its mass is not that of top_k
+    is_certain = (passing[:, -1] == 0) & torch.tensor(is_known, device=logits.device)
+    is_certain |= ids.shape[1] == logits.shape[1]
+    held = passing.sum(dim=1).clamp(max=1 - 1e-9).masked_fill(is_certain, 1)
+    return ids.gather(1, chosen[:, None])[:, 0], held
 
 
 def passing_weights(
@@ -107,10 +148,11 @@ def passing_weights(
     """The most likely tokens of each row, and with what weights they take part in the draw.
 
     Returns:
-        Token ids `[M, K]`, most likely first, and weights `[M, K]`: 0 for what a filter drops.
+        Token ids `[M, K]`, most likely first, and their shares of what `top_k` lets pass, `[M, K]`:
+        0 for what a filter drops.
     """
     num_candidates = min(num_candidates, logits.shape[1])
-    top, ids = logits.topk(num_candidates, dim=1)  # [M, K], most likely first
+    top, ids = most_likely(logits, num_candidates)  # [M, K]
     weights = (top - top[:, :1]).exp().double()
     ranks = torch.arange(num_candidates, device=logits.device)
     top_k = _column([p.top_k or logits.shape[1] for p in params], logits)
@@ -120,7 +162,7 @@ def passing_weights(
     before = weights.cumsum(dim=1) - weights
     passes = before < mass * _column([p.top_p for p in params], logits)
     passes &= weights >= weights[:, :1] * _column([p.min_p for p in params], logits)
-    return ids, weights * passes
+    return ids, weights * passes / mass
 
 
 def _first_to_arrive(weights: Tensor, keys: Keys, ids: Tensor) -> Tensor:

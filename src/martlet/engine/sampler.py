@@ -62,7 +62,7 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
         masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}
-        some = _draw_shaped(logits[rows], [requests[row] for row in rows], masks)
+        some = _draw_shaped(_take(logits, rows), [requests[row] for row in rows], masks)
         drawn |= zip(rows, some, strict=True)
     return [drawn.get(row) for row in range(len(requests))]
 
@@ -91,12 +91,14 @@ def _draw_shaped(
     """Draws for rows that want more than the argmax of what the model gave, `[M, V] -> M ids`."""
     vocab_size = logits.shape[1]
     num_columns = -(-vocab_size // SEGMENT) * SEGMENT
-    shaped = logits.new_full((len(requests), num_columns), float("-inf"), dtype=torch.float32)
+    shaped = logits.new_empty((len(requests), num_columns), dtype=torch.float32)
     shaped[:, :vocab_size] = logits
+    shaped[:, vocab_size:] = float("-inf")
     shape(shaped, requests, row_to_mask)
     is_finite = shaped.amax(dim=1).isfinite()
-    # A row of zeros has a draw like any other; what comes of it is thrown away.
-    shaped[~is_finite] = 0
+    if not is_finite.all():
+        # A row of zeros has a draw like any other; what comes of it is thrown away.
+        shaped[~is_finite] = 0
     # The draw for the token at a position depends on the seed and that position alone.
     keys = draw_keys([r.seed for r in requests], [r.num_tokens for r in requests])
     token_ids = torch.empty(len(requests), dtype=torch.long, device=logits.device)
@@ -110,14 +112,21 @@ def _draw_shaped(
         if not r.params.is_greedy and not is_filtered(r.params)
     ]
     if greedy:
-        token_ids[greedy] = argmax(shaped[greedy])
+        token_ids[greedy] = argmax(_take(shaped, greedy))
     if filtered:
         params = [requests[row].params for row in filtered]
-        token_ids[filtered] = choose_filtered(shaped[filtered], params, keys[filtered])
+        token_ids[filtered] = choose_filtered(_take(shaped, filtered), params, keys[filtered])
     if free:
-        token_ids[free] = choose_unfiltered(shaped[free], keys[free])
+        token_ids[free] = choose_unfiltered(_take(shaped, free), keys[free])
     drawn = zip(token_ids.tolist(), is_finite.tolist(), strict=True)
     return [token_id if is_whole else None for token_id, is_whole in drawn]
+
+
+def _take(table: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a table, in ascending order; not copied where they lie together."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return table[rows[0] : rows[-1] + 1]
+    return table[rows]
 
 
 def score_drawn(

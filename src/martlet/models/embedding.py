@@ -1,29 +1,31 @@
-"""A token embedding that stays in its file and holds no pages of it.
+"""A token embedding whose rows are read from its file.
 
 An embedding that is also the LM head is in memory once as the head, laid out for products. The copy
-that rows are looked up in is the mapped file; with each row the system maps the pages around it, so
-that a long prompt would bring most of the file into memory a second time.
+that rows are looked up in stays in the file, which the system holds in its cache. It is read, not
+looked at through its mapping: for each row that is touched there, the system maps up to 2 MiB
+around it, and a few steps would bring the whole of it into memory a second time.
 """
 
+import os
+import weakref
+from pathlib import Path
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from martlet.models.mapped_pages import MappedPages
 
-ROWS_AT_ONCE = 64
-"""Rows that are looked up before the pages are given back; so few keep what they mapped."""
 
-
-class MappedEmbedding(nn.Embedding):
+class FileEmbedding(nn.Embedding):
     """Looks up what the embedding that it is made from looks up.
 
     Args:
-        embedding: Its weight lies in a mapped file.
-        pages: Where the files are mapped.
+        embedding: One whose weight lies in a mapped file.
+        path: The file; it stays open.
+        offset: Where in it the weight begins, in bytes.
     """
 
-    def __init__(self, embedding: nn.Embedding, pages: MappedPages) -> None:
+    def __init__(self, embedding: nn.Embedding, path: Path, offset: int) -> None:
         super().__init__(
             embedding.num_embeddings,
             embedding.embedding_dim,
@@ -31,14 +33,38 @@ class MappedEmbedding(nn.Embedding):
             _weight=embedding.weight,
             _freeze=True,
         )
-        self._pages = pages
+        self._path = path
+        self._offset = offset
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Token ids `[..., T] -> [..., T, D]`."""
-        if input.numel() <= ROWS_AT_ONCE:
-            return F.embedding(input, self.weight)
-        parts = []
-        for ids in input.reshape(-1).split(ROWS_AT_ONCE):
-            parts.append(F.embedding(ids, self.weight))
-            self._pages.give_back(self.weight)
-        return torch.cat(parts).view(*input.shape, -1)
+        """Token ids `[..., T] -> [..., T, D]`.
+
+        Raises:
+            IndexError: If an id is not in the vocabulary.
+            OSError: If the file ends early: it was overwritten while it was in use.
+        """
+        ids = input.reshape(-1).tolist()
+        if ids and not 0 <= min(ids) <= max(ids) < self.num_embeddings:
+            raise IndexError(f"token ids must be from 0 to {self.num_embeddings - 1}")
+        rows = self.weight.new_empty(len(ids), self.embedding_dim)
+        num_bytes = self.embedding_dim * rows.itemsize
+        for row, token_id in zip(rows.view(torch.uint8).numpy(), ids, strict=True):
+            if os.preadv(self._descriptor, [row], self._offset + token_id * num_bytes) < num_bytes:
+                raise OSError(f"{self._path} became shorter while it was in use")
+        return rows.view(*input.shape, -1)
+
+
+def read_from_file(embedding: nn.Embedding, pages: MappedPages) -> FileEmbedding | None:
+    """The same embedding, read from the file that it is mapped from; None if that cannot be."""
+    origin = pages.origin(embedding.weight) if embedding.weight.is_contiguous() else None
+    if origin is None or not hasattr(os, "preadv"):
+        return None
+    ends = torch.tensor([0, embedding.num_embeddings - 1])
+    try:
+        candidate = FileEmbedding(embedding, *origin)
+        # What is mapped may no longer be what has the file's name.
+        return candidate if torch.equal(candidate(ends), embedding(ends)) else None
+    except OSError:
+        return None

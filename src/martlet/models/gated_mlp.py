@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.models.compiled.threads import is_compiled_for, run
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.packed import PackedLinear
@@ -59,9 +60,22 @@ class GatedMLP(nn.Module):
 
     def _compute(self, x: Tensor) -> Tensor:
         hidden, up = self._gate_and_up(x)
-        hidden = F.silu(hidden, inplace=True) if self._is_silu else self.act_fn(hidden)
-        out: Tensor = self.down_proj(hidden.mul_(up))
+        out: Tensor = self.down_proj(self._activated(hidden, up))
         return out
+
+    def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
+        """`act(hidden) * up`; both are overwritten."""
+        if not self._is_silu:
+            activated: Tensor = self.act_fn(hidden)
+            return activated.mul_(up)
+        if not is_compiled_for(hidden, hidden.shape[-1]):
+            return F.silu(hidden, inplace=True).mul_(up)
+        from martlet.models.compiled.elementwise import silu_times
+
+        hidden, up = hidden.contiguous(), up.contiguous()
+        width = hidden.shape[-1]
+        run(silu_times(), (hidden.data_ptr(), up.data_ptr(), hidden.numel() // width, width))
+        return hidden
 
     def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.gate_proj, Int8Linear) and isinstance(self.up_proj, Int8Linear):

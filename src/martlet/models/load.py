@@ -1,6 +1,7 @@
 """A model's folder made ready to run: loaded by transformers, guarded, its slow leaves replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
+from martlet.models.compiled.threads import compile_all, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
@@ -173,7 +175,8 @@ def load_model(
     """
     keep_freed_memory()
     module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    expected = own_logits(module)
+    with _compiling(module):
+        expected = own_logits(module)
     own_norms = {
         name: norm
         for name, norm in module.named_modules()
@@ -199,6 +202,19 @@ def load_model(
         own_norms=own_norms,
         last_mlp=_last_mlp(module),
     )
+
+
+@contextmanager
+def _compiling(module: PreTrainedModel) -> Iterator[None]:
+    """Compiles what the model needs, if anything, in a thread beside what is done inside."""
+    embedding = module.get_input_embeddings().weight
+    if not isinstance(embedding, Tensor) or not is_compiled_for(embedding, embedding.shape[-1]):
+        yield
+        return
+    with ThreadPoolExecutor(1) as worker:
+        compiling = worker.submit(compile_all)
+        yield
+        compiling.result()
 
 
 def _are_all(rows: Tensor, num_tokens: int) -> bool:

@@ -4,22 +4,43 @@ Architectures differ in where they cast and whether the weight is stored less on
 replaced only by what was seen to compute the same on random input.
 """
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.models.compiled.threads import is_compiled_for, run
+
 
 class FusedRMSNorm(nn.Module):
-    """Root mean square norm over the last axis (Zhang and Sennrich, arXiv:1910.07467)."""
+    """Root mean square norm over the last axis (Zhang and Sennrich, arXiv:1910.07467).
+
+    PyTorch has one operation for it, which on a CPU is six; so it is compiled where that can be.
+    """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.eps = eps
+        is_compiled = is_compiled_for(weight, weight.shape[0])
+        self._weight_fp32 = weight.detach().float() if is_compiled else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D] -> [..., D]`."""
+        if self._weight_fp32 is not None and x.is_contiguous():
+            return self._compiled(x, self._weight_fp32)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def _compiled(self, x: Tensor, weight: Tensor) -> Tensor:
+        from martlet.models.compiled.elementwise import rms_norm
+
+        out = torch.empty_like(x)
+        eps = ctypes.c_float(self.eps)
+        dim = len(weight)
+        addresses = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), ctypes.addressof(eps))
+        run(rms_norm(), (*addresses, x.numel() // dim, dim))
+        return out
 
 
 def fuse(norm: nn.Module) -> FusedRMSNorm | None:

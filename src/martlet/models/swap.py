@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from martlet.models.embedding import MappedEmbedding
+from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
@@ -101,7 +101,7 @@ class _Rules:
         if type(leaf) is nn.Linear:
             return PackedLinear(leaf) if weight.device.type == "cpu" and can_pack() else None
         if type(leaf) is nn.Embedding:
-            return MappedEmbedding(leaf, self.pages) if self.pages.hold(weight) else None
+            return read_from_file(leaf, self.pages)
         return fuse(leaf) if type(leaf).__name__.endswith("RMSNorm") else None
 
 

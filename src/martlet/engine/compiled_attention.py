@@ -1,0 +1,127 @@
+"""The tokens of a step attend through one compiled function, where there is one for their layer.
+
+Decoding requests and prompts are the same to it: tiles of consecutive tokens of a request.
+
+Shapes as in `martlet.engine.attention`.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from martlet.engine.kv_cache import KVCache
+from martlet.models.compiled.threads import WIDTH, is_compiled_for, run
+
+_BLOCK_SIZE = 16
+"""Tokens that the compiled function takes at once."""
+MAX_ROWS = 64
+"""Query rows of a tile, tokens times heads: their scores stay in the cache of a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Consecutive packed tokens of one request."""
+
+    first_row: int
+    num_tokens: int
+    start: int
+    """Position of the first token."""
+    block_ids: Sequence[int]
+
+
+class TokenTiles:
+    """The tokens of a step as the compiled function takes them; the same for layers alike.
+
+    Args:
+        stretches: Of all tokens, in the order of their rows.
+        num_groups: Query heads of a key-value head.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], num_groups: int) -> None:
+        size = max(1, MAX_ROWS // num_groups)
+        tiles = [
+            (first, min(size, each.first_row + each.num_tokens - first), index)
+            for index, each in enumerate(stretches)
+            for first in range(each.first_row, each.first_row + each.num_tokens, size)
+        ]
+        self.tiles = np.array(tiles, dtype=np.int64)
+        """`[tiles, 3]`: the first token, how many there are, and the row of the table."""
+        self.max_num_tokens = int(self.tiles[:, 1].max())
+        self.positions = np.concatenate(
+            [np.arange(each.start, each.start + each.num_tokens) for each in stretches]
+        )
+        """`[T]`."""
+        width = max(len(each.block_ids) for each in stretches)
+        self.table = np.zeros((len(stretches), width), dtype=np.int64)
+        """`[R, N]`, the blocks of each stretch's request."""
+        for row, each in zip(self.table, stretches, strict=True):
+            row[: len(each.block_ids)] = each.block_ids
+
+
+def can_attend(cache: KVCache, layer: int, num_heads: int) -> bool:
+    """Whether the compiled function knows the layer's pool, and the layer is worth it."""
+    shape = cache.layers[layer]
+    keys, _ = cache.pools(layer)
+    return (
+        is_compiled_for(keys, num_heads * shape.key_dim)
+        and cache.block_size == _BLOCK_SIZE
+        and shape.key_dim == shape.value_dim
+        and shape.key_dim % WIDTH == 0
+    )
+
+
+def attend(
+    query: Tensor,
+    cache: KVCache,
+    layer: int,
+    tiles: TokenTiles,
+    *,
+    first_keys: npt.NDArray[np.int64],
+    scaling: float,
+) -> Tensor:
+    """Attends for all tokens of a step; their own keys and values are in the pool.
+
+    Args:
+        query: `[Hq, T, D]`.
+        first_keys: `[T]`, the first position that each token sees; the last one is its own.
+
+    Returns:
+        `[T, Hq, D]`.
+    """
+    from martlet.models.compiled import attention
+
+    if query.stride(-1) != 1:
+        query = query.contiguous()
+    keys, values = cache.pools(layer)
+    num_heads, num_tokens, dim = query.shape
+    num_kv_heads = len(keys)
+    out = query.new_empty(num_tokens, num_heads, dim)
+    scale = ctypes.c_float(scaling)
+    run(
+        attention.attend(),
+        (
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            tiles.table.ctypes.data,
+            tiles.tiles.ctypes.data,
+            first_keys.ctypes.data,
+            tiles.positions.ctypes.data,
+            ctypes.addressof(scale),
+            out.data_ptr(),
+            len(tiles.tiles),
+            tiles.max_num_tokens,
+            query.stride(1) * query.itemsize,
+            query.stride(0) * query.itemsize,
+            tiles.table.shape[1],
+            cache.num_blocks,
+            num_kv_heads,
+            num_heads // num_kv_heads,
+            dim,
+        ),
+    )
+    return out

@@ -1,0 +1,182 @@
+"""The attention of a step, compiled for CPUs that multiply bf16 in pairs.
+
+It reads the blocks of the pool where they lie, as many as a token sees, and keeps its sums in fp32
+below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). A tile is a few consecutive
+tokens of a request. With the query heads of a key-value head, it goes through the keys together,
+so that each key is loaded once for all of these rows.
+
+Shapes: T tokens of the step, R requests, N blocks in a row of the table, Hq query heads,
+Hkv key-value heads, G = Hq / Hkv, D width of a head.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from martlet.models.compiled.blocks import (
+    BLOCK_SIZE,
+    copy,
+    fill,
+    largest_of,
+    mix_block,
+    multiply,
+    score_block,
+    weigh,
+)
+from martlet.models.compiled.threads import version
+from martlet.models.compiled.vectors import (
+    VECTOR_BYTES,
+    WIDTH,
+    compiled,
+    fetch_add,
+    floats_at,
+    numbers_at,
+    prefetch,
+    round_to,
+)
+
+BLOCKS_AT_ONCE = 16
+"""Blocks that are scored before their values are mixed: their scores stay in the cache."""
+BLOCKS_AHEAD = 2
+"""How far ahead blocks are asked for; the CPU cannot foresee where the table leads."""
+_NUM_KEYS = BLOCK_SIZE * BLOCKS_AT_ONCE
+_SCORES_BYTES = _NUM_KEYS * 4
+_WEIGHTS_BYTES = _NUM_KEYS * 2
+_LOG2_E = np.float32(1.4426950408889634)
+_LEAST = np.float32(-1e30)
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+
+
+@cache
+def attend() -> Any:
+    """The compiled function; its argument is the address of 19 whole numbers.
+
+    These are: the address of a number in which threads count what they took; those of the query
+    (bf16), of a layer's keys and values `[Hkv, blocks, 16, D]` (bf16), of the block table `[R, N]`,
+    of the tiles (for each its first token, how many it has, and the row of the table), of the first
+    and the last position that each token sees `[T]`, of the scale (fp32), and of the output
+    `[T, Hq, D]` (bf16); the number of tiles; how many tokens the largest has; how many bytes apart
+    tokens and heads of the query are; N; the blocks of the pool; Hkv, G and D.
+    """
+    sources = version()
+
+    @compiled
+    def work(arguments: Any) -> None:
+        _ = sources
+        query, keys, values, table = arguments[1], arguments[2], arguments[3], arguments[4]
+        firsts, lasts = arguments[6], arguments[7]
+        scale, out = floats_at(arguments[8])[0] * _LOG2_E, arguments[9]
+        num_tiles, token_bytes, head_bytes = arguments[10], arguments[12], arguments[13]
+        table_width, num_blocks = arguments[14], arguments[15]
+        num_kv_heads, num_heads, dim = arguments[16], arguments[17], arguments[18]
+        scratch = np.empty(_scratch_bytes(arguments[11] * num_heads, dim), np.uint8)
+        pool_bytes = num_blocks * BLOCK_SIZE * dim * 2
+        while True:
+            item = fetch_add(arguments[0], 1)
+            if item >= num_tiles * num_kv_heads:
+                break
+            # What sees most comes last: taken last, one would be waited for.
+            kv_head = item % num_kv_heads
+            tile = numbers_at(arguments[5] + 24 * (num_tiles - 1 - item // num_kv_heads))
+            token = tile[0]
+            _attend_tile(
+                query + token * token_bytes + kv_head * num_heads * head_bytes,
+                token_bytes,
+                head_bytes,
+                tile[1],
+                num_heads,
+                dim,
+                keys + kv_head * pool_bytes,
+                values + kv_head * pool_bytes,
+                numbers_at(table + 8 * tile[2] * table_width),
+                numbers_at(firsts + 8 * token),
+                numbers_at(lasts + 8 * token),
+                scale,
+                scratch,
+                out + (token * num_kv_heads + kv_head) * num_heads * dim * 2,
+                num_kv_heads * num_heads * dim * 2,
+            )
+
+    return work
+
+
+@njit  # type: ignore[untyped-decorator]
+def _scratch_bytes(num_rows: int, dim: int) -> int:
+    """For each row: scores, weights, query, what it mixed, the largest score, all weights."""
+    return num_rows * (_SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4)
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _attend_tile(
+    query: int,
+    token_bytes: int,
+    head_bytes: int,
+    num_tokens: int,
+    num_heads: int,
+    dim: int,
+    keys: int,
+    values: int,
+    ids: Any,
+    firsts: Any,
+    lasts: Any,
+    scale: Any,
+    scratch: Any,
+    out: int,
+    out_bytes: int,
+) -> None:
+    """The query heads of one key-value head, for the tokens of a tile."""
+    num_rows = num_tokens * num_heads
+    scores = scratch.ctypes.data
+    weights = scores + num_rows * _SCORES_BYTES
+    rows = weights + num_rows * _WEIGHTS_BYTES
+    mixed = rows + num_rows * dim * 2
+    largest = floats_at(mixed + num_rows * dim * 4)
+    totals = floats_at(mixed + num_rows * (dim * 4 + 4))
+    fill(mixed, num_rows * dim // WIDTH, _ZERO)
+    for row in range(num_rows):
+        largest[row], totals[row] = _LEAST, _ZERO
+        place = query + row // num_heads * token_bytes + row % num_heads * head_bytes
+        copy(place, dim // (2 * WIDTH), rows + row * dim * 2)
+    block_bytes = BLOCK_SIZE * dim * 2
+    end = lasts[num_tokens - 1] // BLOCK_SIZE + 1
+    for start in range(firsts[0] // BLOCK_SIZE, end, BLOCKS_AT_ONCE):
+        count = min(BLOCKS_AT_ONCE, end - start)
+        fill(scores, num_rows * _NUM_KEYS // WIDTH, _ZERO)
+        for index in range(count):
+            soon = min(start + index + BLOCKS_AHEAD, end - 1)
+            prefetch(keys + ids[soon] * block_bytes, block_bytes)
+            prefetch(values + ids[start + index] * block_bytes, block_bytes)
+            own_keys = keys + ids[start + index] * block_bytes
+            score_block(rows, num_rows, own_keys, dim, scores + index * VECTOR_BYTES, _SCORES_BYTES)
+        first_key = start * BLOCK_SIZE
+        for row in range(num_rows):
+            own, token = scores + row * _SCORES_BYTES, row // num_heads
+            _hide(floats_at(own), firsts[token] - first_key, lasts[token] + 1 - first_key, count)
+            score = scale * largest_of(own, count)
+            if score > largest[row]:
+                shrink = _TWO ** (largest[row] - score)
+                largest[row] = score
+                totals[row] *= shrink
+                multiply(mixed + row * dim * 4, dim // WIDTH, shrink)
+            own_weights = weights + row * _WEIGHTS_BYTES
+            totals[row] += weigh(own, count, scale, largest[row], own_weights)
+        for index in range(count):
+            own_values = values + ids[start + index] * block_bytes
+            own_weights = weights + index * BLOCK_SIZE * 2
+            mix_block(own_weights, _WEIGHTS_BYTES, num_rows, own_values, dim, mixed)
+    for row in range(num_rows):
+        multiply(mixed + row * dim * 4, dim // WIDTH, _ONE / totals[row])
+        place = out + row // num_heads * out_bytes + row % num_heads * dim * 2
+        round_to(mixed + row * dim * 4, dim // WIDTH, place)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _hide(scores: Any, first: int, end: int, num_blocks: int) -> None:
+    """Takes the keys before the first and from the end on out of the softmax."""
+    num_keys = num_blocks * BLOCK_SIZE
+    for key in range(min(first, num_keys)):
+        scores[key] = -np.inf
+    for key in range(max(end, 0), num_keys):
+        scores[key] = -np.inf

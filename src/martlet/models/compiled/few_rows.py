@@ -1,0 +1,132 @@
+"""Products of a few rows with a packed bf16 weight, at the speed that memory has.
+
+oneDNN reads a weight for one row at half the speed that memory gives. This reads the same packed
+weight, panel by panel: 64 outputs, of which the pairs of the first two inputs lie side by side,
+then those of the next two.
+
+Shapes: M rows, K inputs, N outputs.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from martlet.models.compiled.threads import version
+from martlet.models.compiled.vectors import (
+    ADDRESS,
+    PAIR_BYTES,
+    PAIRS,
+    SUMS,
+    VECTOR_BYTES,
+    WIDTH,
+    Builder,
+    Value,
+    add_products,
+    at,
+    broadcast_pair,
+    compiled,
+    fetch_add,
+    load,
+    round_sums,
+    store,
+)
+
+PANEL = 64
+"""Outputs of a panel."""
+
+
+def _multiply_panel_by(num_rows: int) -> Callable[..., None]:
+    """`(rows, weight, num_pairs, bias, out, out_bytes)`: all outputs of a panel, for some rows."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply_panel(
+        _: Any, rows: Any, weight: Any, num_pairs: Any, bias: Any, out: Any, out_bytes: Any
+    ) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            _multiply_panel(builder, num_rows, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(rows, weight, num_pairs, bias, out, out_bytes), generate
+
+    function: Callable[..., None] = multiply_panel
+    return function
+
+
+def _multiply_panel(
+    builder: Builder,
+    num_rows: int,
+    rows: Value,
+    weight: Value,
+    num_pairs: Value,
+    bias: Value,
+    out: Value,
+    out_bytes: Value,
+) -> None:
+    vectors = range(PANEL // WIDTH)
+    starts = [load(builder, at(builder, bias, index, VECTOR_BYTES), SUMS) for index in vectors]
+    # Variables that the compiler keeps in registers.
+    sums = [
+        [cgutils.alloca_once_value(builder, start) for start in starts] for _ in range(num_rows)
+    ]
+    row_bytes = builder.mul(num_pairs, ADDRESS(PAIR_BYTES))
+    with cgutils.for_range(builder, num_pairs) as loop:
+        column = at(builder, weight, loop.index, PANEL * PAIR_BYTES)
+        weights = [
+            load(builder, at(builder, column, index, VECTOR_BYTES), PAIRS) for index in vectors
+        ]
+        for row in range(num_rows):
+            place = at(builder, at(builder, rows, row, row_bytes), loop.index, PAIR_BYTES)
+            pair = broadcast_pair(builder, place)
+            for variable, each in zip(sums[row], weights, strict=True):
+                added = add_products(builder, builder.load(variable), each, pair)
+                builder.store(added, variable)
+    for row in range(num_rows):
+        for index, variable in enumerate(sums[row]):
+            place = at(builder, at(builder, out, row, out_bytes), index, VECTOR_BYTES // 2)
+            store(builder, round_sums(builder, builder.load(variable)), place)
+
+
+# A pass over a panel holds four rows at most; what it reads again is in the cache.
+_by_four, _by_two, _by_one = (_multiply_panel_by(num_rows) for num_rows in (4, 2, 1))
+
+
+@cache
+def multiply_rows() -> Any:
+    """The compiled product; its argument is the address of eight whole numbers.
+
+    These are: the address of a number in which threads count the panels that they took; those of
+    the rows `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32, and of the result
+    `[M, N]` in bf16; M; the number of panels; and that of pairs of inputs.
+    """
+    sources = version()
+
+    @compiled
+    def work(arguments: Any) -> None:
+        _ = sources
+        rows, weight, bias, out = arguments[1], arguments[2], arguments[3], arguments[4]
+        num_rows, num_panels, num_pairs = arguments[5], arguments[6], arguments[7]
+        row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * 2
+        while True:
+            panel = fetch_add(arguments[0], 1)
+            if panel >= num_panels:
+                break
+            own_weight = weight + panel * num_pairs * PANEL * PAIR_BYTES
+            own_bias, own_out = bias + panel * PANEL * 4, out + panel * PANEL * 2
+            row = 0
+            while row < num_rows:
+                some, target = rows + row * row_bytes, own_out + row * out_bytes
+                if num_rows - row >= 4:
+                    _by_four(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 4
+                elif num_rows - row >= 2:
+                    _by_two(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 2
+                else:
+                    _by_one(some, own_weight, num_pairs, own_bias, target, out_bytes)
+                    row += 1
+
+    return work

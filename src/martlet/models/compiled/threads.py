@@ -1,0 +1,89 @@
+"""Compiled functions on the threads that PyTorch has.
+
+A second pool of threads beside PyTorch's would fight with it for the cores: OpenMP's threads go on
+spinning for a while when a product is done. So a function is handed to PyTorch's OpenMP library.
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEAST_WIDTH = 512
+"""Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
+WIDTH = 32
+"""Of heads, rows and inputs that compiled functions take: a multiple of it."""
+_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
+
+
+@cache
+def can_compile() -> bool:
+    """Whether numba is installed, the CPU multiplies pairs of bf16, and threads can be had."""
+    if importlib.util.find_spec("numba") is None or _parallel() is None:
+        return False
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return all(features.get(name, False) for name in _INSTRUCTIONS)
+
+
+def is_compiled_for(tensor: Tensor, width: int) -> bool:
+    """Whether what is computed with a tensor, in a model of that width, is to be compiled."""
+    is_bf16_on_cpu = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
+    return is_bf16_on_cpu and width >= LEAST_WIDTH and width % WIDTH == 0 and can_compile()
+
+
+def compile_all() -> None:
+    """Compiles what a model will need, or takes it from the cache of an earlier process."""
+    from martlet.models.compiled import attention, elementwise, few_rows
+
+    attention.attend()
+    elementwise.rms_norm()
+    elementwise.silu_times()
+    few_rows.multiply_rows()
+
+
+@cache
+def version() -> int:
+    """Of the sources of all compiled functions.
+
+    numba keeps what it compiled beside its source, and compiles anew when that file has changed. It
+    does not know of the other files that a function is made from. But it does look at the values
+    that a function refers to; so each of them refers to this one.
+    """
+    folder = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return int.from_bytes(hashlib.sha256(sources).digest()[:7])
+
+
+def run(function: Any, arguments: Sequence[int]) -> None:
+    """Calls a function once on each of PyTorch's threads, and waits for all.
+
+    Args:
+        function: Made by `numba.cfunc`, from a pointer to whole numbers to nothing. It shares the
+            work out itself, by counting in the number whose address is its first argument.
+        arguments: The others.
+    """
+    parallel = _parallel()
+    assert parallel is not None, "callers ask can_compile first"
+    taken = ctypes.c_int64(0)
+    passed = (ctypes.c_int64 * (len(arguments) + 1))(ctypes.addressof(taken), *arguments)
+    parallel(function.address, passed, torch.get_num_threads(), 0)
+
+
+@cache
+def _parallel() -> Any:
+    """GNU OpenMP's `GOMP_parallel`, of the library that PyTorch uses; None if it uses another."""
+    folder = Path(torch.__file__).parent / "lib"
+    for path in sorted(folder.glob("libgomp*.so*")):
+        parallel = ctypes.CDLL(str(path)).GOMP_parallel
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        return parallel
+    return None

@@ -1,0 +1,69 @@
+"""A packed bf16 weight multiplied with a few rows by a compiled function.
+
+The function reads oneDNN's packed weight, whose layout is oneDNN's own affair. So it is used only
+for a weight with which it was seen to compute what oneDNN computes.
+"""
+
+import torch
+from torch import Tensor
+
+from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile, run
+
+MAX_ROWS = 8
+"""Rows up to which it is faster than oneDNN."""
+_PANEL = 64
+"""Outputs; oneDNN pads what is no multiple of it."""
+
+
+class FewRows:
+    """The product of a packed weight `[out, in]` and a few rows.
+
+    Args:
+        weight: As `_reorder_linear_weight` made it; it is kept.
+        bias: `[out]`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        from martlet.models.compiled.few_rows import multiply_rows
+
+        self._multiply = multiply_rows()
+        self._weight = weight
+        self._address: int = torch.ops.mkldnn.data_ptr(weight)
+        self._num_outputs, self._num_inputs = weight.shape
+        self._bias = torch.zeros(self._num_outputs) if bias is None else bias.float().contiguous()
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`, in bf16."""
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self._num_outputs)
+        run(
+            self._multiply,
+            (
+                x.data_ptr(),
+                self._address,
+                self._bias.data_ptr(),
+                out.data_ptr(),
+                x.numel() // self._num_inputs,
+                self._num_outputs // _PANEL,
+                self._num_inputs // 2,
+            ),
+        )
+        return out
+
+
+def few_rows(weight: Tensor, bias: Tensor | None) -> FewRows | None:
+    """The compiled product of a packed weight, or None where it cannot be had."""
+    num_outputs, num_inputs = weight.shape
+    is_padded = num_outputs % _PANEL or num_inputs % WIDTH
+    if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
+        return None
+    candidate = FewRows(weight, bias)
+    return candidate if _computes_the_same(candidate, weight, bias) else None
+
+
+def _computes_the_same(candidate: FewRows, weight: Tensor, bias: Tensor | None) -> bool:
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    x = torch.randn(1, weight.shape[1], generator=generator).bfloat16()
+    expected = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "").float()
+    tolerance = 4 * torch.finfo(torch.bfloat16).eps
+    return bool((candidate.multiply(x).float() - expected).norm() <= tolerance * expected.norm())

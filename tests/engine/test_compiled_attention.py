@@ -1,0 +1,123 @@
+"""Compiled attention gives what the plain one gives, which is its oracle."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from martlet.engine.attention import StepAttention, paged_attention
+from martlet.engine.batch import BatchBuilder
+from martlet.engine.compiled_attention import can_attend
+from martlet.engine.kv_cache import KVCache
+from martlet.engine.params import SamplingParams
+from martlet.engine.plan import Chunk, StepPlan
+from martlet.engine.request import Request
+from martlet.models.compiled.threads import can_compile
+from martlet.models.guard import LayerShape
+
+pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
+NUM_BLOCKS = 256
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def filled_cache(num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
+    shape = LayerShape(num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim)
+    cache = KVCache(
+        [shape], num_blocks=NUM_BLOCKS, block_size=block_size, dtype=torch.bfloat16, device=CPU
+    )
+    for pool in cache.pools(0):
+        pool.normal_()
+    return cache
+
+
+def step_of(stretches: list[tuple[int, int]], cache: KVCache) -> StepAttention:
+    """A step of requests that compute some tokens from a position on, in shuffled blocks."""
+    free = iter(torch.randperm(NUM_BLOCKS).tolist())
+    chunks = [
+        Chunk(
+            request=Request(
+                request_id=str(start),
+                prompt_ids=(1,) * (start + count),
+                params=SamplingParams(),
+                seed=0,
+                stop_ids=frozenset(),
+                max_num_tokens=9999,
+            ),
+            start=start,
+            num_tokens=count,
+            block_ids=tuple(next(free) for _ in range(-(-(start + count) // 16))),
+            samples=False,
+            scores_prompt=False,
+        )
+        for start, count in stretches
+    ]
+    builder = BatchBuilder(cache, CPU, chunked_layers=frozenset({0}), chunk_size=None)
+    return builder.build(StepPlan(chunks=tuple(chunks))).attention
+
+
+def attend(query: Tensor, step: StepAttention, *, compiled: bool, **how: object) -> Tensor:
+    """`[Hq, T, D] -> [T, Hq, D]`, of keys and values that are in the pool already."""
+    keys, values = (pool[None, :, step.slots] for pool in step.cache.pools(0))
+    if not compiled:
+        fields = ("cache", "slots", "decode_groups", "prefill_chunks", "chunked_layers")
+        given = {name: getattr(step, name) for name in fields}
+        step = StepAttention(**given, chunk_size=step.chunk_size)
+    module = SimpleNamespace(layer_idx=0)
+    out, _ = paged_attention(module, query[None], keys, values, None, martlet_step=step, **how)
+    return out[0]
+
+
+STRETCHES = [(0, 1), (14, 1), (15, 1), (16, 1), (255, 1), (256, 1), (700, 1), (0, 40), (37, 300)]
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (16, 16, 32), (24, 1, 128)]
+)
+def test_it_equals_the_plain_one(
+    num_heads: int, num_kv_heads: int, dim: int, window: int | None
+) -> None:
+    cache = filled_cache(num_kv_heads, dim)
+    assert can_attend(cache, 0, num_heads)
+    step = step_of(STRETCHES, cache)
+    query = torch.randn(num_heads, len(step.slots), dim).bfloat16()
+    expected = attend(query, step, compiled=False, sliding_window=window).float()
+    for given in (query, query.transpose(0, 1).contiguous().transpose(0, 1)):
+        got = attend(given, step, compiled=True, sliding_window=window).float()
+        differences = (got - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
+        assert differences.max() < 0.02
+
+
+def test_scores_of_any_size_give_weights_that_sum_to_one() -> None:
+    cache = filled_cache(2, 64)
+    cache.pools(0)[1].fill_(0.5)
+    step = step_of(STRETCHES, cache)
+    query = torch.randn(14, len(step.slots), 64).bfloat16()
+    for scaling in (1e-6, 0.125, 30.0, 1e4):
+        out = attend(query, step, compiled=True, scaling=scaling).float()
+        torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=1e-2, atol=0)
+
+
+def test_what_is_not_finite_stays_with_its_request() -> None:
+    cache = filled_cache(2, 64)
+    step = step_of([(40, 1), (99, 1), (200, 3)], cache)
+    query = torch.randn(14, 5, 64).bfloat16()
+    own_block = step.stretches[1].block_ids[4]
+    for pool in cache.pools(0):
+        before = pool.clone()
+        pool[:, own_block * 16 + 3] = float("nan")
+        out = attend(query, step, compiled=True)
+        assert out.isnan().any(dim=(1, 2)).tolist() == [False, True, False, False, False]
+        pool.copy_(before)
+
+
+def test_pools_of_another_form_are_left_to_the_plain_one() -> None:
+    assert not can_attend(filled_cache(2, 48), 0, 32)
+    assert not can_attend(filled_cache(2, 64, block_size=8), 0, 32)
+    assert not can_attend(filled_cache(2, 64), 0, 2)
