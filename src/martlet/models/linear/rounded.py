@@ -8,9 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.int4 import Int4Linear, can_pack_int4
-from martlet.models.linear.int8 import Int8Linear
-from martlet.models.linear.packed import can_pack
+from martlet.models.linear.fastest import fastest_int4, fastest_int8
 from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.models.linear.stored import RoundedInt4, StoredInt8
 from martlet.models.weights import GROUP_SIZE, Weights
@@ -19,20 +17,19 @@ _ROWS_AT_ONCE = 8192
 """Rounding makes a few copies in fp32; an LM head is larger than all layers' together."""
 
 
-def round_linear(linear: nn.Linear, weights: Weights) -> Int8Linear | Int4Linear | None:
+def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
     """A layer that computes what `linear` does, with rounded weights.
 
     Returns:
         None where the layer must stay as it is: its shape does not fit, or it is not on a CPU.
     """
-    if linear.weight.device.type != "cpu" or not can_pack():
+    if linear.weight.device.type != "cpu":
         return None
     match weights:
         case "int8":
-            return Int8Linear(to_int8(linear))
+            return fastest_int8(to_int8(linear))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
-            stored = to_int4(linear)
-            return Int4Linear(stored) if can_pack_int4(stored) else None
+            return fastest_int4(to_int4(linear))
         case _:
             return None
 
