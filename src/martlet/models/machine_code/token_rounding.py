@@ -57,9 +57,7 @@ class _Rounding:
 
     def __init__(self, module: ir.Module, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._largest_of = known_function(
-            module, "llvm.vector.reduce.umax.v16i32", INT, [INTS]
-        )
+        self._largest_of = known_function(module, "llvm.vector.reduce.umax.v16i32", INT, [INTS])
         self._sum_of = known_function(module, "llvm.vector.reduce.add.v16i32", INT, [INTS])
         self._nearest = known_function(module, "llvm.rint.v16f32", FLOATS, [FLOATS])
 
