@@ -128,4 +128,3 @@ def _swap_leaf(parent: nn.Module, name: str, rules: _Rules) -> bool:
     setattr(parent, name, faster)
     rules.give_back(leaf)
     return True
-

@@ -1,13 +1,18 @@
 """A linear layer of eight or four bits whose product is compiled while the model is loaded."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from martlet.models.linear.panels import by_panel, lay_out
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.linear.tokens import RoundedTokens, TokenFormat, round_tokens
-from martlet.models.machine_code.kind import ProductKind
+from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
+
+if TYPE_CHECKING:
+    from martlet.models.machine_code.worker import Worker
 
 _WIDTH_UNIT = 16
 _WIDEST = 2**16
@@ -45,12 +50,15 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self.bias = None if stored.bias is None else stored.bias.detach()
+        self._products: dict[torch.dtype, Worker] = {}
         self._panels = panels = lay_out(stored)
         self.token_format = TokenFormat(
             group_size=panels.group_size or self.in_features, middle=panels.middle
         )
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
         self._bias_in_panels = by_panel(bias.unsqueeze(1), panels.bits)
+        tensors = (panels.values, panels.scales, panels.zeros, self._bias_in_panels)
+        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -62,30 +70,32 @@ class IntegerLinear(nn.Module):
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
-        from martlet.models.machine_code.product import product
+        dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
+        out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
+        num_rows = tokens.num_rows
+        self._product(dtype)(
+            -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values),
+            *tokens.addresses(),
+            *self._addresses,
+            out.data_ptr(),
+            *(num_rows, self.in_features, self.out_features, tokens.num_groups),
+            alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
+        )
+        return out.to(tokens.dtype)
 
-        num_rows, width = tokens.values.shape
-        is_bf16 = tokens.dtype == torch.bfloat16
-        out = torch.empty(
-            num_rows, self.out_features, dtype=torch.bfloat16 if is_bf16 else torch.float32
-        )
-        panels = self._panels
-        kind = ProductKind(
-            bits=panels.bits,
-            group_size=panels.group_size,
-            has_zeros=panels.zeros is not None,
-            dtype=out.dtype,
-        )
-        product(kind)(
-            kind.num_items(num_rows, self.out_features),
-            *(each.data_ptr() for each in (tokens.values, tokens.scales, tokens.offsets)),
-            *(each.data_ptr() for each in (panels.values, panels.scales)),
-            0 if panels.zeros is None else panels.zeros.data_ptr(),
-            *(self._bias_in_panels.data_ptr(), out.data_ptr()),
-            *(num_rows, width, self.out_features, tokens.scales.shape[1]),
-            alone=num_rows * width * self.out_features <= _FEW_PRODUCTS,
-        )
-        return out.to(tokens.dtype).view(*tokens.shape[:-1], self.out_features)
+    def _product(self, dtype: torch.dtype) -> "Worker":
+        """The compiled function for an output of a type."""
+        if dtype not in self._products:
+            from martlet.models.machine_code.product import product
+
+            kind = ProductKind(
+                bits=self._panels.bits,
+                group_size=self._panels.group_size,
+                has_zeros=self._panels.zeros is not None,
+                dtype=dtype,
+            )
+            self._products[dtype] = product(kind)
+        return self._products[dtype]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -1,9 +1,11 @@
-"""What a product is compiled for."""
+"""What functions are compiled for, and how their work is divided."""
 
 from dataclasses import dataclass
 
 import torch
 
+TOKENS_AT_ONCE = 16
+"""Tokens that are rounded together."""
 ROWS_AT_ONCE = 192
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
 _LANES = 16
@@ -28,10 +30,6 @@ class ProductKind:
     def panel(self) -> int:
         """Outputs that are computed together."""
         return panel_of(self.bits)
-
-    def num_items(self, num_rows: int, num_outputs: int) -> int:
-        """Into how many items the work is divided: each has a panel and some tokens."""
-        return -(-num_rows // ROWS_AT_ONCE) * -(-num_outputs // self.panel)
 
 
 def panel_of(bits: int) -> int:

@@ -9,8 +9,6 @@ The parameters of `token_rounding`, by the shapes of `linear/tokens`:
     T, K, the size of a group, the middle
 """
 
-from functools import cache
-
 import torch
 from llvmlite import ir
 
@@ -35,16 +33,14 @@ from martlet.models.machine_code.emit import (
     repeat,
     smaller,
 )
+from martlet.models.machine_code.kind import TOKENS_AT_ONCE
 from martlet.models.machine_code.worker import Worker, known_function
 
 _LARGEST = 127.0
-ROWS_AT_ONCE = 16
-"""Of an item."""
 _SMALLEST = float(torch.finfo(torch.float32).tiny * 1e3)
 """A token of zeros has no scale of its own."""
 
 
-@cache
 def token_rounding(dtype: torch.dtype) -> Worker:
     """The function for tokens of a type, bf16 or fp32."""
     module = ir.Module("token_rounding")
@@ -75,8 +71,8 @@ class _Rounding:
         middle: Value,
     ) -> None:
         num_groups = b.udiv(width, group_size)
-        first = b.mul(item, WORD(ROWS_AT_ONCE))
-        end = smaller(b, b.add(first, WORD(ROWS_AT_ONCE)), num_rows)
+        first = b.mul(item, WORD(TOKENS_AT_ONCE))
+        end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
 
         def row(number: Value) -> None:
             def group(place: Value, _: list[Value]) -> list[Value]:
