@@ -62,7 +62,7 @@ def _four_bits(stored: StoredInt4) -> Panels:
     return Panels(
         bits=4,
         group_size=stored.in_features // scales.shape[1],
-        values=_in_panels(stored.values().to(torch.uint8), 4, _two_in_a_byte),
+        values=_in_panels(stored.values(), 4, _two_in_a_byte),
         scales=by_panel(scales.bfloat16(), 4),
         zeros=None if is_symmetric else by_panel(zeros.to(torch.uint8), 4),
         middle=_MIDDLE if is_symmetric else 1,

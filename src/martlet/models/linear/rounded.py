@@ -53,6 +53,10 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
 def _in_slices(
     weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    parts = [rounding(rows) for rows in weight.detach().split(_ROWS_AT_ONCE)]
-    values, scales = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(scales)
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    scales = []
+    for rows, rounded in zip(weight.detach().split(_ROWS_AT_ONCE), values.split(_ROWS_AT_ONCE)):
+        whole, scale = rounding(rows)
+        rounded.copy_(whole)
+        scales.append(scale)
+    return values, torch.cat(scales)

@@ -65,7 +65,7 @@ def round_tokens(x: Tensor, token_format: TokenFormat) -> RoundedTokens:
     memory = torch.empty(num_rows * (width + 2 * _SCALE_BYTES * num_groups), dtype=torch.int8)
     tokens = RoundedTokens(memory, num_rows, num_groups, x.shape, x.dtype)
     _rounding(rows.dtype)(
-        -(-num_rows // ROWS_AT_ONCE),
+        -(-num_rows // TOKENS_AT_ONCE),
         rows.data_ptr(),
         *tokens.addresses(),
         *(num_rows, width, size, token_format.middle),
