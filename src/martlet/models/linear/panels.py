@@ -28,8 +28,8 @@ class Panels:
     group_size: int | None
     """None for all inputs."""
     values: Tensor
-    """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input and,
-    higher, the fourth after it."""
+    """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input
+    and, higher, the fourth after it."""
     scales: Tensor
     """`[P, G, W]`, fp32; in four bits bf16."""
     zeros: Tensor | None

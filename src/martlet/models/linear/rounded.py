@@ -55,8 +55,8 @@ def _in_slices(
 ) -> tuple[Tensor, Tensor]:
     values = torch.empty(weight.shape, dtype=torch.int8)
     scales = []
-    for rows, rounded in zip(weight.detach().split(_ROWS_AT_ONCE), values.split(_ROWS_AT_ONCE)):
-        whole, scale = rounding(rows)
-        rounded.copy_(whole)
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        values[rows], scale = rounding(weight.detach()[rows])
         scales.append(scale)
     return values, torch.cat(scales)

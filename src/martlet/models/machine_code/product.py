@@ -1,8 +1,8 @@
 """The product of rounded tokens with weights of eight or four bits, as a compiled function.
 
-Whole numbers are summed exactly by the instruction for neural networks that AVX-512 has (VNNI), and
-what follows is computed in the same order for each row: it comes out the same to the last bit, whoever
-its neighbours are.
+Whole numbers are summed exactly by the instruction for neural networks that AVX-512 has (VNNI),
+and what follows is computed in the same order for each row: it comes out the same to the last bit,
+whoever its neighbours are.
 
 Weights lie in panels of outputs, within a panel in the order in which they are read:
 

@@ -11,8 +11,8 @@ import torch
 _FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vnni")
 """Of the CPU, as LLVM calls them: vectors of 64 bytes, and sums of products of bytes."""
 _SHARE_WORK = "GOMP_parallel"
-"""The function that a `parallel` region of OpenMP becomes. GNU's library has it, and for the sake of
-its programs those of LLVM and Intel."""
+"""The function that a `parallel` region of OpenMP becomes. GNU's library has it, and for the sake
+of its programs those of LLVM and Intel."""
 
 
 @cache

@@ -41,8 +41,8 @@ _STEP = 4
 def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Function:
     """A function that computes a tile.
 
-    It has the parameters of a product, beginning at the tile; in the place of the number of rows, the
-    number of outputs that are still missing.
+    It has the parameters of a product, beginning at the tile; in the place of the number of rows,
+    the number of outputs that are still missing.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", PARAMETERS)
     tile = _Tile(module, b, kind, num_rows, *function.args)

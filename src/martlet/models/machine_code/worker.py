@@ -1,8 +1,8 @@
 """Functions that the threads of PyTorch run together, compiled for this CPU by LLVM.
 
-PyTorch's operators for weights of few bits leave most of the memory's speed unused, and an extension
-in C++ would have to be built for each platform. llvmlite brings LLVM as a library: a function is
-written with its builder while the model is loaded, and is machine code a moment later.
+PyTorch's operators for weights of few bits leave most of the memory's speed unused, and an
+extension in C++ would have to be built for each platform. llvmlite brings LLVM as a library: a
+function is written with its builder while the model is loaded, and is machine code a moment later.
 """
 
 import ctypes
