@@ -18,9 +18,16 @@ SHAPES = [(80, 96), (100, 64), (1152, 896), (5000, 128)]
 """Outputs and inputs: less than a panel, a part of one at the end, and laid out in parts."""
 
 
-def plain(kind: str, num_outputs: int, width: int, *, bias: bool) -> StoredInt8 | StoredInt4:
+def plain(
+    kind: str,
+    num_outputs: int,
+    width: int,
+    *,
+    bias: bool,
+    dtype: torch.dtype = torch.bfloat16,
+) -> StoredInt8 | StoredInt4:
     torch.manual_seed(0)
-    linear = nn.Linear(width, num_outputs, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+    linear = nn.Linear(width, num_outputs, bias=bias, dtype=dtype).requires_grad_(False)
     return to_int8(linear) if kind == "int8" else to_int4(linear)
 
 
@@ -37,7 +44,7 @@ def rows_of_all_sizes(num_rows: int, width: int) -> torch.Tensor:
 def test_the_compiled_layer_computes_what_the_plain_one_does(
     kind: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    stored = plain(kind, *shape, bias=shape[0] > 100)
+    stored = plain(kind, *shape, bias=shape[0] > 100, dtype=dtype)
     layer = IntegerLinear(stored)
     # Eight bits round tokens alike in both; against tokens as they are, rounding them shows.
     tolerance = 0.01 if kind == "int4" or dtype == torch.bfloat16 else 1e-3
