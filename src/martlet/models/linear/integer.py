@@ -1,5 +1,6 @@
 """A linear layer of eight or four bits whose product is compiled while the model is loaded."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,9 @@ _WIDTH_UNIT = 16
 _WIDEST = 2**16
 """The products of more bytes could have a sum beyond 32 bits."""
 _LARGEST_GROUP = 256
+_COMPILED_DTYPES = (torch.bfloat16, torch.float32)
+_FEW_VALUES = 2**15
+"""Each thread rounds as many by itself, in the memory of its stack."""
 _FEW_PRODUCTS = 2**18
 """As many are computed before another thread is awake."""
 
@@ -50,11 +54,12 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self.bias = None if stored.bias is None else stored.bias.detach()
-        self._products: dict[torch.dtype, Worker] = {}
+        self._products: dict[tuple[torch.dtype, bool], Worker] = {}
         self._panels = panels = lay_out(stored)
         self.token_format = TokenFormat(
             group_size=panels.group_size or self.in_features, middle=panels.middle
         )
+        self._num_groups = self.in_features // self.token_format.group_size
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
         self._bias_in_panels = by_panel(bias.unsqueeze(1), panels.bits)
         tensors = (panels.values, panels.scales, panels.zeros, self._bias_in_panels)
@@ -62,7 +67,19 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        return self.multiply(self.rounded(x))
+        is_few = 0 < x.numel() <= _FEW_VALUES and x.dtype in _COMPILED_DTYPES
+        return self._multiply_few(x) if is_few else self.multiply(self.rounded(x))
+
+    def _multiply_few(self, x: Tensor) -> Tensor:
+        rows, num_rows = x.contiguous(), x.numel() // self.in_features
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
+        self._call(
+            self._product(x.dtype, of_few=True),
+            (rows.data_ptr(), self.token_format.group_size, self.token_format.middle),
+            out,
+            num_rows,
+        )
+        return out
 
     def rounded(self, x: Tensor) -> RoundedTokens:
         """What `multiply` takes; layers of one token format can share it."""
@@ -72,21 +89,24 @@ class IntegerLinear(nn.Module):
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
         dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
         out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
-        num_rows = tokens.num_rows
-        self._product(dtype)(
-            -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values),
-            *tokens.addresses(),
-            *self._addresses,
-            out.data_ptr(),
-            *(num_rows, self.in_features, self.out_features, tokens.num_groups),
-            alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
-        )
+        self._call(self._product(dtype), tokens.addresses(), out, tokens.num_rows)
         return out.to(tokens.dtype)
 
-    def _product(self, dtype: torch.dtype) -> "Worker":
+    def _call(self, product: "Worker", tokens: Sequence[int], out: Tensor, num_rows: int) -> None:
+        product(
+            -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values),
+            *tokens,
+            *self._addresses,
+            out.data_ptr(),
+            *(num_rows, self.in_features, self.out_features, self._num_groups),
+            alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
+        )
+
+    def _product(self, dtype: torch.dtype, *, of_few: bool = False) -> "Worker":
         """The compiled function for an output of a type."""
-        if dtype not in self._products:
-            from martlet.models.machine_code.product import product
+        known = self._products.get((dtype, of_few))
+        if known is None:
+            from martlet.models.machine_code.product import product, product_of_few
 
             kind = ProductKind(
                 bits=self._panels.bits,
@@ -94,8 +114,9 @@ class IntegerLinear(nn.Module):
                 has_zeros=self._panels.zeros is not None,
                 dtype=dtype,
             )
-            self._products[dtype] = product(kind)
-        return self._products[dtype]
+            known = product_of_few(kind) if of_few else product(kind)
+            self._products[dtype, of_few] = known
+        return known
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -16,7 +16,7 @@ from martlet.models.machine_code.kind import panel_of
 _UNSIGNED_ZERO = 128
 _MIDDLE = 8
 """What stands for 0 in four bits where the groups do not say."""
-_OUTPUTS_AT_ONCE = 4096
+_OUTPUTS_AT_ONCE = 1024
 """A multiple of every panel. Laid out in parts, a weight is not in memory three times."""
 
 

@@ -13,8 +13,8 @@ from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.models.linear.stored import RoundedInt4, StoredInt8
 from martlet.models.weights import GROUP_SIZE, Weights
 
-_ROWS_AT_ONCE = 8192
-"""Rounding makes a few copies in fp32; an LM head is larger than all layers' together."""
+_VALUES_AT_ONCE = 2**21
+"""Rounding makes several copies in fp32, which must not count beside the model."""
 
 
 def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
@@ -55,8 +55,9 @@ def _in_slices(
 ) -> tuple[Tensor, Tensor]:
     values = torch.empty(weight.shape, dtype=torch.int8)
     scales = []
-    for start in range(0, len(weight), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    num_rows = -(-_VALUES_AT_ONCE // weight.shape[1])
+    for start in range(0, len(weight), num_rows):
+        rows = slice(start, start + num_rows)
         values[rows], scale = rounding(weight.detach()[rows])
         scales.append(scale)
     return values, torch.cat(scales)

@@ -37,6 +37,14 @@ def load(b: Builder, kind: ir.Type, pointer: Value, num_bytes: Value, *, align: 
     return b.load(at(b, pointer, num_bytes), typ=kind, align=align)
 
 
+def allocate(b: Builder, num_bytes: Value) -> Value:
+    """The address of memory on the stack, until the function returns."""
+    memory = b.alloca(BYTE, num_bytes)
+    memory.align = VECTOR_BYTES
+    # llvmlite gives it a type of its own, of a pointer to bytes.
+    return b.inttoptr(b.ptrtoint(memory, WORD), POINTER)
+
+
 def broadcast(b: Builder, value: Value) -> Value:
     """A vector of one value."""
     kind = ir.VectorType(value.type, LANES)

@@ -44,12 +44,23 @@ _SMALLEST = float(torch.finfo(torch.float32).tiny * 1e3)
 def token_rounding(dtype: torch.dtype) -> Worker:
     """The function for tokens of a type, bf16 or fp32."""
     module = ir.Module("token_rounding")
-    rounding = _Rounding(module, dtype)
-    return Worker(module, [POINTER] * 4 + [WORD] * 4, rounding.rows)
+    rounding = Rounding(module, dtype)
+
+    def item(b: Builder, number: Value, *parameters: Value) -> None:
+        num_rows = parameters[4]
+        first = b.mul(number, WORD(TOKENS_AT_ONCE))
+        end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
+        rounding.rows(b, first, end, *parameters)
+
+    return Worker(module, [POINTER] * 4 + [WORD] * 4, item)
 
 
-class _Rounding:
-    """Writes the code, from rows to groups to vectors."""
+class Rounding:
+    """Writes the code, from rows to groups to vectors.
+
+    Args:
+        dtype: Of the tokens.
+    """
 
     def __init__(self, module: ir.Module, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -60,19 +71,19 @@ class _Rounding:
     def rows(
         self,
         b: Builder,
-        item: Value,
+        first: Value,
+        end: Value,
         x: Value,
         values: Value,
         scales: Value,
         offsets: Value,
-        num_rows: Value,
+        _: Value,
         width: Value,
         group_size: Value,
         middle: Value,
     ) -> None:
+        """Rounds the rows from the first on."""
         num_groups = b.udiv(width, group_size)
-        first = b.mul(item, WORD(TOKENS_AT_ONCE))
-        end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
 
         def row(number: Value) -> None:
             def group(place: Value, _: list[Value]) -> list[Value]:

@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-from martlet.models.machine_code.emit import POINTER, WORD, Builder, load
+from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, load
 from martlet.models.machine_code.support import openmp
 
 _OPTIMIZATION = 2
@@ -32,12 +32,18 @@ class Worker:
         parameters: The types of the parameters: pointers and words.
         item: Given a builder, the number of an item and the parameters, it writes the code that
             computes the item.
+        prepare: Given a builder and the parameters, it writes what each thread does first, and
+            returns the parameters that items get.
     """
 
     def __init__(
-        self, module: ir.Module, parameters: Sequence[ir.Type], item: Callable[..., None]
+        self,
+        module: ir.Module,
+        parameters: Sequence[ir.Type],
+        item: Callable[..., None],
+        prepare: Callable[..., Sequence[Value]] = lambda _, *values: values,
     ) -> None:
-        _write(module, parameters, item)
+        _write(module, parameters, item, prepare)
         self._engine = _compile(module)  # It owns the machine code.
         self._address: int = self._engine.get_function_address(_WORKER)
         self._function = _Function(self._address)
@@ -58,14 +64,20 @@ class Worker:
             openmp()(self._address, ctypes.addressof(task), num_threads, 0)
 
 
-def _write(module: ir.Module, parameters: Sequence[ir.Type], item: Callable[..., None]) -> None:
+def _write(
+    module: ir.Module,
+    parameters: Sequence[ir.Type],
+    item: Callable[..., None],
+    prepare: Callable[..., Sequence[Value]],
+) -> None:
     """A function of a task: the number of items taken, of all items, and the parameters."""
     function, b = new_function(module, _WORKER, [POINTER])
     (task,) = function.args
-    num_items, *values = (
+    num_items, *values = [
         load(b, kind, task, WORD(8 * place), align=8)
         for place, kind in enumerate([WORD, *parameters], start=1)
-    )
+    ]
+    values = prepare(b, *values)
     take, compute, end = (b.append_basic_block(name) for name in ("take", "compute", "end"))
     b.branch(take)
     b.position_at_end(take)
