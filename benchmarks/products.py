@@ -45,16 +45,18 @@ OPERATORS: dict[str, tuple[float, Callable[[Any], nn.Module], Callable[[Any], nn
 
 @torch.inference_mode()
 def main() -> None:
+    num_threads = torch.get_num_threads()
+    threads = f"{num_threads} threads" if num_threads > 1 else "1 thread"
     lines = [
         "# Products of few bits on a CPU",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {torch.get_num_threads()} threads; Python "
+        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {threads}; Python "
         f"{platform.python_version()}, torch {torch.__version__}. Made by `python "
         "benchmarks/products.py`, whose first lines say what is measured. GFLOP/s by rows; memory "
         f"was read with {read_bandwidth():.0f} GB/s before.",
     ]
     for num_outputs, width in SHAPES:
-        lines += ["", f"| {width} x {num_outputs} | {' | '.join(map(str, ROWS))} |"]
+        lines += ["", f"| {width} inputs, {num_outputs} outputs | {' | '.join(map(str, ROWS))} |"]
         lines.append(f"|---|{'---:|' * len(ROWS)}")
         copies = {name: copies_of(name, num_outputs, width) for name in OPERATORS}
         for name, row in compare(copies, width).items():
