@@ -62,13 +62,15 @@ class IntegerLinear(nn.Module):
         self._num_groups = self.in_features // self.token_format.group_size
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
         self._bias_in_panels = by_panel(bias.unsqueeze(1), panels.bits)
-        tensors = (panels.values, panels.scales, panels.zeros, self._bias_in_panels)
-        self._addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        is_few = 0 < x.numel() <= _FEW_VALUES and x.dtype in _COMPILED_DTYPES
-        return self._multiply_few(x) if is_few else self.multiply(self.rounded(x))
+        return self._multiply_few(x) if self.is_few(x) else self.multiply(self.rounded(x))
+
+    @staticmethod
+    def is_few(x: Tensor) -> bool:
+        """Whether to round the tokens by themselves, to share them, would take longer."""
+        return 0 < x.numel() <= _FEW_VALUES and x.dtype in _COMPILED_DTYPES
 
     def _multiply_few(self, x: Tensor) -> Tensor:
         rows, num_rows = x.contiguous(), x.numel() // self.in_features
@@ -93,11 +95,13 @@ class IntegerLinear(nn.Module):
         return out.to(tokens.dtype)
 
     def _call(self, product: "Worker", tokens: Sequence[int], out: Tensor, num_rows: int) -> None:
+        panels = self._panels
         product(
-            -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values),
+            -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
-            *self._addresses,
-            out.data_ptr(),
+            *(panels.values.data_ptr(), panels.scales.data_ptr()),
+            0 if panels.zeros is None else panels.zeros.data_ptr(),
+            *(self._bias_in_panels.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
             alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
         )
