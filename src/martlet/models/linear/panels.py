@@ -72,7 +72,8 @@ def _four_bits(stored: StoredInt4) -> Panels:
 def _two_in_a_byte(rows: Tensor) -> Tensor:
     """`[..., K]` below 16 -> `[..., K / 8, 4]`."""
     low, high = rows.unflatten(-1, (-1, 2, 4)).unbind(-2)
-    return low | (high << 4)
+    both: Tensor = low | (high << 4)
+    return both
 
 
 def _in_panels(values: Tensor, bits: int, pack: Callable[[Tensor], Tensor]) -> Tensor:
@@ -91,7 +92,8 @@ def _in_panels(values: Tensor, bits: int, pack: Callable[[Tensor], Tensor]) -> T
 def by_panel(columns: Tensor, bits: int) -> Tensor:
     """`[out, G] -> [P, G, W]`."""
     width = panel_of(bits)
-    return _filled(columns, width).unflatten(0, (-1, width)).transpose(1, 2).contiguous()
+    panels: Tensor = _filled(columns, width).unflatten(0, (-1, width))
+    return panels.transpose(1, 2).contiguous()
 
 
 def _filled(rows: Tensor, multiple: int) -> Tensor:

@@ -158,7 +158,7 @@ class _Tile:
         """A group's sums, times the scales of tokens and weights, plus something."""
         b = self._b
         columns = [self._weight_scale(group, column) for column in range(self._num_columns)]
-        results = []
+        results: list[Value] = []
         for row in range(self._num_rows):
             scale = load_each(b, FLOAT, self._scales, self._of_row(row, group))
             for column in columns:

@@ -47,10 +47,10 @@ def token_rounding(dtype: torch.dtype) -> Worker:
     rounding = Rounding(module, dtype)
 
     def item(b: Builder, number: Value, *parameters: Value) -> None:
-        num_rows = parameters[4]
+        *tensors, num_rows, width, group_size, middle = parameters
         first = b.mul(number, WORD(TOKENS_AT_ONCE))
         end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
-        rounding.rows(b, first, end, *parameters)
+        rounding.rows(b, first, end, *tensors, width, group_size, middle)
 
     return Worker(module, [POINTER] * 4 + [WORD] * 4, item)
 
@@ -77,7 +77,6 @@ class Rounding:
         values: Value,
         scales: Value,
         offsets: Value,
-        _: Value,
         width: Value,
         group_size: Value,
         middle: Value,

@@ -73,11 +73,11 @@ def _write(
     """A function of a task: the number of items taken, of all items, and the parameters."""
     function, b = new_function(module, _WORKER, [POINTER])
     (task,) = function.args
-    num_items, *values = [
+    num_items, *given = [
         load(b, kind, task, WORD(8 * place), align=8)
         for place, kind in enumerate([WORD, *parameters], start=1)
     ]
-    values = prepare(b, *values)
+    values = prepare(b, *given)
     take, compute, end = (b.append_basic_block(name) for name in ("take", "compute", "end"))
     b.branch(take)
     b.position_at_end(take)
