@@ -75,7 +75,9 @@ def product_of_few(kind: ProductKind) -> Worker:
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
         sizes = (b.mul(num_rows, width), scale_bytes, scale_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in sizes]
-        rounding.rows(b, WORD(0), num_rows, x, *tokens, width, group_size, middle)
+        rounding.rows(
+            b, WORD(0), num_rows, x, *tokens, width=width, group_size=group_size, middle=middle
+        )
         return [*tokens, *others]
 
     def item(b: Builder, number: Value, *parameters: Value) -> None:

@@ -50,7 +50,7 @@ def token_rounding(dtype: torch.dtype) -> Worker:
         *tensors, num_rows, width, group_size, middle = parameters
         first = b.mul(number, WORD(TOKENS_AT_ONCE))
         end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
-        rounding.rows(b, first, end, *tensors, width, group_size, middle)
+        rounding.rows(b, first, end, *tensors, width=width, group_size=group_size, middle=middle)
 
     return Worker(module, [POINTER] * 4 + [WORD] * 4, item)
 
@@ -77,6 +77,7 @@ class Rounding:
         values: Value,
         scales: Value,
         offsets: Value,
+        *,
         width: Value,
         group_size: Value,
         middle: Value,
