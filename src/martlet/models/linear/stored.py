@@ -209,5 +209,5 @@ def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 
 def _unpack(words: Tensor) -> Tensor:
     """`[N, W]` words of eight four-bit values -> `[N, 8 W]` values from 0 to 15, in uint8."""
-    each_byte = words.contiguous().view(torch.uint8)  # The lowest first.
-    return torch.stack((each_byte & 15, each_byte >> 4), dim=-1).flatten(1)
+    each_byte = words.flatten().view(torch.uint8)  # The lowest first.
+    return torch.stack((each_byte & 15, each_byte >> 4), dim=-1).view(len(words), -1)
