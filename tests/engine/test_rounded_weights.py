@@ -15,9 +15,11 @@ from martlet.errors import ParameterError
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.packed import can_pack
 from martlet.models.linear.rounded import round_linear, to_int4, to_int8
 from martlet.models.load import load_model
+from martlet.models.machine_code.support import can_compile
 from martlet.models.weights import Weights, held_bytes
 from support.adapters import make_adapter
 from support.engines import make_engine, run_to_end
@@ -74,9 +76,14 @@ def test_a_row_is_computed_alike_to_the_last_bit_whoever_its_neighbours_are(
         assert torch.equal(layer(x[:, row : row + 1]), crowd[:, row : row + 1])
 
 
-def test_the_same_tokens_alone_and_in_a_crowd(folder: ModelFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_the_same_tokens_alone_and_in_a_crowd(
+    folder: ModelFolder, tmp_path: Path, weights: Weights
+) -> None:
+    if weights == "int4" and not can_compile():
+        pytest.skip("PyTorch's four bits have no fast product of fp32")
     # In fp32, so that only the rounding of weights and tokens is at stake.
-    model = load_model(folder, dtype=torch.float32, device=CPU, weights="int8")
+    model = load_model(folder, dtype=torch.float32, device=CPU, weights=weights)
     adapter = make_adapter(tmp_path / "a", folder, r=4, target_modules="all-linear")
     engine = make_engine(model)
     engine.adapters.install(engine.adapters.prepare("a", str(adapter)))
@@ -108,7 +115,7 @@ def test_the_option_reaches_the_model_its_identity_and_the_plan_of_memory() -> N
     assert opened.memory.weights_bytes < 0.6 * plain.memory.weights_bytes
     backend = load_backend("demo", options=options)
     head = backend.engine._model.module.get_output_embeddings()  # type: ignore[attr-defined]
-    assert isinstance(head, Int8Linear)
+    assert isinstance(head, IntegerLinear if can_compile() else Int8Linear)
     backend.close()
 
 

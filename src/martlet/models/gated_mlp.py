@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from martlet.models.compiled.threads import is_compiled_for, run
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.packed import PackedLinear
 
 ROWS_AT_ONCE = 512
 """Tokens that go through together: enough for the products to be as fast as for more."""
 _NUM_ROWS_TRIED = 4
+_FAST = (PackedLinear, IntegerLinear, Int8Linear, Int4Linear)
 
 
 class GatedMLP(nn.Module):
@@ -56,7 +58,7 @@ class GatedMLP(nn.Module):
         """Whether its layers are the fast ones, with no adapter around them: such a layer needs to
         see all rows of a step at once."""
         layers = (self.gate_proj, self.up_proj, self.down_proj)
-        return all(isinstance(layer, PackedLinear | Int8Linear | Int4Linear) for layer in layers)
+        return all(isinstance(layer, _FAST) for layer in layers)
 
     def _compute(self, x: Tensor) -> Tensor:
         hidden, up = self._gate_and_up(x)
@@ -78,10 +80,15 @@ class GatedMLP(nn.Module):
         return hidden
 
     def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(self.gate_proj, Int8Linear) and isinstance(self.up_proj, Int8Linear):
-            rows = self.gate_proj.rounded(x)
-            return self.gate_proj.multiply(rows), self.up_proj.multiply(rows)
-        return self.gate_proj(x), self.up_proj(x)
+        gate, up = self.gate_proj, self.up_proj
+        if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
+            if gate.token_format == up.token_format and not gate.is_few(x):
+                tokens = gate.rounded(x)
+                return gate.multiply(tokens), up.multiply(tokens)
+        elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
+            rows = gate.rounded(x)
+            return gate.multiply(rows), up.multiply(rows)
+        return gate(x), up(x)
 
 
 def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:

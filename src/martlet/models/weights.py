@@ -11,8 +11,6 @@ Weights = Literal["stored", "int8", "int4"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
-_BYTES_A_VALUE = {"int8": 1.0, "int4": 0.5 + 4 / GROUP_SIZE}
-"""Of four bits, each group has a scale and a shift in bf16."""
 
 
 def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) -> int:
@@ -23,17 +21,21 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
         dtype: Of what is not rounded.
         weights: How linear layers are held; the LM head takes a byte a value in both.
     """
+    from martlet.models.machine_code.support import can_compile
     from martlet.models.quantized import stored_bytes
 
     total = stored_bytes(folder, dtype)
     if weights == "stored":
         return total
+    # Of four bits, each group has a scale in bf16; for PyTorch's operator a shift, too.
+    group_bytes = 2 if can_compile() else 4
+    bytes_a_value = {"int8": 1.0, "int4": 0.5 + group_bytes / GROUP_SIZE}[weights]
     matrices = [t for name, t in folder.tensors.items() if name.endswith("weight")]
     matrices = [tensor for tensor in matrices if len(tensor.shape) == 2]
     ends = [tensor for tensor in matrices if tensor.shape[0] == folder.num_embeddings]
     layers = [tensor for tensor in matrices if tensor.shape[0] != folder.num_embeddings]
     # Of two such tensors one is the embedding, which keeps its precision; a single one is read from
     # its file, and held as the head.
-    saved = sum(t.num_values * (dtype.itemsize - _BYTES_A_VALUE[weights]) for t in layers)
+    saved = sum(t.num_values * (dtype.itemsize - bytes_a_value) for t in layers)
     saved += sum(t.num_values * (dtype.itemsize - 1) for t in ends[-1:])
     return total - int(saved)

@@ -8,31 +8,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.int4 import Int4Linear, can_pack_int4
-from martlet.models.linear.int8 import Int8Linear
-from martlet.models.linear.packed import can_pack
+from martlet.models.linear.fastest import fastest_int4, fastest_int8
 from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.models.linear.stored import RoundedInt4, StoredInt8
 from martlet.models.weights import GROUP_SIZE, Weights
 
-_ROWS_AT_ONCE = 8192
-"""Rounding makes a few copies in fp32; an LM head is larger than all layers' together."""
+_VALUES_AT_ONCE = 2**21
+"""Rounding makes several copies in fp32, which must not count beside the model."""
 
 
-def round_linear(linear: nn.Linear, weights: Weights) -> Int8Linear | Int4Linear | None:
+def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
     """A layer that computes what `linear` does, with rounded weights.
 
     Returns:
         None where the layer must stay as it is: its shape does not fit, or it is not on a CPU.
     """
-    if linear.weight.device.type != "cpu" or not can_pack():
+    if linear.weight.device.type != "cpu":
         return None
     match weights:
         case "int8":
-            return Int8Linear(to_int8(linear))
+            return fastest_int8(to_int8(linear))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
-            stored = to_int4(linear)
-            return Int4Linear(stored) if can_pack_int4(stored) else None
+            return fastest_int4(to_int4(linear))
         case _:
             return None
 
@@ -56,6 +53,11 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
 def _in_slices(
     weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    parts = [rounding(rows) for rows in weight.detach().split(_ROWS_AT_ONCE)]
-    values, scales = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(scales)
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    scales = []
+    num_rows = -(-_VALUES_AT_ONCE // weight.shape[1])
+    for start in range(0, len(weight), num_rows):
+        rows = slice(start, start + num_rows)
+        values[rows], scale = rounding(weight.detach()[rows])
+        scales.append(scale)
+    return values, torch.cat(scales)

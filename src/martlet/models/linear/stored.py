@@ -76,7 +76,7 @@ class StoredInt4(nn.Module, ABC):
 
     @abstractmethod
     def values(self) -> Tensor:
-        """The stored values, 0 to 15, `[out, in]` in int32."""
+        """The stored values, 0 to 15, `[out, in]` in uint8."""
 
     @abstractmethod
     def group_scales(self) -> Tensor:
@@ -115,7 +115,7 @@ class RoundedInt4(StoredInt4):
         self.scales = nn.Parameter(scales, requires_grad=False)
 
     def values(self) -> Tensor:
-        return self.rounded.int() + _MIDDLE
+        return (self.rounded + _MIDDLE).view(torch.uint8)
 
     def group_scales(self) -> Tensor:
         return self.scales
@@ -208,6 +208,6 @@ def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
 
 
 def _unpack(words: Tensor) -> Tensor:
-    """`[N, W]` words of eight four-bit values -> `[N, 8 W]` values from 0 to 15."""
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device)
-    return ((words.unsqueeze(-1) >> shifts) & 15).flatten(1)
+    """`[N, W]` words of eight four-bit values -> `[N, 8 W]` values from 0 to 15, in uint8."""
+    each_byte = words.flatten().view(torch.uint8)  # The lowest first.
+    return torch.stack((each_byte & 15, each_byte >> 4), dim=-1).view(len(words), -1)

@@ -1,0 +1,126 @@
+"""A linear layer of eight or four bits whose product is compiled while the model is loaded."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from martlet.models.linear.panels import by_panel, lay_out
+from martlet.models.linear.stored import StoredInt4, StoredInt8
+from martlet.models.linear.tokens import RoundedTokens, TokenFormat, round_tokens
+from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.support import can_compile
+
+if TYPE_CHECKING:
+    from martlet.models.machine_code.worker import Worker
+
+_WIDTH_UNIT = 16
+_WIDEST = 2**16
+"""The products of more bytes could have a sum beyond 32 bits."""
+_LARGEST_GROUP = 256
+_COMPILED_DTYPES = (torch.bfloat16, torch.float32)
+_FEW_VALUES = 2**15
+"""Each thread rounds as many by itself, in the memory of its stack."""
+_FEW_PRODUCTS = 2**18
+"""As many are computed before another thread is awake."""
+
+
+def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
+    """Whether an `IntegerLinear` can take a layer's place, on this machine and in its shape."""
+    width = stored.in_features
+    if not can_compile() or width % _WIDTH_UNIT or width > _WIDEST:
+        return False
+    if isinstance(stored, StoredInt8):
+        return stored.weight.device.type == "cpu"
+    scales = stored.group_scales()
+    size, rest = divmod(width, scales.shape[1])
+    if scales.device.type != "cpu" or rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
+        return False
+    return torch.equal(stored.group_of_input(), torch.arange(width) // size)
+
+
+class IntegerLinear(nn.Module):
+    """Computes what the layer computes that it is made from, on tokens of eight bits.
+
+    Weights of eight bits meet tokens that have one scale. Weights of four meet tokens that have a
+    scale for each group of weights, and have their own scales in bf16.
+
+    Args:
+        stored: A layer for which `can_compute` holds. It is read, not kept.
+    """
+
+    def __init__(self, stored: StoredInt8 | StoredInt4) -> None:
+        super().__init__()
+        self.in_features, self.out_features = stored.in_features, stored.out_features
+        self.bias = None if stored.bias is None else stored.bias.detach()
+        self._products: dict[tuple[torch.dtype, bool], Worker] = {}
+        self._panels = panels = lay_out(stored)
+        self.token_format = TokenFormat(
+            group_size=panels.group_size or self.in_features, middle=panels.middle
+        )
+        self._num_groups = self.in_features // self.token_format.group_size
+        bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
+        self._bias_in_panels = by_panel(bias.unsqueeze(1), panels.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`."""
+        return self._multiply_few(x) if self.is_few(x) else self.multiply(self.rounded(x))
+
+    @staticmethod
+    def is_few(x: Tensor) -> bool:
+        """Whether to round the tokens by themselves, to share them, would take longer."""
+        return 0 < x.numel() <= _FEW_VALUES and x.dtype in _COMPILED_DTYPES
+
+    def _multiply_few(self, x: Tensor) -> Tensor:
+        rows, num_rows = x.contiguous(), x.numel() // self.in_features
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
+        self._call(
+            self._product(x.dtype, of_few=True),
+            (rows.data_ptr(), self.token_format.group_size, self.token_format.middle),
+            out,
+            num_rows,
+        )
+        return out
+
+    def rounded(self, x: Tensor) -> RoundedTokens:
+        """What `multiply` takes; layers of one token format can share it."""
+        return round_tokens(x, self.token_format)
+
+    def multiply(self, tokens: RoundedTokens) -> Tensor:
+        """`[..., out]`, of what `rounded` gave for `[..., in]`."""
+        dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
+        out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
+        self._call(self._product(dtype), tokens.addresses(), out, tokens.num_rows)
+        return out.to(tokens.dtype)
+
+    def _call(self, product: "Worker", tokens: Sequence[int], out: Tensor, num_rows: int) -> None:
+        panels = self._panels
+        product(
+            -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
+            *tokens,
+            *(panels.values.data_ptr(), panels.scales.data_ptr()),
+            0 if panels.zeros is None else panels.zeros.data_ptr(),
+            *(self._bias_in_panels.data_ptr(), out.data_ptr()),
+            *(num_rows, self.in_features, self.out_features, self._num_groups),
+            alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
+        )
+
+    def _product(self, dtype: torch.dtype, *, of_few: bool = False) -> "Worker":
+        """The compiled function for an output of a type."""
+        known = self._products.get((dtype, of_few))
+        if known is None:
+            from martlet.models.machine_code.product import product, product_of_few
+
+            kind = ProductKind(
+                bits=self._panels.bits,
+                group_size=self._panels.group_size,
+                has_zeros=self._panels.zeros is not None,
+                dtype=dtype,
+            )
+            known = product_of_few(kind) if of_few else product(kind)
+            self._products[dtype, of_few] = known
+        return known
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -1,0 +1,125 @@
+"""Functions that the threads of PyTorch run together, compiled for this CPU by LLVM.
+
+PyTorch's operators for weights of few bits leave most of the memory's speed unused, and an
+extension in C++ would have to be built for each platform. llvmlite brings LLVM as a library: a
+function is written with its builder while the model is loaded, and is machine code a moment later.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+import torch
+from llvmlite import ir
+
+from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, load
+from martlet.models.machine_code.support import openmp
+
+_OPTIMIZATION = 2
+_WORKER = "worker"
+_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Worker:
+    """A compiled function that works on items, which threads share.
+
+    Each thread takes the next item until none is left, so one whose core is wanted elsewhere holds
+    the others up for an item at most.
+
+    Args:
+        module: The functions that the items' code calls. It is compiled with them.
+        parameters: The types of the parameters: pointers and words.
+        item: Given a builder, the number of an item and the parameters, it writes the code that
+            computes the item.
+        prepare: Given a builder and the parameters, it writes what each thread does first, and
+            returns the parameters that items get.
+    """
+
+    def __init__(
+        self,
+        module: ir.Module,
+        parameters: Sequence[ir.Type],
+        item: Callable[..., None],
+        prepare: Callable[..., Sequence[Value]] = lambda _, *values: values,
+    ) -> None:
+        _write(module, parameters, item, prepare)
+        self._engine = _compile(module)  # It owns the machine code.
+        self._address: int = self._engine.get_function_address(_WORKER)
+        self._function = _Function(self._address)
+
+    def __call__(self, num_items: int, *values: int, alone: bool) -> None:
+        """Computes all items.
+
+        Args:
+            values: Of the parameters.
+            alone: Whether this thread does so by itself. Threads take a few microseconds to wake.
+        """
+        task = (ctypes.c_int64 * (2 + len(values)))(0, num_items, *values)
+        num_threads = torch.get_num_threads()
+        if alone or num_threads == 1:
+            self._function(ctypes.addressof(task))
+        else:
+            # Always as many threads as PyTorch has: OpenMP ends those that it has too many of.
+            openmp()(self._address, ctypes.addressof(task), num_threads, 0)
+
+
+def _write(
+    module: ir.Module,
+    parameters: Sequence[ir.Type],
+    item: Callable[..., None],
+    prepare: Callable[..., Sequence[Value]],
+) -> None:
+    """A function of a task: the number of items taken, of all items, and the parameters."""
+    function, b = new_function(module, _WORKER, [POINTER])
+    (task,) = function.args
+    num_items, *given = [
+        load(b, kind, task, WORD(8 * place), align=8)
+        for place, kind in enumerate([WORD, *parameters], start=1)
+    ]
+    values = prepare(b, *given)
+    take, compute, end = (b.append_basic_block(name) for name in ("take", "compute", "end"))
+    b.branch(take)
+    b.position_at_end(take)
+    number = b.atomic_rmw("add", task, WORD(1), "monotonic")
+    b.cbranch(b.icmp_unsigned("<", number, num_items), compute, end)
+    b.position_at_end(compute)
+    item(b, number, *values)
+    b.branch(take)
+    b.position_at_end(end)
+    b.ret_void()
+
+
+def _compile(module: ir.Module) -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=_OPTIMIZATION,
+        jit=True,
+    )
+    options = llvm.create_pipeline_tuning_options(_OPTIMIZATION)
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(parsed, passes)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return engine
+
+
+def new_function(
+    module: ir.Module, name: str, parameters: Sequence[ir.Type]
+) -> tuple[ir.Function, Builder]:
+    """A function without a result, and a builder at its beginning."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), parameters), name)
+    return function, ir.IRBuilder(function.append_basic_block("begin"))
+
+
+def known_function(
+    module: ir.Module, name: str, result: ir.Type, parameters: Sequence[ir.Type]
+) -> ir.Function:
+    """A function that LLVM brings, most often an instruction of the CPU."""
+    known = module.globals.get(name)
+    return known or ir.Function(module, ir.FunctionType(result, parameters), name)

@@ -1,0 +1,133 @@
+"""Layers whose products are compiled: as the plain form computes, and each row by itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from martlet.models.linear.fastest import fastest_int4, fastest_int8
+from martlet.models.linear.int4 import Int4Linear
+from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.integer import IntegerLinear, can_compute
+from martlet.models.linear.packed import can_pack
+from martlet.models.linear.rounded import to_int4, to_int8
+from martlet.models.linear.stored import PackQuantized, StoredInt4, StoredInt8
+from martlet.models.machine_code.support import can_compile
+
+pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled for this CPU")
+SHAPES = [(80, 96), (100, 64), (1152, 896), (5000, 128)]
+"""Outputs and inputs: less than a panel, a part of one at the end, and laid out in parts."""
+
+
+def plain(
+    kind: str,
+    num_outputs: int,
+    width: int,
+    *,
+    bias: bool,
+    dtype: torch.dtype = torch.bfloat16,
+) -> StoredInt8 | StoredInt4:
+    torch.manual_seed(0)
+    linear = nn.Linear(width, num_outputs, bias=bias, dtype=dtype).requires_grad_(False)
+    return to_int8(linear) if kind == "int8" else to_int4(linear)
+
+
+def rows_of_all_sizes(num_rows: int, width: int) -> torch.Tensor:
+    """Each some decades larger than the one before; the last one is zero."""
+    rows = torch.randn(1, num_rows, width) * torch.logspace(-4, 4, num_rows)[:, None]
+    rows[:, -1] *= num_rows == 1
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_the_compiled_layer_computes_what_the_plain_one_does(
+    kind: str, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    stored = plain(kind, *shape, bias=shape[0] > 100, dtype=dtype)
+    layer = IntegerLinear(stored)
+    # Eight bits round tokens alike in both; against tokens as they are, rounding them shows.
+    tolerance = 0.01 if kind == "int4" or dtype == torch.bfloat16 else 1e-3
+    for num_rows in (1, 2, 3, 7, 16, 200):
+        x = rows_of_all_sizes(num_rows, shape[1]).to(dtype)
+        expected, got = stored(x), layer(x)
+        assert got.dtype == dtype
+        error = (got.double() - expected.double()).norm(dim=-1)
+        assert (error <= tolerance * expected.double().norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_row_comes_out_the_same_to_the_last_bit_alone_and_in_any_crowd(kind: str) -> None:
+    layer = IntegerLinear(plain(kind, 96, 256, bias=True))
+    x = rows_of_all_sizes(400, 256).bfloat16()
+    crowd = layer(x)
+    for size in (1, 3, 16, 193):
+        parts = [layer(rows) for rows in x.split(size, dim=1)]
+        assert torch.equal(torch.cat(parts, dim=1), crowd)
+
+
+def test_it_does_not_matter_how_many_threads_share_the_work() -> None:
+    layer = IntegerLinear(plain("int4", 1152, 896, bias=False))
+    x = torch.randn(40, 896)
+    num_threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(layer(x))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_poisoned_row_stays_poisoned_and_alone(kind: str, value: float) -> None:
+    layer = IntegerLinear(plain(kind, 80, 64, bias=True))
+    x = torch.randn(5, 64).bfloat16()
+    clean = layer(x)
+    x[3, 17] = value
+    got = layer(x)
+    assert not got[3].isfinite().any()
+    others = [0, 1, 2, 4]
+    assert torch.equal(got[others], clean[others])
+
+
+def test_four_bits_with_zeros_of_their_own() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 96, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    stored = PackQuantized(linear, num_groups=2, has_zeros=True, has_group_index=False)
+    words = torch.iinfo(torch.int32)
+
+    def filled(like: nn.Parameter) -> nn.Parameter:
+        bits = torch.randint(words.min, words.max, like.shape, dtype=torch.int32)
+        return nn.Parameter(bits, requires_grad=False)
+
+    assert stored.weight_zero_point is not None
+    stored.weight_packed = filled(stored.weight_packed)
+    stored.weight_zero_point = filled(stored.weight_zero_point)
+    stored.weight_scale = nn.Parameter(torch.rand(96, 2).bfloat16().float(), requires_grad=False)
+    x = torch.randn(9, 128)
+    expected, got = stored(x), IntegerLinear(stored)(x)
+    assert len(stored.group_zeros().unique()) > 8
+    assert (got - expected).norm() < 0.01 * expected.norm()
+
+
+def test_what_is_not_written_for_takes_the_operators_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = plain("int8", 64, 56, bias=False)
+    assert isinstance(odd, StoredInt8)
+    assert not can_compute(odd)
+    fitting_int8, fitting_int4 = (plain(kind, 64, 64, bias=False) for kind in ("int8", "int4"))
+    assert isinstance(fitting_int8, StoredInt8)
+    assert isinstance(fitting_int4, StoredInt4)
+    assert isinstance(fastest_int8(fitting_int8), IntegerLinear)
+    assert isinstance(fastest_int4(fitting_int4), IntegerLinear)
+    if can_pack():
+        assert isinstance(fastest_int8(odd), Int8Linear)
+        # As where llvmlite is not installed.
+        monkeypatch.setattr("martlet.models.linear.integer.can_compile", lambda: False)
+        assert isinstance(fastest_int8(fitting_int8), Int8Linear)
+        assert isinstance(fastest_int4(fitting_int4), Int4Linear)
