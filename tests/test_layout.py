@@ -16,7 +16,7 @@ LAYERS = [
     {"compat"},
     {"cli"},
     {"serve", "ui"},
-    {"doctor", "diff"},
+    {"bench", "doctor", "diff"},
     {"score"},
     {"train", "export"},
     {"batch"},

@@ -1,0 +1,197 @@
+"""The report of a bench: a table to read, a page with charts, a file for programs."""
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from martlet.batch.disk import disk_errors_named
+from martlet.bench.figure import Figure, Spread
+from martlet.bench.machine import machine
+from martlet.bench.peers.protocol import Work
+from martlet.bench.run import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One work by one contestant, over all rounds so far."""
+
+    contestant: str
+    work: Work
+    figures: Sequence[Figure]
+    times_slower: float | None
+    """The first contestant's tokens a second over this one's; None for the first itself."""
+
+    @cached_property
+    def speed(self) -> Spread:
+        """Tokens a second."""
+        return Spread.of(self.figures, lambda figure: figure.tokens_per_second)
+
+    @cached_property
+    def limit(self) -> float | None:
+        """Tokens a second that the machine's limits allowed, median; None where not known."""
+        if any(figure.share_of_limit is None for figure in self.figures):
+            return None
+        return Spread.of(self.figures, lambda f: f.tokens_per_second / (f.share_of_limit or 1)).median
+
+    @cached_property
+    def share_of_limit(self) -> float | None:
+        """Median; None where it is not known."""
+        if any(figure.share_of_limit is None for figure in self.figures):
+            return None
+        return Spread.of(self.figures, lambda figure: figure.share_of_limit or 0.0).median
+
+    def median(self, name: str) -> float:
+        """The median of a field of `Figure`."""
+        return Spread.of(self.figures, lambda figure: float(getattr(figure, name))).median
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """All that a bench measured."""
+
+    model: str
+    """As the user named it, or what was made in its place."""
+    dtype: torch.dtype
+    measurements: Sequence[Measurement]
+
+    @property
+    def head(self) -> str:
+        """When, where and with what, in one sentence."""
+        versions = {each.contestant.split()[0]: each.version for each in self.measurements}
+        engines = ", ".join(f"{name} {version}" for name, version in versions.items())
+        num_rounds = max(each.round for each in self.measurements)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.model}, {dtype}, {machine()}, {datetime.now(UTC):%Y-%m-%d}; {engines}; torch "
+            f"{torch.__version__}, Python {platform.python_version()}; "
+            f"{num_rounds} {'round' if num_rounds == 1 else 'rounds'}"
+        )
+
+    @property
+    def limits(self) -> dict[str, Spread]:
+        """What the machine gave, by the limit's name and unit."""
+        figures = [each.figure for each in self.measurements]
+        return {
+            "memory reads, GB/s": Spread.of(figures, lambda f: f.limits.read_gb_per_s),
+            "products, GFLOP/s": Spread.of(figures, lambda f: f.limits.product_gflop_per_s),
+        }
+
+    @property
+    def ready(self) -> dict[str, Spread]:
+        """Seconds from the command to a loaded model, by contestant."""
+        names = dict.fromkeys(each.contestant for each in self.measurements)
+        return {
+            name: Spread.of(
+                [each.figure for each in self.measurements if each.contestant == name],
+                lambda figure: figure.ready_s,
+            )
+            for name in names
+        }
+
+    @cached_property
+    def groups(self) -> dict[str, list[Line]]:
+        """Lines by the first word of their works' names: a series is one group."""
+        return {
+            name: list(lines)
+            for name, lines in groupby(self._lines(), lambda line: line.work.name.split("-")[0])
+        }
+
+    def _lines(self) -> Iterator[Line]:
+        first = self.measurements[0].contestant
+        contestants = dict.fromkeys(each.contestant for each in self.measurements)
+        works = {each.work.name: each.work for each in self.measurements}
+        for work in works.values():
+            speed = None
+            for contestant in contestants:
+                figures = self._figures(contestant, work)
+                if not figures:
+                    continue
+                own = Spread.of(figures, lambda figure: figure.tokens_per_second).median
+                speed = own if contestant == first else speed
+                yield Line(
+                    contestant=contestant,
+                    work=work,
+                    figures=figures,
+                    times_slower=None if contestant == first or speed is None else speed / own,
+                )
+
+    def _figures(self, contestant: str, work: Work) -> list[Figure]:
+        return [
+            each.figure
+            for each in self.measurements
+            if each.contestant == contestant and each.work.name == work.name
+        ]
+
+    def as_json(self) -> dict[str, object]:
+        """Every measurement, as JSON holds it."""
+        return {
+            "head": self.head,
+            "measurements": [
+                {
+                    "round": each.round,
+                    "contestant": each.contestant,
+                    "version": each.version,
+                    "work": each.work.name,
+                    "title": each.work.title,
+                    "tokens_per_second": each.figure.tokens_per_second,
+                    "share_of_limit": each.figure.share_of_limit,
+                    **asdict(each.figure),
+                }
+                for each in self.measurements
+            ],
+        }
+
+    def as_markdown(self) -> str:
+        """The tables."""
+        return _environment().get_template("bench.md.jinja").render(report=self)
+
+    def write(self, folder: Path) -> None:
+        """Writes `bench.md`, `bench.html` and `bench.json`.
+
+        Raises:
+            ResourceError: If the disk is full or fails.
+        """
+        contents = {
+            "bench.md": self.as_markdown(),
+            "bench.html": _page_environment().get_template("bench.html.jinja").render(report=self),
+            "bench.json": json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n",
+        }
+        for name, content in contents.items():
+            with disk_errors_named(folder / name):
+                (folder / name).write_text(content, encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    return _made_environment(is_page=False)
+
+
+@cache
+def _page_environment() -> Environment:
+    return _made_environment(is_page=True)
+
+
+def _made_environment(*, is_page: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("martlet.bench"),
+        autoescape=is_page,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "rate": lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.1f}",
+        "ms": lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}",
+        "gb": lambda num_bytes: f"{num_bytes / 1e9:.2f}" if num_bytes else "–",
+        "percent": lambda share: "–" if share is None else f"{share:.0%}",
+    }
+    return environment
