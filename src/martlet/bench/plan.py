@@ -17,7 +17,6 @@ from martlet.errors import ParameterError
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
 from martlet.models.resolve import DEMO
-from martlet.models.weights import Weights
 
 _NUM_TRACE_REQUESTS = 64
 _QUICK_TRACE_SCALE = 0.25
@@ -36,7 +35,7 @@ class BenchOptions:
     """Prompts of a work; None takes each work's own number."""
     is_quick: bool = False
     num_rounds: int = 1
-    own_weights: Sequence[Weights] = ("stored",)
+    own_weights: Sequence[str] = ("stored",)
     """How Martlet holds the weights; each is a contestant."""
     against: Sequence[str] = ()
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
@@ -82,8 +81,9 @@ def plan_bench(model: str, path: Path, options: BenchOptions) -> Bench:
     """
     folder = open_folder(path)
     contestants = find_all_contestants(options)
-    if folder.quantization_method is not None and any(each.weights != "stored" for each in contestants):
-        raise ParameterError(f"{model} is quantised already; leave --weights-as out", param="weights")
+    is_rounded = any(each.weights != "stored" for each in contestants)
+    if is_rounded and folder.quantization_method is not None:
+        raise ParameterError(f"{model} is quantised already: every engine takes it as it is")
     return Bench(
         folder=folder,
         works=_works(model, folder, options),
@@ -108,7 +108,7 @@ def _works(model: str, folder: ModelFolder, options: BenchOptions) -> list[Work]
         elif model == DEMO:
             works.append(puzzle_work(num_puzzles=options.num_requests or sizes.scaled(64)))
         else:
-            raise ParameterError(f"work {PUZZLES} is for the embedded model alone: martlet bench demo")
+            raise ParameterError(f"--work {PUZZLES} is for the embedded model: martlet bench demo")
     if options.trace is not None:
         works += _traced(options.trace, sizes)
     return works

@@ -29,9 +29,7 @@ class Conversation:
         log: What it writes to stderr.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[str], contestant: Contestant, log: Path
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str], contestant: Contestant, log: Path) -> None:
         self._process = process
         self._contestant = contestant
         self._log = log

@@ -21,7 +21,9 @@ def make_model(folder: Path) -> Path:
     """
     import torch
     import transformers
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
         hidden_size=896,
@@ -37,4 +39,7 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    # Words are numbers; some engines convert no model without a tokenizer.
+    words = WordLevel({str(token_id): token_id for token_id in range(VOCAB_SIZE)}, unk_token="0")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)
     return folder

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -37,20 +38,22 @@ class Line:
     @cached_property
     def limit(self) -> float | None:
         """Tokens a second that the machine's limits allowed, median; None where not known."""
-        if any(figure.share_of_limit is None for figure in self.figures):
-            return None
-        return Spread.of(self.figures, lambda f: f.tokens_per_second / (f.share_of_limit or 1)).median
+        limits = [
+            figure.tokens_per_second / figure.share_of_limit
+            for figure in self.figures
+            if figure.share_of_limit
+        ]
+        return median(limits) if limits else None
 
     @cached_property
     def share_of_limit(self) -> float | None:
         """Median; None where it is not known."""
-        if any(figure.share_of_limit is None for figure in self.figures):
-            return None
-        return Spread.of(self.figures, lambda figure: figure.share_of_limit or 0.0).median
+        return self.median("share_of_limit")
 
-    def median(self, name: str) -> float:
-        """The median of a field of `Figure`."""
-        return Spread.of(self.figures, lambda figure: float(getattr(figure, name))).median
+    def median(self, name: str) -> float | None:
+        """The median of an attribute of `Figure`; None if it is None in one."""
+        values = [getattr(figure, name) for figure in self.figures]
+        return None if None in values else float(median(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,16 @@ class BenchReport:
     """As the user named it, or what was made in its place."""
     dtype: torch.dtype
     measurements: Sequence[Measurement]
+
+    @property
+    def first(self) -> str:
+        """Whom the others are compared with."""
+        return self.measurements[0].contestant
+
+    @property
+    def is_contest(self) -> bool:
+        """Whether there are others."""
+        return any(each.contestant != self.first for each in self.measurements)
 
     @property
     def head(self) -> str:
@@ -105,7 +118,6 @@ class BenchReport:
         }
 
     def _lines(self) -> Iterator[Line]:
-        first = self.measurements[0].contestant
         contestants = dict.fromkeys(each.contestant for each in self.measurements)
         works = {each.work.name: each.work for each in self.measurements}
         for work in works.values():
@@ -115,12 +127,12 @@ class BenchReport:
                 if not figures:
                     continue
                 own = Spread.of(figures, lambda figure: figure.tokens_per_second).median
-                speed = own if contestant == first else speed
+                speed = own if contestant == self.first else speed
                 yield Line(
                     contestant=contestant,
                     work=work,
                     figures=figures,
-                    times_slower=None if contestant == first or speed is None else speed / own,
+                    times_slower=None if contestant == self.first or speed is None else speed / own,
                 )
 
     def _figures(self, contestant: str, work: Work) -> list[Figure]:
@@ -190,8 +202,15 @@ def _made_environment(*, is_page: bool) -> Environment:
     )
     environment.filters |= {
         "rate": lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.1f}",
-        "ms": lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}",
+        "ms": _milliseconds,
         "gb": lambda num_bytes: f"{num_bytes / 1e9:.2f}" if num_bytes else "–",
+        "longest_bar": lambda line: max(line.speed.most, line.limit or 0.0),
         "percent": lambda share: "–" if share is None else f"{share:.0%}",
     }
     return environment
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -7,7 +7,6 @@ import typer
 
 from martlet.cli.options import JsonOption, option
 from martlet.cli.verb import verb
-from martlet.models.weights import Weights
 
 _WORK = "What is measured"
 _WHO = "Who takes part"
@@ -83,13 +82,14 @@ def bench(
         ),
     ] = Path("~/martlet-peers"),
     weights_as: Annotated[
-        list[Weights] | None,
+        str,
         option(
             _WHO,
-            "How Martlet holds the weights: stored, int8 or int4; repeatable, each takes part.",
+            "How Martlet holds the weights: stored, int8, int4; each of several takes part.",
             "--weights-as",
+            metavar="NAMES",
         ),
-    ] = None,
+    ] = "stored",
     dtype: Annotated[
         Literal["auto", "fp32", "bf16"],
         option(_WHO, "For everybody; auto is bf16 where the machine is fast at it.", "--dtype"),
@@ -111,9 +111,10 @@ def bench(
 ) -> None:
     """Measure how fast a model runs here: tokens a second, waiting times, memory.
 
-    Each figure stands beside what the machine gives in the same minute, reading memory and multiplying
-    matrices. `--against` lets other engines do the same work, in turns: the same token ids, each engine in
-    a process and an environment of its own. The table goes to stdout, charts to `bench.html`.
+    Each figure stands beside what the machine gives in the same minute, reading memory and
+    multiplying matrices. `--against` lets other engines do the same work, in turns: the same token
+    ids, each engine in a process and an environment of its own. The table goes to stdout, charts
+    to `bench.html`.
     """
     import json
 
@@ -126,7 +127,7 @@ def bench(
         num_requests=requests,
         is_quick=quick,
         num_rounds=rounds or (3 if against else 1),
-        own_weights=weights_as or ("stored",),
+        own_weights=_names(weights_as),
         against=_names(against),
         dtype=dtype,
         environments=environments,

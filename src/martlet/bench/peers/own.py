@@ -41,6 +41,8 @@ def make(job: Job) -> Run:
                 )
         while engine.num_unfinished:
             for output in engine.step():
+                if output.token_id is None:
+                    raise RuntimeError(f"request {output.request.request_id} failed")
                 timeline.drawn(output.request.request_id)
 
     return run

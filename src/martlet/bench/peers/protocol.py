@@ -1,8 +1,8 @@
 """What a bench and its contestants say to each other, in lines of JSON through two pipes.
 
-A contestant is a module of this folder, run by a Python of its own that need not know Martlet: so this
-file imports the standard library alone. The bench gives it the path of a job, waits for `ready`, names
-works by their number, and reads a figure for each.
+A contestant is a module of this folder, run by a Python of its own (3.10 or later) that need not
+know Martlet: so this file imports the standard library alone. The bench gives it the path of a job,
+waits until it tells its version, names works by their number, and reads a figure for each.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ class Timeline:
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._arrivals: dict[str, list[tuple[float, int]]] = {}
+        self._is_blind = False
 
     def drawn(self, reply: str, num_tokens: int = 1) -> None:
         """Notes new tokens of a reply, now.
@@ -109,31 +111,41 @@ class Timeline:
         moment = time.perf_counter() - self._start
         self._arrivals.setdefault(reply, []).append((moment, num_tokens))
 
+    def finished(self, reply: str, num_tokens: int) -> None:
+        """Notes a whole reply, of an engine that does not tell when its tokens came."""
+        self.drawn(reply, num_tokens)
+        self._is_blind = True
+
     def figures(self) -> dict[str, Any]:
         """Tokens, seconds, and in milliseconds how long the first and the next token took."""
-        first = [1e3 * arrivals[0][0] for arrivals in self._arrivals.values()]
-        between = [
-            1e3 * (moment - before) / num_tokens
-            for arrivals in self._arrivals.values()
-            for (before, _), (moment, num_tokens) in zip(arrivals, arrivals[1:])
-            for _ in range(num_tokens)
-        ]
         return {
             "num_tokens": sum(n for arrivals in self._arrivals.values() for _, n in arrivals),
             "num_replies": len(self._arrivals),
             "seconds": max(arrivals[-1][0] for arrivals in self._arrivals.values()),
-            "first_token_p50_ms": percentile(first, 50),
-            "first_token_p99_ms": percentile(first, 99),
-            "between_tokens_p50_ms": percentile(between, 50),
-            "between_tokens_p99_ms": percentile(between, 99),
+            **self._waiting(),
         }
 
+    def _waiting(self) -> dict[str, float | None]:
+        first = [1e3 * arrivals[0][0] for arrivals in self._arrivals.values()]
+        between = [
+            1e3 * (moment - before) / num_tokens
+            for arrivals in self._arrivals.values()
+            for (before, _), (moment, num_tokens) in pairwise(arrivals)
+            for _ in range(num_tokens)
+        ]
+        return {
+            "first_token_p50_ms": self._percentile(first, 50),
+            "first_token_p99_ms": self._percentile(first, 99),
+            "between_tokens_p50_ms": self._percentile(between, 50),
+            "between_tokens_p99_ms": self._percentile(between, 99),
+        }
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The value below which a percentage of them lies; 0 without any."""
-    if len(values) < 2:
-        return values[0] if values else 0.0
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+    def _percentile(self, values: Sequence[float], percent: int) -> float | None:
+        if self._is_blind or not values:
+            return None
+        if len(values) == 1:
+            return values[0]
+        return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 Run = Callable[[Work, Timeline], None]

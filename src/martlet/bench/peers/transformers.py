@@ -43,7 +43,7 @@ def make(job: Job) -> Run:
 
 
 class _Noted(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
-    """Stops nothing: it is called after every token of a batch, and notes those that were asked for."""
+    """Stops nothing: called after every token of a batch, it notes those that were asked for."""
 
     def __init__(self, batch: list[tuple[str, Ask]], work: Work, timeline: Timeline) -> None:
         self._open = {row: (name, ask.num_new_tokens) for row, (name, ask) in enumerate(batch)}
@@ -51,7 +51,7 @@ class _Noted(transformers.StoppingCriteria):  # type: ignore[misc]  # transforme
         self._timeline = timeline
         self._num_drawn = 0
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         self._num_drawn += 1
         newest = input_ids[:, -1].tolist()
         for row, (name, num_new_tokens) in list(self._open.items()):

@@ -12,7 +12,7 @@ _INTEL_OPENMP = Path(sys.prefix, "lib", "libiomp5.so")
 
 
 def make(job: Job) -> Run:
-    """Loads the model as `vllm.LLM` does, bound to all cores unless the environment says otherwise."""
+    """Loads the model as `vllm.LLM` does; its threads are bound to all cores."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CACHE_GIB)
     # Its automatic binding leaves a core idle.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{job.num_threads - 1}")
