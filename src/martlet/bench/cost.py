@@ -18,6 +18,8 @@ from martlet.models.memory import kv_bytes_per_token
 from martlet.models.weights import GROUP_SIZE, Weights
 
 _BYTES_A_VALUE = {"int8": 1.0, "int4": 0.5 + 4 / GROUP_SIZE}
+CACHE_BYTES = 2**28
+"""Smaller weights may stay in a processor's caches, and memory is no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Cost:
 
     num_operations: float
     num_bytes: float
+    """Read from memory; 0 for weights that may stay in a cache."""
 
     @classmethod
     def of(cls, work: Work, model: ModelCost) -> "Cost | None":
@@ -90,11 +93,14 @@ class Cost:
             pairs += samples * (length * (num_new - 1) + own)
             read += (length - num_shared) * (num_new - 1) + samples * own
         drawn = samples * sum(ask.num_new_tokens for ask in work.asks)
-        num_steps = max(ask.num_new_tokens for ask in work.asks)
+        num_bytes = 0.0
+        if model.weights_bytes > CACHE_BYTES:
+            num_steps = max(ask.num_new_tokens for ask in work.asks)
+            num_bytes = model.weights_bytes * num_steps + model.kv_bytes * read
         return cls(
             num_operations=2.0 * (model.layer_values * computed + model.head_values * drawn)
             + model.attention_operations * pairs,
-            num_bytes=model.weights_bytes * num_steps + model.kv_bytes * read,
+            num_bytes=num_bytes,
         )
 
     def least_seconds(self, limits: Limits) -> float:

@@ -27,7 +27,8 @@ class Figure:
     """Memory of the contestant's processes at their peak, weights and libraries included; 0 where
     the system does not tell."""
     ready_s: float
-    """From the command to a loaded model that has answered a first request."""
+    """From the first line of the contestant's program, imports included, to a loaded model that has
+    answered once."""
     limits: Limits
     """Of the machine, right before."""
     cost: Cost | None

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,11 +32,11 @@ class Conversation:
         self._process = process
         self._contestant = contestant
         self._log = log
-        started = time.monotonic()
-        self.version = str(self._answer()["version"])
+        hello = self._answer()
+        self.version = str(hello["version"])
         """Of its engine."""
-        self.ready_s = time.monotonic() - started
-        """From the start of the process to a loaded model."""
+        self.ready_s = float(hello["ready_s"])
+        """From its first line to a loaded model that has answered once, imports included."""
 
     def measure(self, work: int) -> dict[str, Any]:
         """Lets it compute a work, by its number in the job; the fields of `Timeline.figures`.

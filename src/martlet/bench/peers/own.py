@@ -1,16 +1,13 @@
 """Martlet's engine as a contestant."""
 
-import torch
+from typing import TYPE_CHECKING, cast
 
-import martlet
 from martlet.bench.peers.protocol import Job, Run, Timeline, Work, contest
-from martlet.engine.config import EngineConfig
-from martlet.engine.engine import Engine
-from martlet.engine.params import SamplingParams
-from martlet.models.folder import open_folder
-from martlet.models.load import LoadedModel, load_model
-from martlet.models.memory import plan_memory
-from martlet.models.weights import Weights
+
+if TYPE_CHECKING:
+    from martlet.engine.config import EngineConfig
+    from martlet.models.load import LoadedModel
+    from martlet.models.weights import Weights
 
 MAX_NUM_REQUESTS = 256
 _BLOCK_SIZE = 16
@@ -18,13 +15,22 @@ _BLOCK_SIZE = 16
 
 def make(job: Job) -> Run:
     """Loads the model; the pool is as large as the largest work can use, or memory allows."""
-    folder = open_folder(job.model)
-    dtype: torch.dtype = getattr(torch, job.dtype)
-    weights: Weights = job.weights  # type: ignore[assignment]  # the bench has checked it
-    model = load_model(folder, dtype=dtype, device=torch.device("cpu"), weights=weights)
+    import torch
+
+    from martlet.engine.engine import Engine
+    from martlet.engine.params import SamplingParams
+    from martlet.models.folder import open_folder
+    from martlet.models.load import load_model
+
+    model = load_model(
+        open_folder(job.model),
+        dtype=getattr(torch, job.dtype),
+        device=torch.device("cpu"),
+        weights=cast("Weights", job.weights),
+    )
     engine = Engine(model, _config(job, model))
 
-    def run(work: Work, timeline: Timeline) -> None:
+    def add(work: Work) -> None:
         for index, ask in enumerate(work.asks):
             params = SamplingParams(
                 temperature=work.temperature,
@@ -32,13 +38,11 @@ def make(job: Job) -> Run:
                 ignore_eos=not work.stop_ids,
             )
             for k in range(work.num_samples):
-                engine.add(
-                    f"{index}-{k}",
-                    ask.prompt_ids,
-                    params,
-                    seed=index * work.num_samples + k,
-                    stop_ids=work.stop_ids,
-                )
+                name, seed = f"{index}-{k}", index * work.num_samples + k
+                engine.add(name, ask.prompt_ids, params, seed=seed, stop_ids=work.stop_ids)
+
+    def run(work: Work, timeline: Timeline) -> None:
+        add(work)
         while engine.num_unfinished:
             for output in engine.step():
                 if output.token_id is None:
@@ -48,7 +52,10 @@ def make(job: Job) -> Run:
     return run
 
 
-def _config(job: Job, model: LoadedModel) -> EngineConfig:
+def _config(job: Job, model: "LoadedModel") -> "EngineConfig":
+    from martlet.engine.config import EngineConfig
+    from martlet.models.memory import plan_memory
+
     num_requests = min(job.most_requests, MAX_NUM_REQUESTS)
     plan = plan_memory(
         # They are in memory already, and what is available is without them.
@@ -66,5 +73,12 @@ def _config(job: Job, model: LoadedModel) -> EngineConfig:
     )
 
 
+def version() -> str:
+    """As the package calls itself."""
+    import martlet
+
+    return martlet.__version__
+
+
 if __name__ == "__main__":
-    contest(make, lambda: martlet.__version__)
+    contest(make, version)

@@ -156,9 +156,10 @@ def contest(make: Callable[[Job], Run], version: Callable[[], str]) -> None:
     """Runs a contestant to the end of its input.
 
     Args:
-        make: Loads the model of a job.
+        make: Imports the engine and loads the model of a job.
         version: Of the engine, as a reader knows it; asked for when the model is loaded.
     """
+    start = time.perf_counter()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Engines print what they like to stdout.
 
@@ -168,7 +169,7 @@ def contest(make: Callable[[Job], Run], version: Callable[[], str]) -> None:
     job = Job.read(sys.argv[1])
     run = make(job)
     run(_warm_up(job), Timeline())
-    say({"version": version()})
+    say({"version": version(), "ready_s": time.perf_counter() - start})
     for line in sys.stdin:
         _reset_peaks()
         timeline = Timeline()
