@@ -13,7 +13,7 @@ from martlet.bench.puzzles import puzzle_work
 from martlet.bench.run import Bench
 from martlet.bench.trace import read_trace
 from martlet.bench.works import MAKERS, PUZZLES, STANDARD, Sizes, make_works, mixed_and_equal
-from martlet.errors import ParameterError
+from martlet.errors import NotFoundError, ParameterError
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.linear.packed import can_pack
 from martlet.models.resolve import DEMO
@@ -49,11 +49,14 @@ class BenchOptions:
 
 
 def find_all_contestants(options: BenchOptions) -> list[Contestant]:
-    """Who takes part; needs no model.
+    """Who takes part; refuses what can be refused without a model.
 
     Raises:
-        ParameterError, NotFoundError: As `find_contestants` does, and if a work is unknown.
+        ParameterError: If a work or an engine is unknown, or weights cannot be held so.
+        NotFoundError: If an engine has no environment, or there is no such trace.
     """
+    if options.trace is not None and not options.trace.is_file():
+        raise NotFoundError(f"--trace {options.trace}: there is no such file")
     known = (*MAKERS, PUZZLES)
     for name in options.works:
         if name not in known:

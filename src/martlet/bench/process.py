@@ -101,8 +101,11 @@ def _environment(contestant: Contestant, scratch: Path) -> dict[str, str]:
     so that nothing of Martlet's environment reaches its own."""
     if not contestant.is_foreign:
         return {**os.environ}
-    package = scratch / "martlet" / "bench" / "peers"
-    shutil.copytree(Path(peers.__file__).parent, package, dirs_exist_ok=True)
+    package = scratch / "martlet" / "bench"
+    shutil.copytree(Path(peers.__file__).parent, package / "peers", dirs_exist_ok=True)
+    # Whole packages, though empty: a Martlet that is installed there would be taken otherwise.
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
     return {**os.environ, "PYTHONPATH": str(scratch)}
 
 

@@ -38,7 +38,9 @@ def make_model(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model = Qwen2ForCausalLM(config)
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(folder)
     # Words are numbers; some engines convert no model without a tokenizer.
     words = WordLevel({str(token_id): token_id for token_id in range(VOCAB_SIZE)}, unk_token="0")
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)

@@ -32,11 +32,9 @@ def read_trace(path: Path, *, num_requests: int, longest: int, scale: float = 1.
         scale: What all lengths are multiplied with in any case.
 
     Raises:
-        NotFoundError: If there is no such file, or nothing in it.
+        NotFoundError: If there is nothing in it.
         RowError: If a row does not tell both lengths.
     """
-    if not path.is_file():
-        raise NotFoundError(f"--trace {path}: there is no such file")
     with path.open(encoding="utf-8", newline="") as file:
         rows = _json_rows(file, path) if path.suffix == ".jsonl" else csv.DictReader(file)
         lengths = [

@@ -126,7 +126,7 @@ def bench(
         trace=trace,
         num_requests=requests,
         is_quick=quick,
-        num_rounds=rounds or (3 if against else 1),
+        num_rounds=(3 if against else 1) if rounds is None else rounds,
         own_weights=_names(weights_as),
         against=_names(against),
         dtype=dtype,
