@@ -65,7 +65,7 @@ def _int8_product() -> Callable[[], object]:
     packed = torch.ops.onednn.qlinear_prepack(weight, [_ROWS, _INPUTS])
     rows = torch.randint(0, 256, (_ROWS, _INPUTS), dtype=torch.uint8)
     scales, zeros = torch.ones(_OUTPUTS), torch.zeros(_OUTPUTS, dtype=torch.int64)
-    after = (None, 1.0, 0, torch.bfloat16, "none", [], "")
+    after: tuple[object, ...] = (None, 1.0, 0, torch.bfloat16, "none", [], "")
     return lambda: torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, packed, scales, zeros, *after)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 VOCAB_SIZE = 151_936
 NAME = "qwen2-0.5b-random"
-CONTEXT_TOKENS = 32_768
+CONTEXT_TOKENS = 16_384
 
 
 def make_model(folder: Path) -> Path:
-    """Saves the model, about 1 GB.
+    """Saves the model and a tokenizer, about 1 GB.
 
     Args:
         folder: Made if absent.
@@ -21,9 +21,7 @@ def make_model(folder: Path) -> Path:
     """
     import torch
     import transformers
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
         hidden_size=896,
@@ -41,7 +39,21 @@ def make_model(folder: Path) -> Path:
     model = Qwen2ForCausalLM(config)
     torch.nn.Module.to(model, torch.bfloat16)
     model.save_pretrained(folder)
-    # Words are numbers; some engines convert no model without a tokenizer.
-    words = WordLevel({str(token_id): token_id for token_id in range(VOCAB_SIZE)}, unk_token="0")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)
+    _add_tokenizer(folder)
     return folder
+
+
+def _add_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer that reads any text; each id is a text of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE - 1))]
+    words.append("<|endoftext|>")  # Qwen2's tokenizer would add it behind the model's last row
+    inner = Tokenizer(
+        models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(folder)
