@@ -4,7 +4,7 @@
     python benchmarks/adapters.py --requests 8 --tokens 32  # small, to see that it works
 
 The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights, bf16. The adapters
-have rank 16 on all linear layers. Each measurement runs in a process of its own and they take turns.
+have rank 16 on all linear layers. Each measurement runs in a process of its own; they take turns.
 
     base        64 prompts of 128, 128 new tokens each, greedy
     one         the same, all by one adapter

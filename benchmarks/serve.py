@@ -5,8 +5,8 @@
     python benchmarks/serve.py --trace FILE --speed 0.1 --requests 200
 
 The model is that of `martlet bench`, the shape of Qwen2 0.5B with random weights in bf16. Server,
-its clients and the offline run share the machine's cores, so the clients' own cost counts against the
-server. Offline and served take turns, each in a process of its own; the ratio is that of their
+its clients and the offline run share the machine's cores, so the clients' own cost counts against
+the server. Offline and served take turns, each in a process of its own; the ratio is that of their
 medians. 64 prompts of 256 tokens, 128 new ones each, greedy, nothing ends early.
 
 A trace is a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens (arrivals as

@@ -32,6 +32,7 @@ def make_model(folder: Path) -> Path:
         vocab_size=VOCAB_SIZE,
         max_position_embeddings=CONTEXT_TOKENS,
         tie_word_embeddings=True,
+        eos_token_id=VOCAB_SIZE - 1,
         dtype="bfloat16",
     )
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from martlet.bench.figure import Figure
 from martlet.bench.limits import measure_limits
 from martlet.bench.peers.protocol import Job, Work
 from martlet.bench.process import conversation
+from martlet.errors import EngineError
 from martlet.models.folder import ModelFolder
 
 
@@ -50,7 +51,7 @@ class Bench:
             report: Told what is being done, in words.
 
         Raises:
-            EngineError: If a contestant fails.
+            EngineError: If a contestant fails, or does not do the work as it is.
         """
         for number in range(1, self.num_rounds + 1):
             for contestant in self.contestants:
@@ -66,8 +67,10 @@ class Bench:
             for index, work in enumerate(self.works):
                 report(f"round {number}: {contestant.name}, {work.name}")
                 limits = measure_limits(self._product_dtype(contestant))
+                measured = peer.measure(index)
+                _check_length(contestant, work, measured["num_tokens"])
                 figure = Figure(
-                    **peer.measure(index),
+                    **measured,
                     ready_s=peer.ready_s,
                     limits=limits,
                     cost=self._cost(contestant, work),
@@ -95,4 +98,14 @@ class Bench:
             weights=contestant.weights,
             num_threads=torch.get_num_threads(),
             works=self.works,
+        )
+
+
+def _check_length(contestant: Contestant, work: Work, num_tokens: int) -> None:
+    """Nobody may be fast by saying less."""
+    wanted = work.num_samples * sum(ask.num_new_tokens for ask in work.asks)
+    if num_tokens > wanted or (num_tokens < wanted and not work.stop_ids):
+        raise EngineError(
+            f"{contestant.name} drew {num_tokens:,} tokens for {work.name}, and {wanted:,} were "
+            "asked for: it does not do the same work"
         )
