@@ -72,8 +72,11 @@ def test_no_limit_is_claimed_for_what_ends_when_it_likes(folder: Path) -> None:
 
 def test_the_larger_of_both_limits_counts() -> None:
     cost = Cost(num_operations=4e9, num_bytes=6e9)
-    assert cost.least_seconds(Limits(read_gb_per_s=3, product_gflop_per_s=8)) == 2.0
-    assert cost.least_seconds(Limits(read_gb_per_s=30, product_gflop_per_s=8)) == 0.5
+    for read_gb_per_s, seconds in ((3, 2.0), (30, 0.5)):
+        limits = Limits(
+            read_gb_per_s=read_gb_per_s, product_gflop_per_s=8, product_dtype="bfloat16"
+        )
+        assert cost.least_seconds(limits) == seconds
 
 
 def test_the_machine_gives_something() -> None:

@@ -24,8 +24,9 @@ class Limits:
     read_gb_per_s: float
     """Memory reads, in 10⁹ bytes a second."""
     product_gflop_per_s: float
-    """Matrix products in the dtype asked for, 10⁹ operations a second; an addition and a
-    multiplication are two."""
+    """Matrix products, 10⁹ operations a second; an addition and a multiplication are two."""
+    product_dtype: str
+    """What was multiplied, as PyTorch names it."""
 
 
 def measure_limits(dtype: torch.dtype) -> Limits:
@@ -34,7 +35,11 @@ def measure_limits(dtype: torch.dtype) -> Limits:
     Args:
         dtype: Of the products: bf16, fp32, or int8.
     """
-    return Limits(read_gb_per_s=read_rate(), product_gflop_per_s=product_rate(dtype))
+    return Limits(
+        read_gb_per_s=read_rate(),
+        product_gflop_per_s=product_rate(dtype),
+        product_dtype=str(dtype).removeprefix("torch."),
+    )
 
 
 def read_rate() -> float:

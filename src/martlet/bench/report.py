@@ -92,9 +92,16 @@ class BenchReport:
     def limits(self) -> dict[str, Spread]:
         """What the machine gave, by the limit's name and unit."""
         figures = [each.figure for each in self.measurements]
+        products = {
+            f"{dtype} products, GFLOP/s": Spread.of(
+                [figure for figure in figures if figure.limits.product_dtype == dtype],
+                lambda figure: figure.limits.product_gflop_per_s,
+            )
+            for dtype in dict.fromkeys(figure.limits.product_dtype for figure in figures)
+        }
         return {
             "memory reads, GB/s": Spread.of(figures, lambda f: f.limits.read_gb_per_s),
-            "products, GFLOP/s": Spread.of(figures, lambda f: f.limits.product_gflop_per_s),
+            **products,
         }
 
     @property
