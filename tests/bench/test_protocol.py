@@ -18,7 +18,7 @@ WORKS = [Work("one", "", [Ask([1, 2], 3), Ask([4], 5)], num_samples=2, temperatu
 def job(folder: Path) -> Job:
     return Job(
         model=str(folder),
-        scratch=str(folder),
+        converted=str(folder / "converted"),
         dtype="float32",
         weights="stored",
         num_threads=1,

@@ -93,7 +93,7 @@ class Bench:
     def _job(self, contestant: Contestant, scratch: Path) -> Job:
         return Job(
             model=str(self.folder.path.absolute()),
-            scratch=str(scratch.absolute()),
+            converted=str(scratch.absolute() / "converted"),
             dtype=str(self.dtype).removeprefix("torch."),
             weights=contestant.weights,
             num_threads=torch.get_num_threads(),

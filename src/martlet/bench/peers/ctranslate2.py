@@ -9,16 +9,11 @@ BATCH_SIZE = 64
 
 
 def make(job: Job) -> Run:
-    """Converts the model, unless an earlier round did, and loads it."""
+    """Loads the converted model."""
     import ctranslate2
 
-    folder = Path(job.scratch, "ctranslate2")
-    if not folder.exists():
-        ctranslate2.converters.TransformersConverter(job.model).convert(
-            str(folder), quantization=job.weights
-        )
-    generator = ctranslate2.Generator(str(folder), intra_threads=job.num_threads)
-    words = _words(folder)
+    generator = ctranslate2.Generator(job.converted, intra_threads=job.num_threads)
+    words = _words(Path(job.converted))
 
     def run(work: Work, timeline: Timeline) -> None:
         for batch in batches(work, BATCH_SIZE):
@@ -35,6 +30,13 @@ def make(job: Job) -> Run:
             )
 
     return run
+
+
+def convert(job: Job) -> None:
+    """Writes what `ct2-transformers-converter` does."""
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(job.model).convert(job.converted, quantization=job.weights)
 
 
 def _noting(batch: list[tuple[str, Ask]], timeline: Timeline) -> Any:
@@ -65,4 +67,4 @@ def version() -> str:
 
 
 if __name__ == "__main__":
-    contest(make, version)
+    contest(make, version, convert)

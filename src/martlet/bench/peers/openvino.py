@@ -1,6 +1,5 @@
 """OpenVINO GenAI as a contestant: its continuous batching, token ids in and out."""
 
-from pathlib import Path
 from typing import Any
 
 from martlet.bench.peers.protocol import Job, Run, Timeline, Work, contest
@@ -12,20 +11,17 @@ _CACHE_GIB = 4
 
 
 def make(job: Job) -> Run:
-    """Converts the model, unless an earlier round did, and loads it."""
+    """Loads the converted model."""
     import numpy as np
     import openvino
     import openvino_genai
 
-    folder = Path(job.scratch, "openvino")
-    if not folder.exists():
-        _convert(job, folder)
     scheduling = openvino_genai.SchedulerConfig()
     scheduling.cache_size = _CACHE_GIB
     scheduling.max_num_seqs = _MAX_NUM_REQUESTS
     scheduling.enable_prefix_caching = True
     precision = {"INFERENCE_PRECISION_HINT": _PRECISIONS[job.dtype]}
-    engine = openvino_genai.ContinuousBatchingPipeline(folder, scheduling, "CPU", precision)
+    engine = openvino_genai.ContinuousBatchingPipeline(job.converted, scheduling, "CPU", precision)
 
     def run(work: Work, timeline: Timeline) -> None:
         handles = []
@@ -56,7 +52,7 @@ def _config(config: Any, work: Work, num_new_tokens: int) -> Any:
     return config
 
 
-def _convert(job: Job, folder: Path) -> None:
+def convert(job: Job) -> None:
     """Writes what `optimum-cli export openvino` does; without rounding, 16 bits."""
     import torch
     from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
@@ -70,7 +66,7 @@ def _convert(job: Job, folder: Path) -> None:
         dtype=getattr(torch, job.dtype),
         quantization_config=None if num_bits is None else OVWeightQuantizationConfig(bits=num_bits),
     )
-    model.save_pretrained(folder)
+    model.save_pretrained(job.converted)
 
 
 def version() -> str:
@@ -81,4 +77,4 @@ def version() -> str:
 
 
 if __name__ == "__main__":
-    contest(make, version)
+    contest(make, version, convert)

@@ -8,6 +8,7 @@ waits until it tells its version, names works by their number, and reads a figur
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _WARM_UP_TOKENS = 64
+_CONVERT = "convert"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,8 @@ class Job:
 
     model: str
     """A folder as Hugging Face's libraries write it."""
-    scratch: str
-    """A folder to convert the model into, if need be; the contestant's own, and kept for the next
-    round."""
+    converted: str
+    """Where an engine with a format of its own puts the model; kept for the next round."""
     dtype: str
     """`bfloat16` or `float32`."""
     weights: str
@@ -152,13 +153,25 @@ Run = Callable[[Work, Timeline], None]
 """Computes a work, noting every token."""
 
 
-def contest(make: Callable[[Job], Run], version: Callable[[], str]) -> None:
+def contest(
+    make: Callable[[Job], Run],
+    version: Callable[[], str],
+    convert: Callable[[Job], None] | None = None,
+) -> None:
     """Runs a contestant to the end of its input.
 
     Args:
         make: Imports the engine and loads the model of a job.
         version: Of the engine, as a reader knows it; asked for when the model is loaded.
+        convert: Makes `Job.converted`, for an engine with a format of its own.
     """
+    job = Job.read(sys.argv[1])
+    if convert is not None and not Path(job.converted).exists():
+        if sys.argv[-1] == _CONVERT:
+            convert(job)
+            return
+        # In a process of its own, whose time and memory are not the engine's.
+        subprocess.run([*sys.orig_argv, _CONVERT], stdout=sys.stderr, check=True)
     start = time.perf_counter()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Engines print what they like to stdout.
@@ -166,7 +179,6 @@ def contest(make: Callable[[Job], Run], version: Callable[[], str]) -> None:
     def say(message: dict[str, Any]) -> None:
         print(json.dumps(message), file=channel, flush=True)
 
-    job = Job.read(sys.argv[1])
     run = make(job)
     run(_warm_up(job), Timeline())
     say({"version": version(), "ready_s": time.perf_counter() - start})
