@@ -106,7 +106,7 @@ class BenchReport:
 
     @property
     def ready(self) -> dict[str, Spread]:
-        """Seconds from the command to a loaded model, by contestant."""
+        """Seconds from a contestant's first line to its loaded model."""
         names = dict.fromkeys(each.contestant for each in self.measurements)
         return {
             name: Spread.of(
