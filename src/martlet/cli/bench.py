@@ -21,6 +21,8 @@ def bench(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
+            envvar="MARTLET_MODEL",
+            show_envvar=False,
             help="A folder, a Hugging Face id, ms: and a ModelScope id, or demo; unless given, the "
             "shape of Qwen2 0.5B with random weights.",
         ),
