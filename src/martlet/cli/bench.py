@@ -49,7 +49,7 @@ def bench(
     ] = None,
     requests: Annotated[
         int | None,
-        option(_WORK, "Prompts of batch, vote and a trace.", "--requests", metavar="N"),
+        option(_WORK, "Prompts of a work, in place of its own number.", "--requests", metavar="N"),
     ] = None,
     quick: Annotated[
         bool, option(_WORK, "A quarter of the prompts and of the new tokens.", "--quick")
