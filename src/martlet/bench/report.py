@@ -208,13 +208,18 @@ def _made_environment(*, is_page: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "rate": lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.1f}",
+        "rate": _rate,
         "ms": _milliseconds,
         "gb": lambda num_bytes: f"{num_bytes / 1e9:.2f}" if num_bytes else "–",
         "longest_bar": lambda line: max(line.speed.most, line.limit or 0.0),
         "percent": lambda share: "–" if share is None else f"{share:.0%}",
     }
     return environment
+
+
+def _rate(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.{0 if value >= 1000 else 1 if value >= 10 else 2}f}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -44,7 +44,7 @@ def batch(sizes: Sizes) -> list[Work]:
     """W2: many prompts of 256 tokens."""
     count, num_new = sizes.num_requests or sizes.scaled(64), sizes.scaled(128)
     asks = _asks(count, 256, num_new, seed="batch", sizes=sizes)
-    return [Work("batch", f"{count} prompts of 256, {num_new} new each", asks)]
+    return [Work("batch", f"{_prompts(count)} of 256, {num_new} new each", asks)]
 
 
 def vote(sizes: Sizes) -> list[Work]:
@@ -56,7 +56,7 @@ def vote(sizes: Sizes) -> list[Work]:
         for ask in _asks(count, 128, num_new, seed="vote", sizes=sizes)
     ]
     title = (
-        f"{count} prompts that share {NUM_SHARED_TOKENS}, 128 of their own, "
+        f"{_prompts(count)} that share {NUM_SHARED_TOKENS}, 128 of their own, "
         f"3 samples of {num_new} at temperature 0.7"
     )
     return [Work("vote", title, asks, num_samples=3, temperature=0.7)]
@@ -68,7 +68,7 @@ def requests(sizes: Sizes) -> list[Work]:
     return [
         Work(
             f"requests-{count}",
-            f"{count} prompts of 128, {num_new} new each",
+            f"{_prompts(count)} of 128, {num_new} new each",
             _asks(count, 128, num_new, seed=f"requests-{count}", sizes=sizes),
         )
         for count in SCALING_REQUESTS
@@ -83,7 +83,7 @@ def contexts(sizes: Sizes) -> list[Work]:
     return [
         Work(
             f"contexts-{length}",
-            f"{count} prompts of {length:,}, {num_new} new each",
+            f"{_prompts(count)} of {length:,}, {num_new} new each",
             _asks(count, length, num_new, seed=f"contexts-{length}", sizes=sizes),
         )
         for length in SCALING_CONTEXTS
@@ -150,6 +150,10 @@ def mixed_and_equal(lengths: list[tuple[int, int]], sizes: Sizes) -> list[Work]:
         works.append(Work(f"trace-{name}", f"{title}, {kind}", asks))
     check_fit(works, sizes)
     return works
+
+
+def _prompts(count: int) -> str:
+    return f"{count} {'prompt' if count == 1 else 'prompts'}"
 
 
 def _share(total: int, index: int, count: int) -> int:
