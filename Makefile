@@ -30,8 +30,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## Measure beside transformers; writes benchmarks/results/
-	$(BIN)/python benchmarks/offline.py
+bench: $(VENV)/.dev  ## Measure beside transformers; writes benchmarks/results/bench/
+	$(BIN)/martlet bench --against transformers --out benchmarks/results/bench --overwrite
 
 clean:
 	rm -rf $(VENV) build dist

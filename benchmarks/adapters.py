@@ -3,8 +3,8 @@
     python benchmarks/adapters.py                           # everything, some minutes on two cores
     python benchmarks/adapters.py --requests 8 --tokens 32  # small, to see that it works
 
-The model is that of `offline.py`: the shape of Qwen2 0.5B, random weights, bf16. The adapters have
-rank 16 on all linear layers. Each measurement runs in a process of its own and they take turns.
+The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights, bf16. The adapters
+have rank 16 on all linear layers. Each measurement runs in a process of its own; they take turns.
 
     base        64 prompts of 128, 128 new tokens each, greedy
     one         the same, all by one adapter
@@ -32,13 +32,15 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from common import RESULTS, prompts
+from martlet.bench.machine import machine
+from martlet.bench.random_model import make_model
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams
 from martlet.lora.revision import AdapterRevision
 from martlet.models.folder import open_folder
 from martlet.models.load import load_model
-from offline import RESULTS, machine, make_model, prompts
 
 NUM_ADAPTERS = 8
 NUM_LOADED = 4

@@ -2,7 +2,7 @@
 
     python benchmarks/grammar.py TOKENIZER   # a folder with a tokenizer of about 150,000 tokens
 
-The model is the random one of `benchmarks/offline.py`, the shape of Qwen2 0.5B in bf16; the schema
+The model is the random one of `martlet bench`, the shape of Qwen2 0.5B in bf16; the schema
 is a long list of people, so nothing ends early; prompts of 16 tokens, 48 new ones, greedy. Free and
 constrained runs take turns in one process. The last lines time the parts for one step by itself.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from common import prompts
+from martlet.bench.random_model import VOCAB_SIZE, make_model
 from martlet.engine.config import EngineConfig
 from martlet.engine.constraint import fill_masks
 from martlet.engine.engine import Engine
@@ -26,7 +28,6 @@ from martlet.models.load import LoadedModel, load_model
 from martlet.text.grammar import Grammar, GrammarCompiler
 from martlet.text.structured import StructuredOutput
 from martlet.text.tokenizer import Tokenizer
-from offline import VOCAB_SIZE, make_model, prompts
 
 NUM_REQUESTS, NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 64, 16, 48
 PERSON = {

@@ -17,7 +17,6 @@ Greedy unless it says otherwise; nothing ends early. One by one is measured on 4
 import argparse
 import json
 import mmap
-import os
 import platform
 import re
 import statistics
@@ -34,11 +33,12 @@ from pathlib import Path
 import torch
 import transformers
 
+from common import RESULTS, prompts
+from martlet.bench.machine import machine
+from martlet.bench.random_model import make_model
 from martlet.models.weights import Weights
 
-RESULTS = Path(__file__).parent / "results"
 NUM_NEW_TOKENS = 128
-VOCAB_SIZE = 151_936
 ONE_BY_ONE = 4
 
 
@@ -84,37 +84,11 @@ def main() -> None:
     print(table)
 
 
-def make_model(folder: Path) -> Path:
-    """Saves a random Qwen2 of 0.5B parameters in bf16."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        vocab_size=VOCAB_SIZE,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-    )
-    torch.manual_seed(0)
-    transformers.utils.logging.disable_progress_bar()
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
 def measure(contender: str, folder: Path) -> Figure:
     """Runs one contender in a process of its own."""
     command = [sys.executable, __file__, "--contender", contender, "--model", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Figure(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def prompts(count: int, length: int, *, seed: int = 0) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 150_000, (count, length), generator=generator).tolist()
 
 
 def vote_prompts() -> list[list[int]]:
@@ -340,19 +314,6 @@ def compiler() -> str:
     from martlet.models.compiled.threads import can_compile
 
     return f"numba {version('numba')}" if can_compile() else "nothing compiled"
-
-
-def machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names = [
-            line.split(":", 1)[1]
-            for line in cpu_info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0].strip() if names else model
-    return f"{os.cpu_count()} cores of {model}"
 
 
 if __name__ == "__main__":

@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common import RESULTS
+from martlet.bench.machine import machine
 from martlet.models.heap import huge_pages
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.packed import PackedLinear
 from martlet.models.linear.rounded import to_int4, to_int8
-from offline import RESULTS, machine, read_bandwidth
+from offline import read_bandwidth
 
 SHAPES = [(4864, 896), (896, 4864)]
 """Outputs and inputs."""

@@ -4,9 +4,9 @@
     python benchmarks/serve.py --tiny                # the embedded model, seconds: a smoke test
     python benchmarks/serve.py --trace FILE --speed 0.1 --requests 200
 
-The model is that of `offline.py`, the shape of Qwen2 0.5B with random weights in bf16. Server, its
-clients and the offline run share the machine's cores, so the clients' own cost counts against the
-server. Offline and served take turns, each in a process of its own; the ratio is that of their
+The model is that of `martlet bench`, the shape of Qwen2 0.5B with random weights in bf16. Server,
+its clients and the offline run share the machine's cores, so the clients' own cost counts against
+the server. Offline and served take turns, each in a process of its own; the ratio is that of their
 medians. 64 prompts of 256 tokens, 128 new ones each, greedy, nothing ends early.
 
 A trace is a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens (arrivals as
@@ -34,6 +34,8 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx
+
+from martlet.bench.random_model import make_model
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT_TOKENS = 1024
@@ -74,7 +76,7 @@ def main() -> None:
         print(json.dumps(asdict(run_offline(arguments.model, _crowd(arguments)))))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        model = "demo" if arguments.tiny else _make_model(Path(scratch))
+        model = "demo" if arguments.tiny else str(make_model(Path(scratch) / "qwen2-0.5b-random"))
         table = replay(model, arguments) if arguments.trace else compare(model, arguments)
     print(table)
     if not arguments.tiny:
@@ -264,30 +266,6 @@ def _crowd(arguments: argparse.Namespace) -> list[Work]:
     if arguments.tiny:
         return [Work(num_prompt_tokens=64, num_new_tokens=32) for _ in range(8)]
     return [Work(num_prompt_tokens=256, num_new_tokens=128) for _ in range(64)]
-
-
-def _make_model(folder: Path) -> str:
-    from offline import make_model
-
-    return str(add_tokenizer(make_model(folder / "qwen2-0.5b-random")))
-
-
-def add_tokenizer(folder: Path) -> Path:
-    """Puts a byte-level tokenizer beside weights that have none; each id is a text of its own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from offline import VOCAB_SIZE
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE - 1))]
-    words.append("<|endoftext|>")  # Qwen2's tokenizer would add it behind the model's last row
-    vocabulary = {word: number for number, word in enumerate(words)}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(folder)
-    return folder
 
 
 def _offline_process(model: str, arguments: argparse.Namespace) -> Figure:

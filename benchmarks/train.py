@@ -25,7 +25,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from offline import RESULTS, machine, make_model
+from common import RESULTS
+from martlet.bench.machine import machine
+from martlet.bench.random_model import make_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CONTENDERS = ("trl", "martlet")

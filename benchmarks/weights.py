@@ -3,8 +3,8 @@
     python benchmarks/weights.py            # about two minutes on two cores
     python benchmarks/weights.py --rounds 3 # more rounds, for the spread
 
-Speed is measured on the model of `offline.py` (Qwen2 0.5B, random weights), in processes of their
-own that take turns:
+Speed is measured as `martlet bench` does, on its model (Qwen2 0.5B, random weights), in processes
+of their own that take turns:
 
     alone   1 prompt of 128 tokens, 128 new ones, greedy
     batch   16 prompts of 128, 128 new ones each, greedy
@@ -14,23 +14,31 @@ with their replies, each position against fp32. The table goes to `benchmarks/re
 """
 
 import argparse
-import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from martlet.models.weights import Weights
-from offline import RESULTS, Figure, machine, make_model, martlet_contender, prompts
+from common import RESULTS, prompts
+from martlet.bench.contestant import find_contestants
+from martlet.bench.figure import Figure
+from martlet.bench.machine import machine
+from martlet.bench.peers.protocol import Ask, Work
+from martlet.bench.random_model import make_model
+from martlet.bench.run import Bench
+from martlet.models.folder import open_folder
+from martlet.models.weights import Weights, held_bytes
 
-WORK = {"alone": prompts(1, 128), "batch": prompts(16, 128)}
+WORKS = [
+    Work("alone", "", [Ask(ids, 128) for ids in prompts(1, 128, seed=1)]),
+    Work("batch", "", [Ask(ids, 128) for ids in prompts(16, 128)]),
+]
 NUM_PUZZLES = 40
 
 
@@ -44,34 +52,43 @@ class Quality:
     top1_agreement: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One way to hold the weights, over all rounds."""
+
+    weights_bytes: int
+    works: dict[str, list[Figure]]
+
+
 def main() -> None:
     arguments = _parse_arguments()
-    if arguments.work:
-        contender = martlet_contender(WORK[arguments.work], weights=arguments.weights)
-        print(json.dumps(asdict(contender(Path(arguments.model)))))
-        return
-    figures: dict[tuple[Weights, str], list[Figure]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = make_model(Path(scratch) / "qwen2-0.5b-random")
-        for number in range(arguments.rounds):
-            for weights in get_args(Weights):
-                for work in WORK:
-                    figure = measure(weights, work, folder)
-                    figures.setdefault((weights, work), []).append(figure)
-                    speed = f"{figure.tokens_per_second:7.1f} tokens/s"
-                    print(f"round {number + 1}  {weights:8} {work:6} {speed}", file=sys.stderr)
-    table = render(figures, {weights: quality(weights) for weights in get_args(Weights)})
+        speeds = measure(Path(scratch), num_rounds=arguments.rounds)
+    table = render(speeds, {weights: quality(weights) for weights in get_args(Weights)})
     (RESULTS / "weights.md").write_text(table, encoding="utf-8")
     print(table)
 
 
-def measure(weights: Weights, work: str, folder: Path) -> Figure:
-    """Runs one piece of work in a process of its own."""
-    command = [sys.executable, __file__, "--work", work, "--weights", weights]
-    done = subprocess.run(
-        [*command, "--model", str(folder)], stdout=subprocess.PIPE, text=True, check=True
+def measure(scratch: Path, *, num_rounds: int) -> dict[Weights, Speed]:
+    """Each work with the weights held in each way."""
+    ways: tuple[Weights, ...] = get_args(Weights)
+    contestants = find_contestants(ways, [], environments=scratch)
+    bench = Bench(
+        folder=open_folder(make_model(scratch / "model")),
+        works=WORKS,
+        contestants=contestants,
+        num_rounds=num_rounds,
+        dtype=torch.bfloat16,
     )
-    return Figure(**json.loads(done.stdout.splitlines()[-1]))
+    speeds = {
+        contestant.name: Speed(
+            weights_bytes=held_bytes(bench.folder, bench.dtype, contestant.weights), works={}
+        )
+        for contestant in contestants
+    }
+    for each in bench.measure(scratch, lambda what: print(what, file=sys.stderr)):
+        speeds[each.contestant].works.setdefault(each.work.name, []).append(each.figure)
+    return dict(zip(ways, speeds.values(), strict=True))
 
 
 def quality(weights: Weights) -> Quality:
@@ -123,7 +140,7 @@ def logits_of(rows: list[tuple[int, ...]], dtype: torch.dtype, weights: Weights)
     return torch.cat([engine.logits(row) for row in rows])
 
 
-def render(figures: dict[tuple[Weights, str], list[Figure]], by: dict[Weights, Quality]) -> str:
+def render(speeds: dict[Weights, Speed], by: dict[Weights, Quality]) -> str:
     """The results as a page of Markdown."""
     lines = [
         "# Weights in eight and four bits on a CPU",
@@ -137,11 +154,11 @@ def render(figures: dict[tuple[Weights, str], list[Figure]], by: dict[Weights, Q
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for weights, cost in by.items():
-        alone, batch = figures[weights, "alone"], figures[weights, "batch"]
+        alone, batch = (speeds[weights].works[work.name] for work in WORKS)
         cells = (
-            f"{statistics.median(f.decode_tokens_per_second for f in alone):.1f}",
+            f"{statistics.median(1e3 / (f.between_tokens_p50_ms or 0) for f in alone):.1f}",
             f"{statistics.median(f.tokens_per_second for f in batch):.1f}",
-            f"{alone[0].weights_bytes / 1e9:.2f}",
+            f"{speeds[weights].weights_bytes / 1e9:.2f}",
             f"{max(f.peak_bytes for f in batch) / 1e9:.2f}",
             f"{cost.mean_kl:.5f}",
             f"{cost.top1_agreement:.2%}",
@@ -155,9 +172,6 @@ def render(figures: dict[tuple[Weights, str], list[Figure]], by: dict[Weights, Q
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--work", choices=list(WORK), help=argparse.SUPPRESS)
-    parser.add_argument("--weights", choices=get_args(Weights), help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

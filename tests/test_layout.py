@@ -16,7 +16,7 @@ LAYERS = [
     {"compat"},
     {"cli"},
     {"serve", "ui"},
-    {"doctor", "diff", "forecast"},
+    {"bench", "doctor", "diff", "forecast"},
     {"score"},
     {"train", "export"},
     {"batch"},

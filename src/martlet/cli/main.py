@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from martlet import __version__
+from martlet.cli.bench import bench
 from martlet.cli.chat import chat
 from martlet.cli.check import check
 from martlet.cli.demo import demo
@@ -89,6 +90,7 @@ _VERBS = (
     merge,
     quantize,
     score,
+    bench,
     diff,
     serve,
     ui,
