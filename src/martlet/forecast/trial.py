@@ -16,7 +16,7 @@ from martlet.train.progress import Reporter
 from martlet.train.proof import NUM_ROWS
 
 Row = EncodedExample | EncodedPreference
-_AnyRow = TypeVar("_AnyRow", EncodedExample, EncodedPreference)
+_AnyRow = TypeVar("_AnyRow", bound=Row)
 
 
 def trial_trainer(job: TrainJob, trained: TrainedModel, clock: TrialClock) -> Trainer:
