@@ -1,12 +1,9 @@
 """The page as a person uses it: a real browser, the embedded model, real clicks."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from martlet.batch.shapes import Wording
@@ -15,7 +12,7 @@ from martlet.train.example import Origin
 from martlet.train.formats.preferences import preference_of
 from martlet.ui.languages import words_of
 from martlet.ui.question import question_prompt
-from ui.conftest import Visit, Visitor
+from ui.conftest import Visitor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -231,89 +228,3 @@ def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visit
     for tab in TABS:
         visitor.turn_to(tab)
         visitor.check_layout()
-
-
-def test_another_conversation_is_not_disturbed_by_the_one_that_was_left(visit: Visit) -> None:
-    visitor = visit()
-    page = visitor.page
-    make_replies_endless(visitor)
-    box = page.locator("#question textarea")
-    box.fill(QUESTION)
-    page.evaluate(_PRESS_AT_ONCE, "#new")
-    box.press("Enter")
-    left = page.locator(".list label")
-    left.wait_for()
-    expect(bubbles(visitor)).to_have_count(0)
-    page.locator("#question .submit-button").wait_for()
-    left.click()
-    expect(bubbles(visitor)).to_have_count(2)
-    expect(page.locator("#figures")).to_contain_text("stopped")
-    page.locator(".message-buttons-left button").last.click()  # draws it anew
-    page.locator("#question .stop-button").wait_for()
-    page.once("dialog", lambda dialog: dialog.accept())
-    page.locator("#forget").click()
-    expect(bubbles(visitor)).to_have_count(0)
-    page.wait_for_timeout(500)  # nothing of it comes back
-    expect(bubbles(visitor)).to_have_count(0)
-    expect(left).to_have_count(0)
-
-
-def make_replies_endless(visitor: Visitor) -> None:
-    """Rewards every repetition: what was said once is said until the context is full."""
-    visitor.page.locator("#chat-sampling > button").click()
-    numbers = visitor.page.locator("#chat-sampling input[type=number]")
-    for slider, value in ((numbers.first, "0"), (numbers.last, "-2")):
-        slider.fill(value)
-        slider.press("Tab")
-
-
-def test_a_reply_is_stopped_while_32_clients_stream(visit: Visit, server: str) -> None:
-    visitor = visit()
-    page, all_stream, is_over = visitor.page, Barrier(33), Event()
-    make_replies_endless(visitor)
-    with ThreadPoolExecutor(32) as clients:
-        streams = [clients.submit(stream, server, all_stream, is_over) for _ in range(32)]
-        try:
-            all_stream.wait(timeout=60)
-            page.evaluate(_PRESS_AT_ONCE, "#question .stop-button")
-            ask(visitor, QUESTION)
-            expect(page.locator("#figures")).to_contain_text("stopped")
-        finally:
-            is_over.set()
-    assert all(each.result() == {"length"} for each in streams)
-    question, kept = said(visitor)
-    page.reload()
-    page.locator(".list label").first.click()
-    expect(bubbles(visitor)).to_have_text([question, kept], use_inner_text=True)
-    stranger = visit()
-    assert stranger.page.locator(".list label").count() == 0
-
-
-_PRESS_AT_ONCE = """(selector) => new MutationObserver((_, observer) => {
-  const button = document.querySelector(selector);
-  if (!button || !document.querySelector("#figures .figures")) return;
-  observer.disconnect();
-  button.click();
-}).observe(document.body, { childList: true, subtree: true, characterData: true })"""
-"""Presses a button when the first words are there, faster than a person could."""
-
-
-def stream(server: str, all_stream: Barrier, is_over: Event) -> set[str]:
-    """Draws one long reply after the other as any client would, and says why they ended."""
-    body = {
-        "model": "demo",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "max_tokens": 300,
-        "ignore_eos": True,
-        "stream": True,
-    }
-    url, reasons = f"{server}/v1/chat/completions", set[str]()
-    while not is_over.is_set():
-        with httpx.stream("POST", url, json=body, timeout=120) as response:
-            chunks = (line for line in response.iter_lines() if line.startswith("data: {"))
-            next(chunks)
-            if not reasons:
-                all_stream.wait(timeout=60)
-            *_, last = chunks
-        reasons.add(json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"])
-    return reasons
