@@ -138,6 +138,7 @@ def martlet_contender(
             max_num_requests=num_requests,
             max_context_tokens=longest,
             prefix_sharing=sharing,
+            speculation=False,  # Replies of random weights go round in circles.
         )
         params = SamplingParams(temperature=temperature, max_tokens=NUM_NEW_TOKENS, ignore_eos=True)
         engine = Engine(model, config)

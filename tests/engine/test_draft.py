@@ -48,14 +48,14 @@ def test_wrong_guesses_end_drafting_and_right_ones_that_nobody_computed_begin_it
     token_ids = [1, 2]
     for _ in range(60):  # What follows 1, 2 never follows again.
         token_ids += [chance.randint(10, 10**6), 1, 2]
-        draft = drafter.draft(token_ids, num_requests=4, max_tokens=9)
+        draft = drafter.draft(token_ids, num_requests=4, max_tokens=99)
     assert draft == ()
     lengths = []
     for _ in range(20):
         token_ids += [77, 1, 2]
-        lengths.append(len(drafter.draft(token_ids, num_requests=4, max_tokens=9)))
+        lengths.append(len(drafter.draft(token_ids, num_requests=4, max_tokens=99)))
     assert lengths[0] == 0
-    assert lengths[-1] == 9
+    assert lengths[-1] == MAX_DRAFT_TOKENS
 
 
 @pytest.mark.parametrize("num_requests", [1, 3, 8, 16])
@@ -75,4 +75,4 @@ def test_the_worthwhile_length_draws_most_for_the_time(num_requests: int) -> Non
         chosen = length_of(acceptance, num_requests=num_requests)
         assert rates[chosen] > 0.98 * max(rates), (acceptance, chosen, rates)
     assert length_of(0.05, num_requests=num_requests) == 0
-    assert length_of(0.95, num_requests=1) > length_of(0.95, num_requests=num_requests + 4)
+    assert length_of(0.8, num_requests=1) > length_of(0.8, num_requests=num_requests + 4)

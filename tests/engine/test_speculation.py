@@ -79,8 +79,9 @@ def both(
         ask: Adds the requests.
         again: Engines with adapters need a model each.
     """
-    plain = make_engine(model, speculation=False)
-    speculating = make_engine(again or model)
+    # Few at a time: the fewer there are, the more is drafted.
+    plain = make_engine(model, speculation=False, max_num_requests=2)
+    speculating = make_engine(again or model, max_num_requests=2)
     expected, got = ask(plain), ask(speculating)
     run_to_end(plain)
     run_to_end(speculating)

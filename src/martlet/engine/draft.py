@@ -15,14 +15,14 @@ from types import MappingProxyType
 
 from martlet.engine.ngrams import NgramIndex
 
-MAX_DRAFT_TOKENS = 15
-"""With the token before them, 16 rows."""
+MAX_DRAFT_TOKENS = 7
+"""With the token before them, 8 rows: up to there, products cost little more than with one."""
 MAX_DRAFTING_REQUESTS = 16
 """Requests beside which a row is no longer cheap enough for guesses."""
 WEIGHT_ROWS = 8.0
 """What reading the weights costs in a step, counted in rows of products."""
-DRAFT_ROWS = 0.5
-"""What a request that drafts costs besides its rows: it attends by itself."""
+DRAFT_ROWS = 1.0
+"""What a request that drafts costs besides the rows of its draft, counted in the same way."""
 FIRST_ACCEPTANCE = MappingProxyType({8: 0.8, 4: 0.5, 2: 0.5})
 """How likely a guess is held to be right before any was seen, by the tokens that agreed."""
 MEMORY = 8.0

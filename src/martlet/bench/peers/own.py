@@ -45,9 +45,9 @@ def make(job: Job) -> Run:
         add(work)
         while engine.num_unfinished:
             for output in engine.step():
-                if output.token_id is None:
+                if output.finish_reason == "error":
                     raise RuntimeError(f"request {output.request.request_id} failed")
-                timeline.drawn(output.request.request_id)
+                timeline.drawn(output.request.request_id, len(output.token_ids))
 
     return run
 
@@ -70,6 +70,9 @@ def _config(job: Job, model: "LoadedModel") -> "EngineConfig":
         block_size=_BLOCK_SIZE,
         max_num_requests=num_requests,
         max_context_tokens=job.longest,
+        # A reply that is made to go on past its end goes round in circles, and is guessed as none
+        # that people wait for is.
+        speculation=all(work.stop_ids for work in job.works),
     )
 
 
