@@ -1,4 +1,4 @@
-"""What a row of a batch costs the process that runs it: memory, and rows a second at most.
+"""What a row of a batch costs the process that runs it: memory, and processor time.
 
     ray start --head
     python benchmarks/rows.py --ray auto    # engines in processes of their own
@@ -25,15 +25,16 @@ def main() -> None:
     parser.add_argument("--ray", help="the address of a cluster")
     given = parser.parse_args()
     options = [] if given.ray is None else ["--ray", given.ray]
-    few_s, few_mib = measure(given.few, options)
-    many_s, many_mib = measure(given.many, options)
+    few, many = measure(given.few, options), measure(given.many, options)
     num_rows = given.many - given.few
-    print(f"{num_rows / (many_s - few_s):,.0f} rows/s")
-    print(f"{(many_mib - few_mib) * 100_000 / num_rows:,.0f} MiB for each 100,000 rows")
+    seconds, busy, mib = (more - less for less, more in zip(few, many, strict=True))
+    print(f"{num_rows / seconds:,.0f} rows/s")
+    print(f"{num_rows / busy:,.0f} rows for a second of processor time")
+    print(f"{mib * 100_000 / num_rows:,.0f} MiB for each 100,000 rows")
 
 
-def measure(num_rows: int, options: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory in MiB of a run, the start and the model included."""
+def measure(num_rows: int, options: list[str]) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak memory in MiB of a run as a whole."""
     command = [sys.executable, "-m", "martlet.cli.main", "generate", "rows.jsonl", *options]
     command += ["--model", "demo", "--max-tokens", "1", "--out", "replies.jsonl"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,7 +45,8 @@ def measure(num_rows: int, options: list[str]) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(process.returncode)
-    return time.monotonic() - started, usage.ru_maxrss / 2**10
+    seconds = time.monotonic() - started
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**10
 
 
 def write_rows(path: Path, num_rows: int) -> None:
