@@ -1,9 +1,9 @@
 """The folder tree is the architecture: imports point downwards, and the light parts stay light."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,15 +102,20 @@ def test_light_modules_import_no_torch(module: str) -> None:
 
 def test_help_is_instant_and_imports_no_torch() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "martlet.cli.main", "--help"]
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "vote" in done.stdout
     assert " torch" not in done.stderr
-    # The least of five: other programs may use the machine meanwhile.
-    assert min(seconds) < 0.3, seconds
+    # Of the processor, the least of three: other programs use the machine meanwhile.
+    assert min(seconds_of_help() for _ in range(3)) < 0.3
+
+
+def seconds_of_help() -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "martlet.cli.main", "--help"], capture_output=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_the_public_surface_is_listed_and_importable() -> None:
