@@ -43,7 +43,12 @@ def main() -> None:
     query = torch.randn(num_rows, NUM_GROUPS, DIM).bfloat16()
     contiguous = [torch.randn(2, num_rows, NUM_KEYS, DIM).bfloat16() for _ in range(NUM_LAYERS)]
     num_blocks = NUM_REQUESTS * NUM_KEYS // BLOCK_SIZE
-    shape = LayerShape(num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM)
+    shape = LayerShape(
+        num_heads=NUM_GROUPS * NUM_KV_HEADS,
+        num_kv_heads=NUM_KV_HEADS,
+        key_dim=DIM,
+        value_dim=DIM,
+    )
     cache = KVCache(
         [shape] * NUM_LAYERS,
         num_blocks=num_blocks,

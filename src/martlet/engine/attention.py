@@ -189,7 +189,7 @@ def paged_attention(
     Returns:
         `[1, T, Hq, Dv]`, and None for the weights.
     """
-    layer = _layer_index(module)
+    layer = layer_index(module)
     step = martlet_step
     step.cache.write(layer, key[0], value[0], step.slots)
     head = _Head(
@@ -227,7 +227,8 @@ class _Head:
         return self.softcap is None and self.sinks is None
 
 
-def _layer_index(module: nn.Module) -> int:
+def layer_index(module: nn.Module) -> int:
+    """The layer that an attention module belongs to."""
     index = module.layer_idx
     assert isinstance(index, int), "the load-time guard refuses models without layer_idx"
     return int(index)

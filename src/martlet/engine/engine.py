@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from martlet.engine.attention import ATTENTION_NAME, paged_attention
-from martlet.engine.batch import BatchBuilder, StepBatch
+from martlet.engine.batch import LogitRows
 from martlet.engine.config import EngineConfig
 from martlet.engine.constraint import TokenConstraint
-from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request, TokenLogprobs
+from martlet.engine.runner import StepRunner, new_runner
 from martlet.engine.sampler import StepDraws, sample
 from martlet.engine.scheduler import Scheduler
 from martlet.engine.stats import EngineStats, StepStats
@@ -68,13 +67,11 @@ class Engine:
         self._model = model
         self._scheduler = Scheduler(config)
         self._requests: dict[str, Request] = {}
-        self._cache = self._new_cache(config.num_blocks)
-        self._batches = self._new_builder(self._cache)
         self.adapters = AdapterStore(
             model, max_loaded=config.max_loaded_adapters, probe=self._probe
         )
         """Which adapters there are; to be changed between two steps."""
-        model.use_attention(ATTENTION_NAME, paged_attention)
+        self._runner = self._new_runner(config.num_blocks)
 
     @property
     def num_unfinished(self) -> int:
@@ -160,15 +157,14 @@ class Engine:
         if not plan:
             return []
         try:
-            batch = self._batches.build(plan)
-            logits = self._forward(batch)
-            draws = sample(logits, batch)
+            rows, logits = self._runner.run(plan)
+            draws = sample(logits, rows)
         except BaseException as error:
             outputs = self._fail(plan, error)
             if not isinstance(error, Exception):
                 raise
             return outputs
-        outputs = self._commit(plan, batch, draws)
+        outputs = self._commit(plan, rows, draws)
         self._record(plan, len(outputs), time.perf_counter() - start)
         return outputs
 
@@ -195,18 +191,6 @@ class Engine:
         if not 0 <= min(named) <= max(named) < vocab_size:
             bad = next(i for i in named if not 0 <= i < vocab_size)
             raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
-
-    def _forward(self, batch: StepBatch, *, is_probe: bool = False) -> Tensor:
-        """The logits of the wanted rows, `[N, V]`."""
-        with self.adapters.step.running(
-            batch.token_adapters, batch.logit_adapters, self._model.device, is_probe=is_probe
-        ):
-            return self._model.forward(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                logit_rows=batch.logit_rows,
-                martlet_step=batch.attention,
-            )
 
     def _probe(self, adapter: AdapterRevision | None) -> Tensor:
         """The logits of the probe's prompt, `[T, V]`, with an adapter or without."""
@@ -242,35 +226,23 @@ class Engine:
             samples=False,
             scores_prompt=True,
         )
-        builder = self._new_builder(self._new_cache(num_blocks))
-        return self._forward(builder.build(StepPlan(chunks=(chunk,))), is_probe=True)
+        plan = StepPlan(chunks=(chunk,))
+        return self._new_runner(num_blocks).run(plan, is_probe=True)[1]
 
-    def _new_cache(self, num_blocks: int) -> KVCache:
-        return KVCache(
-            self._model.layers,
-            num_blocks=num_blocks,
-            block_size=self.config.block_size,
-            dtype=self._model.dtype,
-            device=self._model.device,
+    def _new_runner(self, num_blocks: int) -> StepRunner:
+        return new_runner(
+            self._model, self.config, self.adapters.step, num_blocks=num_blocks
         )
 
-    def _new_builder(self, cache: KVCache) -> BatchBuilder:
-        return BatchBuilder(
-            cache,
-            self._model.device,
-            chunked_layers=self._model.chunked_layers,
-            chunk_size=self._model.attention_chunk_size,
-        )
-
-    def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
+    def _commit(self, plan: StepPlan, rows: LogitRows, draws: StepDraws) -> list[StepOutput]:
         """Writes what was computed and drawn into the requests, and ends those that are done."""
         for chunk in plan.chunks:
             chunk.request.num_computed_tokens = chunk.end
-        for chunk, scores in zip(batch.scored, draws.prompt_logprobs, strict=True):
+        for chunk, scores in zip(rows.scored, draws.prompt_logprobs, strict=True):
             chunk.request.prompt_logprobs.extend(scores)
         outputs = []
         for chunk, token_id, score in zip(
-            batch.sampled, draws.token_ids, draws.logprobs, strict=True
+            rows.sampled, draws.token_ids, draws.logprobs, strict=True
         ):
             if token_id is None:
                 outputs.append(self._poisoned(chunk.request))
@@ -288,7 +260,7 @@ class Engine:
         request.error = request.error or NOT_FINITE
         self._scheduler.pool.forget(blocks)
         self._end(request, "error")
-        self._cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
+        self._runner.cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
         return StepOutput(request=request, token_id=None, finish_reason="error")
 
     def _append(self, request: Request, token_id: int, score: TokenLogprobs | None) -> StepOutput:

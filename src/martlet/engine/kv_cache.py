@@ -69,6 +69,10 @@ class KVCache:
         keys.index_copy_(1, slots, key)
         values.index_copy_(1, slots, value)
 
+    def pools(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys `[Hkv, S, Dk]` and values `[Hkv, S, Dv]`, for S slots of all blocks."""
+        return self._slots[layer]
+
     def head_blocks(self, layer: int, block_ids: Tensor) -> Tensor:
         """Where blocks lie in a layer's pool; the same for all layers with as many heads.
 

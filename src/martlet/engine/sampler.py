@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from martlet.engine.batch import StepBatch
+from martlet.engine.batch import LogitRows
 from martlet.engine.candidates import candidates_of
 from martlet.engine.choice import (
     SEGMENT,
@@ -24,6 +24,7 @@ from martlet.engine.choice import (
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.noise import draw_keys
+from martlet.engine.plan import Chunk
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, mask, shape
 
@@ -43,19 +44,19 @@ class StepDraws:
     """For each scored chunk of the batch, the prompt tokens that follow its own."""
 
 
-def sample(logits: Tensor, batch: StepBatch) -> StepDraws:
+def sample(logits: Tensor, rows: LogitRows) -> StepDraws:
     """Draws one token for each sampled chunk and scores the prompts that ask for it.
 
     Args:
-        logits: `[N, V]`, in the order of `batch.logit_rows`.
+        logits: `[N, V]`, whose they are in `rows`.
     """
-    scored, sampled = logits.split([batch.num_scored_rows, len(batch.sampled)])
-    requests = [chunk.request for chunk in batch.sampled]
+    scored, sampled = logits.split([rows.num_scored_rows, len(rows.sampled)])
+    requests = [chunk.request for chunk in rows.sampled]
     token_ids = draw(sampled, requests)
     return StepDraws(
         token_ids=token_ids,
         logprobs=score_drawn(sampled, requests, token_ids),
-        prompt_logprobs=_score_prompts(scored, batch),
+        prompt_logprobs=_score_prompts(scored, rows.scored),
     )
 
 
@@ -176,10 +177,10 @@ def score_drawn(
     return scores
 
 
-def _score_prompts(logits: Tensor, batch: StepBatch) -> list[list[TokenLogprobs]]:
+def _score_prompts(logits: Tensor, chunks: Sequence[Chunk]) -> list[list[TokenLogprobs]]:
     scores = []
     first_row = 0
-    for chunk in batch.scored:
+    for chunk in chunks:
         request = chunk.request
         following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
         rows = logits[first_row : first_row + len(following)]
