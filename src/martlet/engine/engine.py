@@ -230,9 +230,7 @@ class Engine:
         return self._new_runner(num_blocks).run(plan, is_probe=True)[1]
 
     def _new_runner(self, num_blocks: int) -> StepRunner:
-        return new_runner(
-            self._model, self.config, self.adapters.step, num_blocks=num_blocks
-        )
+        return new_runner(self._model, self.config, self.adapters.step, num_blocks=num_blocks)
 
     def _commit(self, plan: StepPlan, rows: LogitRows, draws: StepDraws) -> list[StepOutput]:
         """Writes what was computed and drawn into the requests, and ends those that are done."""

@@ -227,9 +227,7 @@ def _with_dense_columns(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def new_parts(
-    num_parts: int, layers: Sequence[LayerShape], device: torch.device
-) -> PartBuffers:
+def new_parts(num_parts: int, layers: Sequence[LayerShape], device: torch.device) -> PartBuffers:
     """Room for so many parts in the largest of some layers."""
     num_heads = max(layer.num_heads for layer in layers)
     num_values = max(layer.num_heads * layer.value_dim for layer in layers)

@@ -54,6 +54,12 @@ def record_cuda_graph(compute: Compute) -> Compute:
     return replay
 
 
+def repeat(compute: Compute) -> Compute:
+    """Records nothing: a step is computed anew each time, from where a graph would read it."""
+    compute()
+    return compute
+
+
 _POOLS: dict[int, tuple[int, int]] = {}
 
 
@@ -79,8 +85,8 @@ class DecodeGraphs:
         shape: How work items are cut.
         max_blocks: Of one request.
         device: The model's.
-        compute: The logits of all rows of a buffer, `[size, V]`; whether wide items may occur.
-        record: Other than the default only where there is no device.
+        compute: The logits of all rows of a buffer, `[size, V]`.
+        record: `record_cuda_graph`, or `repeat` where there is no device.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class DecodeGraphs:
         max_blocks: int,
         device: torch.device,
         compute: Callable[[StepBuffer], Tensor],
-        record: Record = record_cuda_graph,
+        record: Record,
     ) -> None:
         self._sizes = tuple(sizes)
         self._shape = shape

@@ -10,7 +10,7 @@ from martlet.engine.batch import LogitRows, StepBatch
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.attention import KernelStep, kernel_attention, new_parts
 from martlet.engine.cuda.batch import pack
-from martlet.engine.cuda.graphs import DecodeGraphs, Record, record_cuda_graph
+from martlet.engine.cuda.graphs import DecodeGraphs, record_cuda_graph, repeat
 from martlet.engine.cuda.step_buffer import StepBuffer
 from martlet.engine.cuda.work import WorkShape
 from martlet.engine.plan import StepPlan
@@ -36,17 +36,10 @@ class KernelRunner:
         config: Sizes.
         adapters: Whose rows are being computed.
         num_blocks: Of the pool.
-        record: How a step is recorded.
     """
 
     def __init__(
-        self,
-        model: LoadedModel,
-        config: EngineConfig,
-        adapters: AdapterStep,
-        *,
-        num_blocks: int,
-        record: Record = record_cuda_graph,
+        self, model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
     ) -> None:
         self.cache = new_cache(model, config, num_blocks)
         self._model = model
@@ -62,7 +55,7 @@ class KernelRunner:
             max_blocks=-(-config.max_context_tokens // config.block_size),
             device=model.device,
             compute=self._compute_decoding,
-            record=record,
+            record=record_cuda_graph if model.device.type == "cuda" else repeat,
         )
         model.use_attention(ATTENTION_NAME, kernel_attention)
 
