@@ -1,4 +1,4 @@
-"""These tests run Triton's kernels: compiled on a CUDA device, in Triton's interpreter elsewhere."""
+"""These tests run Triton's kernels: compiled on a CUDA device, interpreted elsewhere."""
 
 import os
 from importlib.util import find_spec

@@ -103,7 +103,7 @@ def test_shapes_of_heads(layer: LayerShape, dtype: torch.dtype) -> None:
 
 
 def test_rows_that_are_no_tokens_write_nothing_and_come_out_as_zero() -> None:
-    plan, num_blocks = make_plan(MIXED[:3], BLOCK_SIZE)
+    _, num_blocks = make_plan(MIXED[:3], BLOCK_SIZE)
     cache = new_cache(SMALL, num_blocks, BLOCK_SIZE, torch.float32)
     before = [pool.clone() for pool in cache.pools(0)]
     out = empty_step(cache, SMALL, num_rows=5)

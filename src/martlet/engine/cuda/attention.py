@@ -1,9 +1,10 @@
 """Paged attention by the Triton kernels, in the place of `engine/attention` on a CUDA device.
 
-Every step launches the same kernels with the same shapes, whatever its requests; what differs stands
-in tensors. So a step can be recorded in a CUDA graph.
+Every step launches the same kernels with the same shapes, whatever its requests; what differs
+stands in tensors. So a step can be recorded in a CUDA graph.
 
-Shapes: T tokens of a step, P parts, Hq query heads, Hkv key-value heads, Dk and Dv widths of a head.
+Shapes: T tokens of a step, P parts, Hq query heads, Hkv key-value heads, Dk and Dv widths of a
+head.
 """
 
 from collections.abc import Sequence

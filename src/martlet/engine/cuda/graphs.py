@@ -32,43 +32,41 @@ def graph_ladder(max_num_requests: int) -> tuple[int, ...]:
     return (*below, max_num_requests)
 
 
-def record_cuda_graph(compute: Compute) -> Compute:
-    """Records what a computation does on the current device.
+class GraphRecorder:
+    """Records what computations do on the current device.
 
-    It runs once before, on a stream of its own: libraries and kernels set themselves up at their
-    first call, which no graph may hold.
+    All graphs use the same memory in turn: only one of them runs at a time.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        compute()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=_graph_pool()):
-        out = compute()
 
-    def replay() -> Tensor:
-        graph.replay()
-        return out
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def __call__(self, compute: Compute) -> Compute:
+        """Records a computation.
+
+        It runs once before, on a stream of its own: libraries and kernels set themselves up at
+        their first call, which no graph may hold.
+        """
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = compute()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
 
 
 def repeat(compute: Compute) -> Compute:
     """Records nothing: a step is computed anew each time, from where a graph would read it."""
     compute()
     return compute
-
-
-_POOLS: dict[int, tuple[int, int]] = {}
-
-
-def _graph_pool() -> tuple[int, int]:
-    """The memory that all graphs of a device use in turn: only one of them runs at a time."""
-    device = torch.cuda.current_device()
-    if device not in _POOLS:
-        _POOLS[device] = torch.cuda.graph_pool_handle()
-    return _POOLS[device]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class DecodeGraphs:
         max_blocks: Of one request.
         device: The model's.
         compute: The logits of all rows of a buffer, `[size, V]`.
-        record: `record_cuda_graph`, or `repeat` where there is no device.
+        record: A `GraphRecorder`, or `repeat` where there is no device.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ WHOLE = tl.constexpr(-1)
 
 
 @triton.jit
-def write_slots(  # noqa: PLR0913 -- a kernel's arguments are what it reads and writes
+def write_slots(
     key,  # [Hkv, T, Dk], strided
     value,  # [Hkv, T, Dv], strided
     key_pool,  # [Hkv, S, Dk]
@@ -55,7 +55,7 @@ def write_slots(  # noqa: PLR0913 -- a kernel's arguments are what it reads and 
 
 
 @triton.jit
-def attend(  # noqa: PLR0913
+def attend(
     query,  # [Hq, T, Dk], strided
     key_pool,  # [Hkv, S, Dk]
     value_pool,  # [Hkv, S, Dv]
@@ -187,7 +187,7 @@ def attend(  # noqa: PLR0913
 
 
 @triton.jit
-def merge_parts(  # noqa: PLR0913
+def merge_parts(
     part_out,  # [P, Hq, Dv] in fp32
     part_scale,  # [P, Hq] in fp32, logarithms to base two
     sinks,  # [Hq], or anything where HAS_SINKS is false

@@ -10,7 +10,7 @@ from martlet.engine.batch import LogitRows, StepBatch
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.attention import KernelStep, kernel_attention, new_parts
 from martlet.engine.cuda.batch import pack
-from martlet.engine.cuda.graphs import DecodeGraphs, record_cuda_graph, repeat
+from martlet.engine.cuda.graphs import DecodeGraphs, GraphRecorder, repeat
 from martlet.engine.cuda.step_buffer import StepBuffer
 from martlet.engine.cuda.work import WorkShape
 from martlet.engine.plan import StepPlan
@@ -55,7 +55,7 @@ class KernelRunner:
             max_blocks=-(-config.max_context_tokens // config.block_size),
             device=model.device,
             compute=self._compute_decoding,
-            record=record_cuda_graph if model.device.type == "cuda" else repeat,
+            record=GraphRecorder() if model.device.type == "cuda" else repeat,
         )
         model.use_attention(ATTENTION_NAME, kernel_attention)
 

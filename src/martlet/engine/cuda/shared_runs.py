@@ -1,7 +1,7 @@
 """Which decoding requests share a beginning that is worth reading once for all of them.
 
-Samples of one prompt hold the same blocks, and so do questions with the same instructions. Sorted by
-their block tables, the sharers stand next to each other:
+Samples of one prompt hold the same blocks, and so do questions with the same instructions. Sorted
+by their block tables, the sharers stand next to each other:
 
     rows     0 1 2 3 4 5 6        run  rows 0-6, blocks 0-1   (the same instructions)
     blocks   a a a a a a a        run  rows 0-3, blocks 2-4   (samples of one question)
@@ -12,6 +12,7 @@ Shapes: R requests, N blocks of the longest.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,6 @@ def _runs(
     # Cut where neighbours share no more than all do.
     cuts = first + 1 + np.flatnonzero(common[first : end - 1] <= max(shared, depth))
     bounds = [first, *cuts.tolist(), end]
-    for part_first, part_end in zip(bounds, bounds[1:], strict=False):
+    for part_first, part_end in pairwise(bounds):
         if part_end - part_first < end - first:
             yield from _runs(common, part_first, part_end, depth, nesting, block_size)

@@ -58,7 +58,7 @@ class StepBuffer:
         sizes = [prod(shape) for shape in self._shapes.values()]
         self._whole = torch.empty(sum(sizes), dtype=torch.int64, device=device)
         parts = zip(self._shapes.items(), self._whole.split(sizes), strict=True)
-        self._views = {name: part.view(shape) for (name, shape), part in parts}
+        self._views: dict[str, Tensor] = {name: part.view(shape) for (name, shape), part in parts}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._views[name]
