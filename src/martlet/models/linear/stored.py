@@ -203,6 +203,41 @@ class Gptq(StoredInt4):
         return self.g_idx.long()
 
 
+class Awq(StoredInt4):
+    """AWQ as AutoAWQ's `gemm` version stores it (arXiv:2306.00978): words lie along the outputs.
+
+    Args:
+        linear: The layer whose place it takes.
+        num_groups: G.
+    """
+
+    def __init__(self, linear: nn.Linear, *, num_groups: int) -> None:
+        super().__init__(linear)
+        num_words = self.out_features // _VALUES_PER_WORD
+        self.qweight = _stored(self.in_features, num_words, dtype=torch.int32)
+        self.qzeros = _stored(num_groups, num_words, dtype=torch.int32)
+        self.scales = _stored(num_groups, self.out_features, dtype=torch.float32)
+
+    def values(self) -> Tensor:
+        return _in_awq_order(_unpack(self.qweight)).T
+
+    def group_scales(self) -> Tensor:
+        return self.scales.float().T
+
+    def group_zeros(self) -> Tensor:
+        return _in_awq_order(_unpack(self.qzeros)).T.float()
+
+    def group_of_input(self) -> Tensor:
+        size = self.in_features // self.scales.shape[0]
+        return torch.arange(self.in_features, device=self.scales.device) // size
+
+
+def _in_awq_order(values: Tensor) -> Tensor:
+    """`[N, 8 W]`: the even outputs of a word come first in it, then the odd ones."""
+    words = values.unflatten(1, (-1, 2, _VALUES_PER_WORD // 2))
+    return words.transpose(2, 3).flatten(1)
+
+
 def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape, dtype=dtype, device="meta"), requires_grad=False)
 
