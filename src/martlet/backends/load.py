@@ -320,12 +320,18 @@ def _check_weights(
         reason = "the transformers backend does not round weights; give --backend native"
     elif folder.quantization_method is not None:
         reason = f"{folder.path} is quantised already ({folder.quantization_method}); leave it out"
-    elif device.type != "cpu" or not can_pack():
+    elif device.type == "cpu" and not can_pack():
         reason = "weights are rounded for CPUs with bf16 instructions alone; leave it out"
-    elif options.weights == "int4" and dtype != torch.bfloat16:
-        reason = "four bits are multiplied in bf16; give --dtype bf16"
+    elif options.weights == "fp8" and not _multiplies_fp8(device):
+        reason = "only NVIDIA GPUs from Ada and Hopper on multiply it; give int8"
+    elif options.weights in ("int4", "fp8") and dtype != torch.bfloat16:
+        reason = f"{options.weights} is multiplied in bf16; give --dtype bf16"
     if reason:
         raise ParameterError(f"--weights-as {options.weights}: {reason}", param="weights")
+
+
+def _multiplies_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:

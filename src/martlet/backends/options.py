@@ -50,8 +50,8 @@ class BackendOptions:
     dtype: DType = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
     weights: Weights = "stored"
-    """`stored` as the folder has them; `int8` and `int4` round the linear layers of a model that is
-    not quantised while it is loaded."""
+    """`stored` as the folder has them; `int8`, `int4` and `fp8` round the linear layers of a model
+    that is not quantised while it is loaded; `fp8` on a CUDA device alone."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128

@@ -1,6 +1,6 @@
 """Quantised checkpoints: which layers are stored how, and what they are loaded into.
 
-Read are compressed-tensors (int8 W8A8, four-bit W4A16), and GPTQ and AWQ with four bits. The files' headers
+Read are compressed-tensors (int8 and fp8 W8A8, four-bit W4A16), and GPTQ and AWQ with four bits. The files' headers
 tell the layers; the config is only asked what they cannot tell. Neither package is needed.
 """
 
@@ -16,17 +16,18 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from martlet.errors import ModelError
 from martlet.models.folder import ModelFolder
+from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.stored import Awq, Gptq, PackQuantized, StoredInt8
 from martlet.models.shard import TensorEntry
 
 READ = ("compressed-tensors", "gptq", "awq")
 """Methods of quantisation that are read here; the others are left to transformers."""
 _ALLOWED = (
-    "int8 (W8A8, dynamic per token) and int4 (W4A16) of compressed-tensors, 4-bit GPTQ, and 4-bit "
-    "AWQ of the version gemm"
+    "int8 and fp8 (W8A8, per channel and dynamic per token) and int4 (W4A16) of "
+    "compressed-tensors, 4-bit GPTQ, and 4-bit AWQ of the version gemm"
 )
 _METHOD = "martlet-stored"
-_MARKS = {".weight_packed": "int4", ".qweight": "words", ".weight_scale": "int8"}
+_MARKS = {".weight_packed": "int4", ".qweight": "words", ".weight_scale": "bytes"}
 
 
 def is_read_here(folder: ModelFolder) -> bool:
@@ -96,7 +97,7 @@ def _stored_layers(folder: ModelFolder, model: PreTrainedModel) -> Iterator[tupl
     for tensor in folder.tensors:
         for mark, kind in _MARKS.items():
             name = tensor.removesuffix(mark)
-            if name == tensor or (kind == "int8" and f"{name}.weight_packed" in folder.tensors):
+            if name == tensor or (kind == "bytes" and f"{name}.weight_packed" in folder.tensors):
                 continue
             linear = modules.get(name)
             if not isinstance(linear, nn.Linear):
@@ -110,8 +111,9 @@ def _stored_layers(folder: ModelFolder, model: PreTrainedModel) -> Iterator[tupl
 def _stored_layer(kind: str, linear: nn.Linear, name: str, folder: ModelFolder) -> nn.Module:
     tensors: Mapping[str, TensorEntry] = folder.tensors
     settings = cast(Mapping[str, object], folder.config["quantization_config"])
-    if kind == "int8":
-        return StoredInt8(linear)
+    if kind == "bytes":
+        is_float = tensors[f"{name}.weight"].dtype == "F8_E4M3"
+        return StoredFp8(linear) if is_float else StoredInt8(linear)
     if kind == "words":
         num_groups = tensors[f"{name}.scales"].shape[0]
         if folder.quantization_method == "awq":
@@ -146,8 +148,9 @@ def _compressed_reason(settings: Mapping[str, object]) -> str | None:
     for group in groups.values() if isinstance(groups, dict) else ():
         weights, inputs = group.get("weights") or {}, group.get("input_activations")
         kind = (weights.get("type"), weights.get("num_bits"), weights.get("strategy"))
-        is_int8 = kind == ("int", 8, "channel") and weights.get("symmetric")
-        if is_int8 and inputs and inputs.get("dynamic") and inputs.get("strategy") == "token":
+        is_byte = kind[0] in ("int", "float") and kind[1:] == (8, "channel")
+        is_byte = is_byte and weights.get("symmetric")
+        if is_byte and inputs and inputs.get("dynamic") and inputs.get("strategy") == "token":
             continue
         if kind[:2] == ("int", 4) and kind[2] in ("group", "channel") and not inputs:
             continue

@@ -9,11 +9,10 @@ from transformers import PreTrainedModel
 
 from martlet.models.embedding import MappedEmbedding
 from martlet.models.gated_mlp import fuse_mlp
-from martlet.models.linear.int4 import Int4Linear, can_pack_int4
-from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.joined import join
 from martlet.models.linear.packed import PackedLinear, can_pack
-from martlet.models.linear.rounded import round_linear
+from martlet.models.linear.rounded import fast_fp8, fast_int4, fast_int8, round_linear
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
@@ -74,10 +73,13 @@ class _Rules:
 
     def faster(self, leaf: nn.Module) -> nn.Module | None:
         """None if the leaf stays."""
+        dtype = self.dtype or torch.float32
         if isinstance(leaf, StoredInt8):
-            return Int8Linear(leaf) if leaf.weight.device.type == "cpu" and can_pack() else None
+            return fast_int8(leaf)
         if isinstance(leaf, StoredInt4):
-            return _faster_int4(leaf) if self.dtype == torch.bfloat16 else None
+            return fast_int4(leaf, dtype)
+        if isinstance(leaf, StoredFp8):
+            return fast_fp8(leaf, dtype)
         weight = getattr(leaf, "weight", None)
         if not isinstance(weight, torch.Tensor):
             return None
@@ -129,8 +131,3 @@ def _swap_leaf(parent: nn.Module, name: str, rules: _Rules) -> bool:
     setattr(parent, name, faster)
     rules.give_back(leaf)
     return True
-
-
-def _faster_int4(module: StoredInt4) -> Int4Linear | None:
-    is_on_cpu = module.group_scales().device.type == "cpu"
-    return Int4Linear(module) if is_on_cpu and can_pack_int4(module) else None

@@ -7,11 +7,11 @@ if TYPE_CHECKING:
 
     from martlet.models.folder import ModelFolder
 
-Weights = Literal["stored", "int8", "int4"]
+Weights = Literal["stored", "int8", "int4", "fp8"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
-_BYTES_A_VALUE = {"int8": 1.0, "int4": 0.5 + 4 / GROUP_SIZE}
+_BYTES_A_VALUE = {"int8": 1.0, "fp8": 1.0, "int4": 0.5 + 4 / GROUP_SIZE}
 """Of four bits, each group has a scale and a shift in bf16."""
 
 
@@ -21,7 +21,7 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
     Args:
         folder: A checkpoint that is not quantised, unless `weights` is `stored`.
         dtype: Of what is not rounded.
-        weights: How linear layers are held; the LM head takes a byte a value in both.
+        weights: How linear layers are held; the LM head takes a byte a value in all.
     """
     from martlet.models.quantized import stored_bytes
 
