@@ -17,8 +17,10 @@ from martlet.errors import AdapterError, CertificateError, ModelError, Parameter
 from martlet.export import certificate
 from martlet.export.run import merge, quantize
 from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.rounded import to_fp8
 from martlet.models.linear.rounding import round_groups
 from martlet.models.linear.stored import Awq, Gptq, PackQuantized
 from martlet.models.load import load_model, load_module
@@ -328,3 +330,41 @@ def test_other_packings_are_refused_by_name(
     (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
     with pytest.raises(ModelError, match=reason):
         load_fp32(open_folder(stored))
+
+
+def test_an_fp8_folder_answers_as_its_rounded_weights(base: ModelFolder, tmp_path: Path) -> None:
+    """As compressed-tensors writes it: eight bits of floating point, a scale for each output."""
+    stored = shutil.copytree(base.path, tmp_path / "stored")
+    weights = next(stored.glob("*.safetensors"))
+    packed = {}
+    for name, tensor in safetensors.torch.load_file(weights).items():
+        packed[name] = tensor
+        if "_proj.weight" in name:
+            scale = tensor.abs().amax(dim=1, keepdim=True) / 448
+            packed[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            packed[f"{name}_scale"] = scale
+    safetensors.torch.save_file(packed, weights, {"format": "pt"})
+    kind = {"num_bits": 8, "type": "float", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**kind, "strategy": "channel", "dynamic": False},
+        "input_activations": {**kind, "strategy": "token", "dynamic": True},
+    }
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": group},
+    }
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    model = load_fp32(open_folder(stored))
+    layers = [layer for layer in model.module.modules() if isinstance(layer, StoredFp8)]
+    assert all(layer.weight.dtype == torch.float8_e4m3fn for layer in layers)
+    assert len(layers) == sum(name.endswith("_scale") for name in packed)
+    got = make_engine(model).logits(tuple(IDS[0].tolist()))
+    rounded = load_fp32(base)
+    for name, layer in list(rounded.module.named_modules()):
+        if name.endswith("_proj"):
+            rounded.module.set_submodule(name, to_fp8(layer))
+    expected = make_engine(rounded).logits(tuple(IDS[0].tolist()))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

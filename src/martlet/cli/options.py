@@ -243,6 +243,15 @@ class RuntimeOptions:
             metavar="GIB",
         ),
     ] = None
+    gpu_memory_utilization: Annotated[
+        float,
+        option(
+            _RUNTIME,
+            "The part of a GPU's memory that may be in use, by all programs.",
+            "--gpu-memory-utilization",
+            metavar="SHARE",
+        ),
+    ] = BackendOptions.gpu_memory_utilization
     no_prefix_sharing: Annotated[
         bool,
         option(
@@ -288,6 +297,7 @@ class RuntimeOptions:
             max_num_batched_tokens=self.max_batched_tokens,
             max_context_tokens=self.max_context,
             kv_memory_gib=self.kv_memory,
+            gpu_memory_utilization=self.gpu_memory_utilization,
             prefix_sharing=not self.no_prefix_sharing,
             trust_remote_code=self.trust_remote_code,
             tokenizer=self.tokenizer,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from martlet.engine.batch import LogitRows
@@ -150,7 +151,8 @@ class Engine:
         Returns:
             One output for each request that got a token, or failed. A step that raises fails the
             requests that were in it, frees their blocks, and leaves the engine usable. So does an
-            interrupt, which goes on to the caller.
+            interrupt, which goes on to the caller. Where the device has no memory for a step, the
+            output is empty and later steps are smaller.
         """
         start = time.perf_counter()
         plan = self._scheduler.plan()
@@ -159,6 +161,8 @@ class Engine:
         try:
             rows, logits = self._runner.run(plan)
             draws = sample(logits, rows)
+        except torch.OutOfMemoryError as error:
+            return self._retreat(plan, error)
         except BaseException as error:
             outputs = self._fail(plan, error)
             if not isinstance(error, Exception):
@@ -274,6 +278,20 @@ class Engine:
             stop_reason = token_id if token_id in request.stop_ids else None
             self._end(request, reason, stop_reason=stop_reason)
         return StepOutput(request=request, token_id=token_id, finish_reason=reason)
+
+    def _retreat(self, plan: StepPlan, error: torch.OutOfMemoryError) -> list[StepOutput]:
+        """Goes on with smaller steps, if the one that the device had no memory for can be cut."""
+        max_num_tokens = self._scheduler.retreat(plan)
+        if max_num_tokens is None:
+            return self._fail(plan, error)
+        logger.warning(
+            "the device had no memory for a step of %d tokens; they hold at most %d from now on",
+            plan.num_tokens,
+            max_num_tokens,
+        )
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return []
 
     def _fail(self, plan: StepPlan, error: BaseException) -> list[StepOutput]:
         logger.error("a step of %d requests failed", len(plan.chunks), exc_info=error)

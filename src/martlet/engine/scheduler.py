@@ -19,6 +19,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._max_num_tokens = config.max_num_batched_tokens
         self.pool = BlockPool(config.num_blocks)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -42,15 +43,18 @@ class Scheduler:
         Blocks are taken and full ones registered here already: within a step, keys and values are
         written before they are read, so two requests that start together share their beginning.
         """
-        budget = self._config.max_num_batched_tokens
+        budget = self._max_num_tokens
         chunks: list[Chunk] = []
         num_preempted = self._plan_running(chunks, budget)
-        num_cached_tokens = 0
+        num_running, num_cached_tokens = len(self.running), 0
         if num_preempted == 0:
             budget -= sum(chunk.num_tokens for chunk in chunks)
             num_cached_tokens = self._plan_waiting(chunks, budget)
         return StepPlan(
-            chunks=tuple(chunks), num_preempted=num_preempted, num_cached_tokens=num_cached_tokens
+            chunks=tuple(chunks),
+            num_admitted=len(self.running) - num_running,
+            num_preempted=num_preempted,
+            num_cached_tokens=num_cached_tokens,
         )
 
     def finish(
@@ -69,13 +73,34 @@ class Scheduler:
     def fail(self, plan: StepPlan, error: str) -> list[Request]:
         """Ends every request of a step that raised, and forgets what the step did not write."""
         failed = [chunk.request for chunk in plan.chunks if not chunk.request.is_finished]
-        for chunk in plan.chunks:
-            first_unwritten = chunk.start // self._config.block_size
-            self.pool.forget(chunk.block_ids[first_unwritten:])
+        self._forget_unwritten(plan)
         for request in failed:
             request.error = error
             self.finish(request, "error")
         return failed
+
+    def retreat(self, plan: StepPlan) -> int | None:
+        """Undoes a plan that the device had no memory for, and holds later ones to half of it.
+
+        Requests that began with it go back to the queue: they may count on blocks that others were
+        to write in the same step.
+
+        Returns:
+            How many tokens a step may hold from now on; None if the plan cannot be halved.
+        """
+        if plan.num_tokens < 2:
+            return None
+        self._max_num_tokens = plan.num_tokens // 2
+        self._forget_unwritten(plan)
+        num_kept = min(len(self.running) - plan.num_admitted, self._max_num_tokens)
+        while len(self.running) > num_kept:
+            self._preempt_youngest()
+        return self._max_num_tokens
+
+    def _forget_unwritten(self, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            first_unwritten = chunk.start // self._config.block_size
+            self.pool.forget(chunk.block_ids[first_unwritten:])
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the books of requests and blocks contradict each other."""

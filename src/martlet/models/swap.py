@@ -89,6 +89,11 @@ class _Rules:
                 return rounded
         return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None
 
+    def product(self, linear: nn.Linear) -> nn.Module | None:
+        """What computes layers that were joined; None if they are no faster so."""
+        is_on_gpu = linear.weight.device.type == "cuda" and self.dtype == torch.bfloat16
+        return self.faster(linear) or (linear if is_on_gpu else None)
+
     def _is_head(self, leaf: nn.Module) -> bool:
         return self.head is not None and self.head() is leaf
 
@@ -116,7 +121,7 @@ def _join_attention(parent: nn.Module, rules: _Rules) -> int:
     """Makes one product of query, key and value; most architectures name them alike."""
     children = dict(parent.named_children())
     leaves = [children[name] for name in _ATTENTION if name in children]
-    parts = join(leaves, rules.faster) if len(leaves) == len(_ATTENTION) else ()
+    parts = join(leaves, rules.product) if len(leaves) == len(_ATTENTION) else ()
     for name, leaf, part in zip(_ATTENTION, leaves, parts, strict=bool(parts)):
         setattr(parent, name, part)
         rules.give_back(leaf)

@@ -25,7 +25,15 @@ from martlet.models.resolve import resolve
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
-_UNUSED = ("base_url", "device", "weights", "max_num_batched_tokens", "kv_memory_gib", "block_size")
+_UNUSED = (
+    "base_url",
+    "device",
+    "weights",
+    "max_num_batched_tokens",
+    "kv_memory_gib",
+    "gpu_memory_utilization",
+    "block_size",
+)
 _PROBE_TIMEOUT_S = 300.0
 _ADVICE = "vLLM decides it by itself, or by its own environment variables"
 
