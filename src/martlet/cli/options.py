@@ -211,9 +211,9 @@ class RuntimeOptions:
         Weights,
         option(
             _RUNTIME,
-            "Round linear layers while loading: int8 is faster and close to bf16, int4 faster still "
-            "for one request at a time, slow for many, and strays further. fp8 is for NVIDIA GPUs "
-            "from Ada and Hopper on.",
+            "Round linear layers while loading: int8 is faster and close to bf16, int4 faster "
+            "still for one request at a time, slow for many, and strays further; fp8 is for "
+            "NVIDIA GPUs from Ada and Hopper on.",
             "--weights-as",
         ),
     ] = BackendOptions.weights

@@ -1,7 +1,8 @@
 """Quantised checkpoints: which layers are stored how, and what they are loaded into.
 
-Read are compressed-tensors (int8 and fp8 W8A8, four-bit W4A16), and GPTQ and AWQ with four bits. The files' headers
-tell the layers; the config is only asked what they cannot tell. Neither package is needed.
+Read are compressed-tensors (int8 and fp8 W8A8, four-bit W4A16), and GPTQ and AWQ with four bits.
+The files' headers tell the layers; the config is only asked what they cannot tell. Neither package
+is needed.
 """
 
 from collections.abc import Iterator, Mapping

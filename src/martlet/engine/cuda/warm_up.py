@@ -12,7 +12,6 @@ from martlet.models.load import LoadedModel
 from martlet.models.memory import GIB, MIN_CONTEXT_TOKENS
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class DeviceMemory:
     """What a GPU has, in bytes, after the model was loaded and one step was computed."""
