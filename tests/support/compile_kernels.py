@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from martlet.engine.cuda import kernels
+from martlet.models.kernels.int4 import multiply_int4
 
 CAPABILITIES = (80, 90)
 """Ampere and Hopper."""
@@ -77,6 +78,15 @@ def main() -> None:
         {**dict.fromkeys(("key", "value", "key_pool", "value_pool"), "bf16"), "slots": "i64"},
         {},
         widths(80),
+    )
+    compile_kernel(
+        multiply_int4,
+        {**dict.fromkeys(("x", "scales", "out"), "bf16"), "words": "i32", "zeros": "i8"},
+        {},
+        {
+            **{"IN": 4096, "OUT": 4096, "GROUP_SIZE": 128, "PRECISION": "ieee"},
+            **{"NUM_ROWS": 64, "NUM_OUTPUTS": 32, "NUM_INPUTS": 128},
+        },
     )
 
 
