@@ -84,8 +84,13 @@ def main() -> None:
         {**dict.fromkeys(("x", "scales", "out"), "bf16"), "words": "i32", "zeros": "i8"},
         {},
         {
-            **{"IN": 4096, "OUT": 4096, "GROUP_SIZE": 128, "PRECISION": "ieee"},
-            **{"NUM_ROWS": 64, "NUM_OUTPUTS": 32, "NUM_INPUTS": 128},
+            "IN": 4096,
+            "OUT": 4096,
+            "GROUP_SIZE": 128,
+            "PRECISION": "ieee",
+            "NUM_ROWS": 64,
+            "NUM_OUTPUTS": 32,
+            "NUM_INPUTS": 128,
         },
     )
 

@@ -84,7 +84,8 @@ class _Rules:
         if not isinstance(weight, torch.Tensor):
             return None
         if type(leaf) is nn.Linear and self.weights != "stored":
-            rounded = round_linear(leaf, "int8" if self._is_head(leaf) else self.weights)
+            is_coarse = self.weights == "int4" and self._is_head(leaf)
+            rounded = round_linear(leaf, "int8" if is_coarse else self.weights)
             if rounded is not None:
                 return rounded
         return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None

@@ -83,7 +83,6 @@ class DecodeGraphs:
         shape: How work items are cut.
         max_blocks: Of one request.
         device: The model's.
-        compute: The logits of all rows of a buffer, `[size, V]`.
         record: A `GraphRecorder`, or `repeat` where there is no device.
     """
 
@@ -94,26 +93,31 @@ class DecodeGraphs:
         shape: WorkShape,
         max_blocks: int,
         device: torch.device,
-        compute: Callable[[StepBuffer], Tensor],
         record: Record,
     ) -> None:
         self._sizes = tuple(sizes)
         self._shape = shape
         self._max_blocks = max_blocks
         self._device = device
-        self._compute = compute
         self._record = record
         self._recorded: dict[tuple[int, bool], _Recorded] = {}
 
-    def run(self, packed: PackedStep) -> Tensor | None:
-        """The logits of a step, `[N, V]`, overwritten by the next; None where it has no graph."""
+    def run(self, packed: PackedStep, compute: Callable[[StepBuffer], Tensor]) -> Tensor | None:
+        """Runs a step.
+
+        Args:
+            compute: What is recorded: the logits of all rows of a buffer, `[size, V]`.
+
+        Returns:
+            The logits of the step, `[N, V]`, overwritten by the next; None where it has no graph.
+        """
         num_rows = len(packed.chunks)
         size = next((size for size in self._sizes if size >= num_rows), None)
         if size is None or not packed.only_decodes:
             return None
         recorded = self._recorded.get((size, packed.has_wide))
         try:
-            recorded = recorded or self._record_step(size, packed)
+            recorded = recorded or self._record_step(size, packed, compute)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -123,10 +127,12 @@ class DecodeGraphs:
         recorded.buffer.load(packed.arrays)
         return recorded.replay()[:num_rows]
 
-    def _record_step(self, size: int, packed: PackedStep) -> _Recorded:
+    def _record_step(
+        self, size: int, packed: PackedStep, compute: Callable[[StepBuffer], Tensor]
+    ) -> _Recorded:
         buffer = StepBuffer(self._shapes(size, has_wide=packed.has_wide), self._device)
         buffer.load(packed.arrays)
-        recorded = _Recorded(buffer, self._record(lambda: self._compute(buffer)))
+        recorded = _Recorded(buffer, self._record(lambda: compute(buffer)))
         self._recorded[size, packed.has_wide] = recorded
         return recorded
 

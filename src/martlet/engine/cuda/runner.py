@@ -54,7 +54,6 @@ class KernelRunner:
             shape=self._shape,
             max_blocks=-(-config.max_context_tokens // config.block_size),
             device=model.device,
-            compute=self._compute_decoding,
             record=GraphRecorder() if model.device.type == "cuda" else repeat,
         )
         model.use_attention(ATTENTION_NAME, kernel_attention)
@@ -65,7 +64,9 @@ class KernelRunner:
         rows = LogitRows.of(packed.chunks)
         has_adapters = any(chunk.request.adapter is not None for chunk in packed.chunks)
         # Which layers an adapter changes, and how, is decided in Python for each step anew.
-        logits = None if has_adapters or is_probe else self._graphs.run(packed)
+        logits = None
+        if not has_adapters and not is_probe:
+            logits = self._graphs.run(packed, self._compute_decoding)
         if logits is None:
             buffer = StepBuffer(packed.arrays.shapes, self._model.device)
             buffer.load(packed.arrays)

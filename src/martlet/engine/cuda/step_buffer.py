@@ -76,6 +76,7 @@ class StepBuffer:
         first = 0
         for name, shape in self._shapes.items():
             values = getattr(arrays, name).ravel()
+            assert len(values) <= prod(shape), f"a step has more {name} than there is room for"
             if name == "slots":
                 numbers[first : first + shape[0]] = -1
             numbers[first : first + len(values)] = values
