@@ -1,7 +1,7 @@
 """The thin products of many adapters, each with its own rows alone, in two grouped products.
 
-A stack of all adapters and a mask (`low_rank`) multiplies every row by every adapter. On a GPU, with
-many adapters, that is an eighth of the layer's own work; a grouped product does only what is wanted.
+A stack of all adapters and a mask (`low_rank`) multiplies every row by every adapter. With many rows
+and many adapters that is much work for nothing; a grouped product does only what is wanted.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class GroupedLowRank:
     """Adds `(x @ down.T) @ up` to the rows of each of G adapters.
 
     Args:
-        pairs: For each adapter, `down` `[r, in]` and `up` `[r, out]`, their ranks r of any size; None
+        pairs: For each adapter, `down` `[r, in]` and `up` `[r, out]`, with a rank r of its own; None
             for one that adds nothing. At least one adds something. They are read, not kept.
     """
 
