@@ -1,7 +1,7 @@
 """The thin products of many adapters, each with its own rows alone, in two grouped products.
 
-A stack of all adapters and a mask (`low_rank`) multiplies every row by every adapter. With many rows
-and many adapters that is much work for nothing; a grouped product does only what is wanted.
+A stack of all adapters and a mask (`low_rank`) multiplies every row by every adapter. With many
+rows and many adapters that is much work for nothing; a grouped product does only what is wanted.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class GroupedLowRank:
     """Adds `(x @ down.T) @ up` to the rows of each of G adapters.
 
     Args:
-        pairs: For each adapter, `down` `[r, in]` and `up` `[r, out]`, with a rank r of its own; None
-            for one that adds nothing. At least one adds something. They are read, not kept.
+        pairs: For each adapter, `down` `[r, in]` and `up` `[r, out]`, with its own rank r; None for
+            one that adds nothing. At least one adds something. They are read, not kept.
     """
 
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> None:
