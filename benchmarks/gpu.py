@@ -228,6 +228,8 @@ def make_engine(folder: Path, work: Work) -> Engine:
         max_num_batched_tokens=8192,
         max_context_tokens=longest,
         prefix_sharing=work.sharing,
+        # Random weights repeat themselves; no text of people does so much.
+        speculation=False,
         uses_kernels=True,
         graph_sizes=graph_ladder(work.num_requests),
     )
@@ -252,7 +254,7 @@ def run_engine(engine: Engine, work: Work, adapters: Sequence[str], *, num_new: 
             num_begun += sum(output.request.num_output_tokens == 1 for output in outputs)
             begun_at = time.perf_counter()
         else:
-            num_after += len(outputs)
+            num_after += sum(len(output.token_ids) for output in outputs)
     end = time.perf_counter()
     return Figure(
         tokens_per_second=work.num_requests * num_new / (end - start),

@@ -1,5 +1,7 @@
 """Fixtures that every folder of tests shares."""
 
+import os
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from support.tiny_models import tiny_model_folder
 def few_threads() -> None:
     """Tiny models run fastest on one thread, and two test runs may share a machine."""
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 
 @pytest.fixture(scope="session")

@@ -118,3 +118,14 @@ def test_a_comparison_stands_side_by_side_or_one_after_the_other() -> None:
         show(1, "right")
         show(0, "left")
     assert plain.getvalue() == "## base\n\nleft\n\n## judge\n\nright\n\n"
+
+
+def test_a_narrow_comparison_leaves_nothing_out() -> None:
+    file, text = io.StringIO(), "甲紧挨在乙右边。丙在一号位" * 6
+    with comparison_shown(console_on(file), ["base", "judge"]) as show:
+        show(0, text)
+        show(1, "short")
+    screen = Screen(HEIGHT)
+    screen.write(file.getvalue())
+    cells = [line.split("│")[1] for line in screen.text.splitlines() if line.count("│") == 3]
+    assert "".join("".join(cells).split()) == text

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import takewhile
 
 from martlet.engine.config import EngineConfig
 from martlet.engine.params import SamplingParams
@@ -43,12 +44,14 @@ def make_request(request_id: str, prompt: Sequence[int], *, namespace: str = "")
     )
 
 
-def commit(plan: StepPlan, *, drawn: int = 99) -> None:
-    """What the engine does after a step: everything planned is computed, a token is drawn."""
+def commit(scheduler: Scheduler, plan: StepPlan, *, drawn: int = 99) -> None:
+    """What the engine does: a token is drawn, and one more for each guess that it agrees with."""
     for chunk in plan.chunks:
-        chunk.request.num_computed_tokens = chunk.end
         if chunk.samples:
-            chunk.request.token_ids.append(drawn)
+            is_right = takewhile(lambda guess: guess == drawn, chunk.draft)
+            for token_id in (*is_right, drawn):
+                chunk.request.append(token_id)
+    scheduler.commit(plan)
 
 
 def shares(plan: StepPlan) -> list[tuple[str, int, int, tuple[int, ...]]]:
@@ -62,10 +65,10 @@ def test_a_long_prompt_is_chunked_and_decoding_goes_on_beside_it() -> None:
     plan = scheduler.plan()
     assert shares(plan) == [("short", 0, 3, (0,)), ("long", 0, 3, (1,))]
     assert [chunk.samples for chunk in plan.chunks] == [True, False]
-    commit(plan)
+    commit(scheduler, plan)
     plan = scheduler.plan()
     assert shares(plan) == [("short", 3, 1, (0,)), ("long", 3, 5, (1, 2))]
-    commit(plan)
+    commit(scheduler, plan)
     plan = scheduler.plan()
     assert shares(plan) == [("short", 4, 1, (0, 3)), ("long", 8, 2, (1, 2, 4))]
     assert [chunk.samples for chunk in plan.chunks] == [True, True]
@@ -112,7 +115,7 @@ def test_a_reply_is_shared_as_the_beginning_of_the_next_turn() -> None:
     first = make_request("turn 1", range(6))
     scheduler.add(first)
     for drawn in (70, 71, 72):
-        commit(scheduler.plan(), drawn=drawn)
+        commit(scheduler, scheduler.plan(), drawn=drawn)
     scheduler.finish(first, "stop")
     scheduler.add(make_request("turn 2", [*range(6), 70, 71, 72, 5]))
     assert shares(scheduler.plan()) == [("turn 2", 8, 2, (0, 1, 2))]
@@ -124,7 +127,7 @@ def test_the_youngest_is_preempted_and_comes_back_first() -> None:
     scheduler.add(old)
     scheduler.add(young)
     scheduler.add(make_request("waiting", range(40, 44)))
-    commit(scheduler.plan())
+    commit(scheduler, scheduler.plan())
     plan = scheduler.plan()
     assert plan.num_preempted == 1
     assert shares(plan) == [("old", 8, 1, (0, 1, 2))]
@@ -183,7 +186,7 @@ def _run_random_trace(chance: random.Random) -> None:
         elif action < 0.43:
             scheduler.fail(scheduler.plan(), "broken")
         else:
-            commit(scheduler.plan(), drawn=chance.randint(0, 1))
+            commit(scheduler, scheduler.plan(), drawn=chance.randint(0, 1))
             for request in list(scheduler.running):
                 if request.num_tokens >= request.max_num_tokens:
                     scheduler.finish(request, "length")
@@ -191,7 +194,7 @@ def _run_random_trace(chance: random.Random) -> None:
     while scheduler.num_unfinished:
         plan = scheduler.plan()
         assert plan, "requests are left and none can go on"
-        commit(plan)
+        commit(scheduler, plan)
         for request in list(scheduler.running):
             if request.num_tokens >= request.max_num_tokens:
                 scheduler.finish(request, "length")

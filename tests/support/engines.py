@@ -70,6 +70,7 @@ def make_engine(
     prefix_sharing: bool = True,
     uses_kernels: bool = False,
     graph_sizes: tuple[int, ...] = (),
+    speculation: bool = True,
 ) -> Engine:
     """An engine small enough for tests."""
     limit = min(model.max_context_tokens, num_blocks * BLOCK_SIZE)
@@ -88,6 +89,7 @@ def make_engine(
             prefix_sharing=prefix_sharing,
             uses_kernels=uses_kernels,
             graph_sizes=graph_sizes,
+            speculation=speculation,
         ),
     )
 

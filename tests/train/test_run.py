@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from peft import PeftModel
 from transformers import Trainer
 
@@ -234,53 +235,63 @@ def test_preferences_are_learned(rows: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.5
 
 
-COMMAND = (
-    "from martlet.train.config import resolve_config as c; from pathlib import Path; import sys;"
-    "from martlet.train.job import *; rows, out = sys.argv[1:];"
-    "run_job(open_job(c({'data': [rows], 'model': 'demo', 'out': Path(out), 'precision': 'fp32',"
-    "'max_steps': 12, 'batch_size': 2, 'dropout': 0.1, 'save_every': 2, 'learning_rate': 1e-3})))"
-)
+LONGER = {
+    "precision": "fp32",
+    "max_steps": 12,
+    "batch_size": 2,
+    "save_every": 2,
+    "learning_rate": 1e-3,
+    "warmup": 0.0,
+}
+
+SCRIPT = """\
+import sys
+from pathlib import Path
+from martlet.train.config import resolve_config
+from martlet.train.job import open_job, run_job
+run_job(open_job(resolve_config({}, file=Path(sys.argv[1]))))
+"""
+
+
+def in_other_processes(rows: Path, out: Path, *launcher: str, **given: object) -> list[str]:
+    """The command that trains so in one new process, or in several under a launcher."""
+    script, recipe = out.with_suffix(".py"), out.with_suffix(".yaml")
+    script.write_text(SCRIPT)
+    fields = {"data": [str(rows)], "model": "demo", "out": str(out), **LONGER, **given}
+    recipe.write_text(yaml.safe_dump(fields))
+    return [sys.executable, *launcher, str(script), str(recipe)]
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     rows: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", COMMAND, str(rows)]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*command, str(killed)], stderr=subprocess.PIPE)
-    folder = RunFolder(path=killed)
+    command = in_other_processes(rows, killed, dropout=0.1)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     while process.poll() is None and not (killed / "checkpoints" / "checkpoint-4").exists():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    checkpoint = folder.last_checkpoint()
-    assert checkpoint is not None
+    assert RunFolder(path=killed).last_checkpoint() is not None
     assert not (killed / WEIGHTS).exists()
     for run in (killed, whole):
-        subprocess.run([*command, str(run)], check=True, capture_output=True)
+        train(rows, run, **LONGER, dropout=0.1)
     assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
 def test_two_processes_learn_as_one_does(rows: Path, tmp_path: Path) -> None:
     """Two with a batch of one see in a step what one with a batch of two does."""
-    code = COMMAND.replace("'dropout': 0.1", "'dropout': 0.0")
-    losses = []
-    for number, launcher in enumerate(([], ["--nproc-per-node", "2"])):
-        out = tmp_path / f"run{number}"
-        script = tmp_path / f"script{number}.py"
-        size = "'batch_size': 1" if launcher else "'batch_size': 2"
-        script.write_text(
-            code.replace("'batch_size': 2", size).replace("; ", "\n").replace(";", "\n")
-        )
-        start = ["-m", "torch.distributed.run", *launcher] if launcher else []
-        subprocess.run(
-            [sys.executable, *start, str(script), str(rows), str(out)],
-            check=True,
-            capture_output=True,
-        )
-        entries = (out / "metrics.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["loss"] for line in entries])
-    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(rows, one, **LONGER)
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    command = in_other_processes(rows, two, *launcher, batch_size=1)
+    subprocess.run(command, check=True, capture_output=True)
+    assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
+
+
+def losses_of(run: Path) -> list[float]:
+    entries = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in entries]
 
 
 def test_a_run_that_is_stopped_keeps_a_checkpoint(rows: Path, tmp_path: Path) -> None:
@@ -388,7 +399,7 @@ def test_a_folder_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
 def test_a_run_stops_early_with_its_best_weights(rows: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     given = {"evaluate_every": 2, "patience": 1, "learning_rate": 0.05, "max_steps": 40}
-    validation = write_rows(tmp_path / "validation.jsonl", count=8, seed=5)
+    validation = write_rows(tmp_path / "validation.jsonl", count=24, seed=5)
     result = train(rows, run, validation=str(validation), report=["tensorboard"], **given)
     assert result.num_steps < 40
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -85,8 +85,14 @@ class Visitor:
     is_chinese: bool
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def language(self) -> str:
+        """Of the page, as `words` calls it."""
+        return "zh" if self.is_chinese else "en"
+
     def note_console(self, message: "ConsoleMessage") -> None:
-        if message.type == "error":
+        # Gradio tells of a stream that was given up, which is what Stop does.
+        if message.type == "error" and not message.text.startswith("AbortError"):
             self.faults.append(f"console: {message.text}")
 
     def note_request(self, request: "Request") -> None:
@@ -95,7 +101,7 @@ class Visitor:
 
     def turn_to(self, tab: str) -> None:
         """Opens a tab by its name in `words`; on a phone the last ones are behind a menu."""
-        name = words_of("zh" if self.is_chinese else "en")[tab]
+        name = words_of(self.language)[tab]
         button = self.page.get_by_role("tab", name=name, exact=True)
         if not button.is_visible():
             self.page.locator(".overflow-menu > button").click()

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,7 +13,9 @@ from martlet.batch.shapes import Wording
 from martlet.demo import puzzles_path
 from martlet.train.example import Origin
 from martlet.train.formats.preferences import preference_of
-from ui.conftest import DESKTOP, PHONE, Visit, Visitor
+from martlet.ui.languages import words_of
+from martlet.ui.question import question_prompt
+from ui.conftest import Visit, Visitor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -44,7 +47,7 @@ def said(visitor: Visitor) -> list[str]:
     return [text.strip() for text in bubbles(visitor).all_inner_texts()]
 
 
-def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
+def test_a_conversation_with_branches(visitor: Visitor) -> None:
     page = visitor.page
     ask(visitor, "2 + 2 = ?")
     ask(visitor, QUESTION)
@@ -66,8 +69,6 @@ def test_a_conversation_with_branches(visitor: Visitor, visit: Visit) -> None:
     page.reload()
     page.locator(".list label").first.click()
     expect(bubbles(visitor)).to_have_count(4)
-    stranger = visit(language="en-US")
-    assert stranger.page.locator(".list label").count() == 0
 
 
 def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path: Path) -> None:
@@ -92,6 +93,28 @@ def test_a_question_is_edited_and_rows_are_taken_home(visitor: Visitor, tmp_path
     assert messages[1]["content"] == "3 + 3 = ?"
 
 
+def test_a_conversation_is_deleted_if_that_is_meant(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.turn_to("chat")
+    page.locator("#new").click()
+    expect(page.locator("#forget")).to_be_disabled()
+    page.locator("#conversation .example").click()
+    box, words = page.locator("#question textarea"), words_of(visitor.language)
+    options = words["example_options"].splitlines()
+    expect(box).to_have_value(question_prompt(words["example_question"], options))
+    box.press("Enter")
+    expect(page.locator("#forget")).to_be_enabled()
+    page.locator("#question .submit-button").wait_for()
+    kept = page.locator(".list label").all_inner_texts()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(2)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    assert page.locator(".list label").all_inner_texts() == kept[1:]
+
+
 def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     visitor.turn_to("compare")
@@ -103,8 +126,11 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
     headings = page.locator(".contestant h3").all_inner_texts()
     assert headings == ["demo", "judge"]
     visitor.check_layout()
-    better.first.click()
-    page.locator("#download-preferences").wait_for()
+    better.last.click()
+    expect(better.last).to_be_disabled()
+    better.first.click()  # on second thoughts
+    expect(better.first).to_be_disabled()
+    expect(better.last).to_be_enabled()
     with page.expect_download() as download:
         page.locator("#download-preferences").click()
     download.value.save_as(tmp_path / "preferences.jsonl")
@@ -119,8 +145,11 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
 def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
     page = visitor.page
     visitor.turn_to("vote")
+    options = page.locator("#vote-options textarea")
+    page.locator("button.example:visible").click()
+    expect(options).not_to_have_value("")
     page.locator("#vote-question textarea").fill(QUESTION)
-    page.locator("#vote-options textarea").fill("\n".join(OPTIONS))
+    options.fill("\n".join(OPTIONS))
     page.locator("#vote-sampling > button").click()
     temperature = page.locator("#vote-sampling input[type=number]").first
     temperature.fill("0")  # all samples agree
@@ -179,6 +208,8 @@ def test_each_step_of_a_reply_can_be_looked_at(visitor: Visitor) -> None:
     page.locator("#step input[type=number]").fill("2")
     page.locator("#step input[type=number]").press("Tab")
     expect(drawn).to_have_text(tokens[1])
+    page.locator(".ribbon .token").last.click()
+    expect(drawn).to_have_text(tokens[-1])
     visitor.check_layout()
 
 
@@ -190,36 +221,70 @@ def test_where_nothing_is_tuned_the_page_says_so(visitor: Visitor) -> None:
     expect(visitor.page.locator("#train-start")).to_have_count(0)
 
 
-@pytest.mark.parametrize(("size", "language"), [(DESKTOP, "zh-CN"), (PHONE, "en-US")])
-def test_every_tab_fits_and_dark_stays_dark(
-    visit: Visit, size: tuple[int, int], language: str
-) -> None:
-    visitor = visit(size=size, language=language)
-    visitor.page.locator("#theme").click()
-    visitor.page.reload()
-    visitor.page.wait_for_function("document.body.classList.contains('dark')")
+def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visitor) -> None:
+    page = visitor.page
+    page.locator("#theme").click()
+    page.locator("#other-language").click()
+    visitor.is_chinese = not visitor.is_chinese
+    expect(page.get_by_role("tab").first).to_have_text("对话" if visitor.is_chinese else "Chat")
+    page.wait_for_function("document.body.classList.contains('dark')")
     for tab in TABS:
         visitor.turn_to(tab)
         visitor.check_layout()
-    visitor.page.locator("#other-language").click()
-    other = "Chat" if language == "zh-CN" else "对话"
-    expect(visitor.page.get_by_role("tab").first).to_have_text(other)
+
+
+def test_another_conversation_is_not_disturbed_by_the_one_that_was_left(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.page
+    make_replies_endless(visitor)
+    box = page.locator("#question textarea")
+    box.fill(QUESTION)
+    box.press("Enter")
+    page.locator("#figures .figures").wait_for()
+    page.locator("#new").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    page.locator("#question .submit-button").wait_for()
+    left = page.locator(".list label")
+    left.click()
+    expect(bubbles(visitor)).to_have_count(2)
+    expect(page.locator("#figures")).to_contain_text("stopped")
+    page.locator(".message-buttons-left button").last.click()  # draws it anew
+    page.locator("#question .stop-button").wait_for()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#forget").click()
+    expect(bubbles(visitor)).to_have_count(0)
+    page.wait_for_timeout(500)  # nothing of it comes back
+    expect(bubbles(visitor)).to_have_count(0)
+    expect(left).to_have_count(0)
+
+
+def make_replies_endless(visitor: Visitor) -> None:
+    """Turns the temperature up until a reply does not end by itself."""
+    visitor.page.locator("#chat-sampling > button").click()
+    temperature = visitor.page.locator("#chat-sampling input[type=number]").first
+    temperature.fill("2")
+    temperature.press("Tab")
 
 
 def test_a_reply_is_stopped_while_32_clients_stream(visit: Visit, server: str) -> None:
     visitor = visit()
+    page, all_stream = visitor.page, Barrier(33)
+    make_replies_endless(visitor)
     with ThreadPoolExecutor(32) as clients:
-        streams = [clients.submit(stream, server) for _ in range(32)]
-        visitor.page.evaluate(_STOP_AT_ONCE)
+        streams = [clients.submit(stream, server, all_stream) for _ in range(32)]
+        page.evaluate(_STOP_AT_ONCE)
+        all_stream.wait(timeout=60)
         ask(visitor, QUESTION)
         num_streaming = sum(not each.done() for each in streams)
-        expect(visitor.page.locator("#figures")).to_contain_text("stopped")
+        expect(page.locator("#figures")).to_contain_text("stopped")
     assert num_streaming > 0
     assert all(each.result() == "length" for each in streams)
     question, kept = said(visitor)
-    visitor.page.reload()
-    visitor.page.locator(".list label").first.click()
+    page.reload()
+    page.locator(".list label").first.click()
     expect(bubbles(visitor)).to_have_text([question, kept], use_inner_text=True)
+    stranger = visit()
+    assert stranger.page.locator(".list label").count() == 0
 
 
 _STOP_AT_ONCE = """() => new MutationObserver((_, observer) => {
@@ -231,8 +296,11 @@ _STOP_AT_ONCE = """() => new MutationObserver((_, observer) => {
 """Presses the button when the first words are there, faster than a person could."""
 
 
-def stream(server: str) -> str:
-    """Draws a long reply as any client would, and says why it ended."""
+def stream(server: str, all_stream: Barrier) -> str:
+    """Draws a long reply as any client would, and says why it ended.
+
+    Goes on once everybody's first words have come.
+    """
     body = {
         "model": "demo",
         "messages": [{"role": "user", "content": "Hello"}],
@@ -242,6 +310,9 @@ def stream(server: str) -> str:
     }
     url = f"{server}/v1/chat/completions"
     with httpx.stream("POST", url, json=body, timeout=120) as response:
-        chunks = [line for line in response.iter_lines() if line.startswith("data: {")]
-    reason: str = json.loads(chunks[-1].removeprefix("data: "))["choices"][0]["finish_reason"]
+        chunks = (line for line in response.iter_lines() if line.startswith("data: {"))
+        next(chunks)
+        all_stream.wait(timeout=60)
+        *_, last = chunks
+    reason: str = json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"]
     return reason

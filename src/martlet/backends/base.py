@@ -142,6 +142,10 @@ class SampleOutput:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     """Tokens of the prompt that were not computed again because another request had them."""
+    num_drafted_tokens: int = 0
+    """Guesses at the reply that were computed."""
+    num_accepted_tokens: int = 0
+    """Those of them that were drawn: tokens of the reply that took no step of their own."""
     error: str | None = None
     """Why the sample failed, if `finish_reason` is `error`."""
     num_untold_tokens: int = 0

@@ -214,6 +214,7 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         ),
         max_context_tokens=opened.memory.max_context_tokens,
         prefix_sharing=options.prefix_sharing,
+        speculation=options.speculation,
         max_loaded_adapters=options.max_loaded_adapters,
     )
     if model.device.type == "cuda":

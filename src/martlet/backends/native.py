@@ -152,14 +152,15 @@ class NativeBackend:
         return self._grammars.compile(params.structured).start()
 
     def _read(self, output: StepOutput) -> SampleOutput | None:
-        """Adds a drawn token to its reply's text; the sample, if that ended it."""
+        """Adds drawn tokens to their reply's text; the sample, if that ended it."""
         request = output.request
         reply = self._replies[request.request_id]
+        num_told = request.num_output_tokens - len(output.token_ids)
         text = self._push(output, reply.decoder)
         if request.is_finished:
             text += reply.decoder.flush()
         if reply.streams:
-            num_tokens = 0 if output.token_id is None else 1
+            num_tokens = request.num_output_tokens - num_told
             self._deltas.append(to_delta(request, text, num_tokens=num_tokens))
         if not request.is_finished:
             return None
@@ -167,13 +168,20 @@ class NativeBackend:
         return to_output(request, reply.decoder)
 
     def _push(self, output: StepOutput, decoder: StreamDecoder) -> str:
-        """The text that a step's token made certain; a stop string ends the request."""
-        request = output.request
-        if output.token_id is None or output.token_id in request.stop_ids:
-            return ""
-        text = decoder.push(output.token_id)
-        if decoder.stop_string is not None:
-            self.engine.finish(request.request_id, "stop", stop_reason=decoder.stop_string)
-            # A reply that had also reached its length has ended already; the string counts.
-            request.finish_reason, request.stop_reason = "stop", decoder.stop_string
+        """The text that a step's tokens made certain; a stop string ends the request."""
+        text = ""
+        for number, token_id in enumerate(output.token_ids, start=1):
+            if token_id in output.request.stop_ids:
+                break
+            text += decoder.push(token_id)
+            if decoder.stop_string is not None:
+                num_beyond = len(output.token_ids) - number
+                self._stop(output.request, decoder.stop_string, num_beyond=num_beyond)
+                break
         return text
+
+    def _stop(self, request: Request, stop_string: str, *, num_beyond: int) -> None:
+        """Ends a request at a stop string, which counts even if the step went on to another end."""
+        self.engine.finish(request.request_id, "stop", stop_reason=stop_string)
+        request.drop(num_beyond)
+        request.finish_reason, request.stop_reason, request.error = "stop", stop_string, None

@@ -67,6 +67,8 @@ class BackendOptions:
     """The part of a GPU's memory that may be in use, by this program and by others."""
     prefix_sharing: bool = True
     """Whether requests share what their prompts have in common."""
+    speculation: bool = True
+    """Whether a reply that repeats its prompt or itself may take several tokens in a step."""
     block_size: int = 16
     """Tokens in a block of the key-value pool."""
     adapters: Mapping[str, str] = field(default_factory=dict)

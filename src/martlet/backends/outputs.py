@@ -23,6 +23,8 @@ def to_output(request: Request, decoder: StreamDecoder) -> SampleOutput:
         stop_reason=request.stop_reason,
         num_prompt_tokens=request.num_prompt_tokens,
         num_cached_tokens=request.num_cached_tokens,
+        num_drafted_tokens=request.num_drafted_tokens,
+        num_accepted_tokens=request.num_accepted_tokens,
         error=request.error,
     )
     params = request.params

@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from martlet.engine.engine import NOT_FINITE
+from martlet.engine.draws import NOT_FINITE
 from martlet.engine.request import Request
 from martlet.engine.sampler import draw, score_drawn
 from martlet.text.stream import StreamDecoder
@@ -88,10 +88,8 @@ class StaticBatch:
         decoder.push(token_id)
         if decoder.stop_string is not None:
             request.finish_reason, request.stop_reason = "stop", decoder.stop_string
-        elif request.is_complete:
-            request.finish_reason = "stop"
-        elif request.num_tokens >= request.max_num_tokens:
-            request.finish_reason = "length"
+        else:
+            request.finish_reason = request.reached_end
 
 
 class DrawnTokens(LogitsProcessor):

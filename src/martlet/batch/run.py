@@ -37,6 +37,10 @@ class Tally:
     """Of the questions that were drawn in this run, each prompt counted once."""
     num_generated_tokens: int = 0
     """Of the samples that were drawn in this run."""
+    num_drafted_tokens: int = 0
+    """Guesses at replies that were computed in this run."""
+    num_accepted_tokens: int = 0
+    """Those of them that were drawn."""
     num_cut_by_length: int = 0
     """Samples of the result that ended at the limit of tokens."""
 
@@ -167,6 +171,8 @@ class Run:
             place = self._in_flight.pop(output.request_id)
             sample = StoredSample.from_output(place.k, output)
             position_to_samples.setdefault(place.position, []).append(sample)
+            self.tally.num_drafted_tokens += output.num_drafted_tokens
+            self.tally.num_accepted_tokens += output.num_accepted_tokens
         for position, samples in position_to_samples.items():
             self._take(self._draws[position], samples)
         self._journal.commit()

@@ -50,6 +50,10 @@ class JobSummary:
     """Of the questions that were drawn in this run, each prompt counted once."""
     generated_tokens: int
     """Of the samples that were drawn in this run."""
+    drafted_tokens: int
+    """Guesses at replies that were computed in this run."""
+    accepted_tokens: int
+    """Those of them that were drawn: generated tokens that took no step of their own."""
     cut_by_length: int
     """Samples of the result that ended at the limit of tokens."""
     truncated_prompts: int
@@ -73,6 +77,8 @@ class JobSummary:
             samples_reused=tally.num_samples_reused,
             prompt_tokens=tally.num_prompt_tokens,
             generated_tokens=tally.num_generated_tokens,
+            drafted_tokens=tally.num_drafted_tokens,
+            accepted_tokens=tally.num_accepted_tokens,
             cut_by_length=tally.num_cut_by_length,
             truncated_prompts=sum(planned.num_dropped_tokens > 0 for planned in plan.asked),
             seconds=seconds,

@@ -78,7 +78,7 @@ def martlet(
         ),
     ] = False,
 ) -> None:
-    """Ask an open language model a file of questions, let it vote, and know how far to trust it."""
+    """Train an open language model, prove it, ask it whole files by vote, serve it, talk to it."""
 
 
 _VERBS = (

@@ -258,6 +258,14 @@ class RuntimeOptions:
             _RUNTIME, "Compute what prompts have in common for each anew.", "--no-prefix-sharing"
         ),
     ] = False
+    no_speculation: Annotated[
+        bool,
+        option(
+            _RUNTIME,
+            "Draw one token a step, also where a reply repeats what was said before.",
+            "--no-speculation",
+        ),
+    ] = False
     tokenizer: Annotated[
         str | None,
         option(
@@ -299,6 +307,7 @@ class RuntimeOptions:
             kv_memory_gib=self.kv_memory,
             gpu_memory_utilization=self.gpu_memory_utilization,
             prefix_sharing=not self.no_prefix_sharing,
+            speculation=not self.no_speculation,
             trust_remote_code=self.trust_remote_code,
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,

@@ -51,6 +51,11 @@ def lines_of_run(summary: JobSummary) -> Iterator[Line]:
         f"{reused}{saved}, {tokens} in {clock(summary.seconds)} "
         f"({summary.tokens_per_second:,.0f} tokens/s)"
     )
+    if summary.accepted_tokens:
+        yield Line(
+            text=f"foretold: {counted(summary.accepted_tokens, 'token')} took no step of their own "
+            f"({summary.drafted_tokens:,} were guessed)"
+        )
     if summary.failed:
         failed = counted(summary.failed, "row")
         yield Line(text=f"failed: {failed}; the first errors:", is_bad=True)

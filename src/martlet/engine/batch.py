@@ -27,7 +27,8 @@ blocks of the shortest: padding is read for nothing, and every group costs calls
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRows:
-    """Whose the rows of logits are: first those of prompts to score, then one for each draw."""
+    """Whose the rows of logits are: first those of prompts to score, chunk by chunk, then one for
+    each chunk that draws a token, then those of drafts, chunk by chunk."""
 
     scored: tuple[Chunk, ...]
     """Chunks whose prompt tokens are scored, in the order of the rows."""
@@ -47,12 +48,25 @@ class LogitRows:
         return sum(chunk.num_tokens for chunk in self.scored)
 
     @property
+    def num_drafted_rows(self) -> int:
+        return sum(len(chunk.draft) for chunk in self.sampled)
+
+    @property
     def adapters(self) -> tuple[Segment, ...]:
         """The adapters of the rows, in order."""
         return (
             *((chunk.num_tokens, chunk.request.adapter) for chunk in self.scored),
             *((1, chunk.request.adapter) for chunk in self.sampled),
+            *((len(chunk.draft), chunk.request.adapter) for chunk in self.sampled if chunk.draft),
         )
+
+    def draft_slots(self, block_size: int) -> list[int]:
+        """Where the keys and values of drafts went, in the order of their rows."""
+        return [
+            chunk.block_ids[position // block_size] * block_size + position % block_size
+            for chunk in self.sampled
+            for position in range(chunk.known_end, chunk.end)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +188,15 @@ def slots(
 
 
 def logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
-    """The rows whose logits are wanted: those of prompts to score, then one for each draw."""
+    """The rows whose logits are wanted: those of prompts to score, then one for each draw, then
+    those of drafts."""
     rows: list[int] = []
     for chunk, first_row in zip(chunks, first_rows, strict=False):
         if chunk.scores_prompt:
             rows.extend(range(first_row, first_row + chunk.num_tokens))
     for chunk, first_row in zip(chunks, first_rows, strict=False):
         if chunk.samples:
-            rows.append(first_row + chunk.num_tokens - 1)
+            rows.append(first_row + chunk.known_end - chunk.start - 1)
+    for chunk, first_row in zip(chunks, first_rows, strict=False):
+        rows.extend(range(first_row + chunk.known_end - chunk.start, first_row + chunk.num_tokens))
     return rows

@@ -111,6 +111,11 @@ class BlockPool:
                 key=key, parent=parent, token_ids=tuple(token_ids)
             )
 
+    def content(self, block: int) -> tuple[int, ...] | None:
+        """The tokens that a block is findable by; None if it is not."""
+        found = self._registrations.get(block)
+        return None if found is None else found.token_ids
+
     def forget(self, blocks: Iterable[int]) -> None:
         """Makes blocks unfindable: their content was never written."""
         for block in blocks:

@@ -28,6 +28,8 @@ class EngineConfig:
     preempts what it has just admitted, over and over."""
     prefix_sharing: bool = True
     """Whether requests share the blocks of a common beginning."""
+    speculation: bool = True
+    """Whether requests guess tokens from what was said before; what is drawn stays the same."""
     max_loaded_adapters: int = 16
     """Adapters kept in memory; the least recently used goes, and is read again when used."""
     uses_kernels: bool = False

@@ -15,11 +15,11 @@ from torch import Tensor
 from martlet.engine.batch import LogitRows
 from martlet.engine.config import EngineConfig
 from martlet.engine.constraint import TokenConstraint
+from martlet.engine.draws import StepDraws, draw_step
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import Chunk, StepPlan
-from martlet.engine.request import FinishReason, Request, TokenLogprobs
+from martlet.engine.request import FinishReason, Request
 from martlet.engine.runner import StepRunner, new_runner
-from martlet.engine.sampler import StepDraws, sample
 from martlet.engine.scheduler import Scheduler
 from martlet.engine.stats import EngineStats, StepStats
 from martlet.errors import ParameterError, PromptTooLongError
@@ -30,18 +30,17 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
-NOT_FINITE = "the model gave no finite logits"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutput:
     """What one step did for one request."""
 
     request: Request
-    token_id: int | None
-    """The token that was drawn; None if the request failed."""
+    token_ids: tuple[int, ...]
+    """The tokens that were drawn: several where guesses were right, none where the request failed
+    at once."""
     finish_reason: FinishReason | None
-    """Set if the request ended with this token."""
+    """Set if the request ended with them."""
 
 
 class Engine:
@@ -160,7 +159,7 @@ class Engine:
             return []
         try:
             rows, logits = self._runner.run(plan)
-            draws = sample(logits, rows)
+            draws = draw_step(logits, rows)
         except torch.OutOfMemoryError as error:
             return self._retreat(plan, error)
         except BaseException as error:
@@ -168,8 +167,9 @@ class Engine:
             if not isinstance(error, Exception):
                 raise
             return outputs
+        self._clean(rows, logits)
         outputs = self._commit(plan, rows, draws)
-        self._record(plan, len(outputs), time.perf_counter() - start)
+        self._record(plan, outputs, time.perf_counter() - start)
         return outputs
 
     def check_integrity(self) -> None:
@@ -236,48 +236,53 @@ class Engine:
     def _new_runner(self, num_blocks: int) -> StepRunner:
         return new_runner(self._model, self.config, self.adapters.step, num_blocks=num_blocks)
 
+    def _clean(self, rows: LogitRows, logits: Tensor) -> None:
+        """Zeroes what drafts left in the pool if it is not finite.
+
+        Nobody looks at the keys and values of a wrong guess, but a masked key has the weight 0, and
+        0 times NaN is NaN. What is not finite spoils every logit of its row.
+        """
+        if not rows.num_drafted_rows:
+            return
+        is_spoiled = ~logits[len(logits) - rows.num_drafted_rows :, 0].isfinite()
+        if is_spoiled.any():
+            slots = torch.tensor(rows.draft_slots(self.config.block_size), device=logits.device)
+            self._runner.cache.clear_slots(slots[is_spoiled])
+
     def _commit(self, plan: StepPlan, rows: LogitRows, draws: StepDraws) -> list[StepOutput]:
-        """Writes what was computed and drawn into the requests, and ends those that are done."""
-        for chunk in plan.chunks:
-            chunk.request.num_computed_tokens = chunk.end
+        """Writes what was computed into the requests, and ends those that are done."""
+        self._scheduler.commit(plan)
+        for chunk, token_ids in zip(rows.sampled, draws.token_ids, strict=True):
+            chunk.request.num_drafted_tokens += len(chunk.draft)
+            chunk.request.num_accepted_tokens += max(len(token_ids) - 1, 0)
         for chunk, scores in zip(rows.scored, draws.prompt_logprobs, strict=True):
             chunk.request.prompt_logprobs.extend(scores)
-        outputs = []
-        for chunk, token_id, score in zip(
-            rows.sampled, draws.token_ids, draws.logprobs, strict=True
-        ):
-            if token_id is None:
-                outputs.append(self._poisoned(chunk.request))
-            else:
-                outputs.append(self._append(chunk.request, token_id, score))
-        return outputs
+        return [
+            self._settle(chunk.request, token_ids)
+            for chunk, token_ids in zip(rows.sampled, draws.token_ids, strict=True)
+            if token_ids or chunk.request.error is not None
+        ]
 
-    def _poisoned(self, request: Request) -> StepOutput:
+    def _settle(self, request: Request, token_ids: Sequence[int]) -> StepOutput:
+        """Ends a request if nothing can follow what it drew."""
+        reason = request.reached_end if request.error is None else "error"
+        if reason == "error":
+            self._end_poisoned(request)
+        elif reason is not None:
+            last = token_ids[-1]
+            self._end(request, reason, stop_reason=last if last in request.stop_ids else None)
+        return StepOutput(request=request, token_ids=tuple(token_ids), finish_reason=reason)
+
+    def _end_poisoned(self, request: Request) -> None:
         """Ends a request alone that nothing could be drawn for, and cleans the blocks it held.
 
         A masked key has the weight 0, and 0 times NaN is NaN: left as they are, the blocks would
         spoil whoever holds them next.
         """
         blocks = list(request.block_table)
-        request.error = request.error or NOT_FINITE
         self._scheduler.pool.forget(blocks)
         self._end(request, "error")
         self._runner.cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
-        return StepOutput(request=request, token_id=None, finish_reason="error")
-
-    def _append(self, request: Request, token_id: int, score: TokenLogprobs | None) -> StepOutput:
-        request.append(token_id)
-        if score is not None:
-            request.logprobs.append(score)
-        reason: FinishReason | None = None
-        if token_id in request.stop_ids or request.is_complete:
-            reason = "stop"
-        elif request.num_tokens >= request.max_num_tokens:
-            reason = "length"
-        if reason is not None:
-            stop_reason = token_id if token_id in request.stop_ids else None
-            self._end(request, reason, stop_reason=stop_reason)
-        return StepOutput(request=request, token_id=token_id, finish_reason=reason)
 
     def _retreat(self, plan: StepPlan, error: torch.OutOfMemoryError) -> list[StepOutput]:
         """Goes on with smaller steps, if the one that the device had no memory for can be cut."""
@@ -300,7 +305,7 @@ class Engine:
         for request in failed:
             self._forget(request)
         return [
-            StepOutput(request=request, token_id=None, finish_reason="error") for request in failed
+            StepOutput(request=request, token_ids=(), finish_reason="error") for request in failed
         ]
 
     def _end(
@@ -314,10 +319,13 @@ class Engine:
         if request.adapter is not None:
             self.adapters.release(request.adapter)
 
-    def _record(self, plan: StepPlan, num_drawn: int, seconds: float) -> None:
+    def _record(self, plan: StepPlan, outputs: Sequence[StepOutput], seconds: float) -> None:
+        num_drawn = [len(output.token_ids) for output in outputs]
         self.last_step = StepStats(
             num_tokens=plan.num_tokens,
-            num_drawn=num_drawn,
+            num_drawn=sum(num_drawn),
+            num_drafted=plan.num_drafted,
+            num_accepted=sum(max(num - 1, 0) for num in num_drawn),
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             num_preempted=plan.num_preempted,

@@ -107,6 +107,12 @@ class KVCache:
         for pool in (*self._keys, *self._values):
             pool.index_fill_(1, ids, 0)
 
+    def clear_slots(self, slots: Tensor) -> None:
+        """Zeroes single tokens, `[T]` of them, that left what is not finite."""
+        for keys, values in self._slots:
+            keys.index_fill_(1, slots, 0)
+            values.index_fill_(1, slots, 0)
+
     def _gather(self, pool: Tensor, head_blocks: Tensor, index: int) -> Tensor:
         num_heads, num_requests, num_gathered = head_blocks.shape
         _, _, block_size, dim = pool.shape

@@ -19,6 +19,8 @@ class Chunk:
     """Whether the chunk reaches the last known token, so that the next one is drawn."""
     scores_prompt: bool
     """Whether the log-probabilities of the prompt's tokens are wanted."""
+    draft: tuple[int, ...] = ()
+    """The last of the tokens, where they are guesses of what follows the last known one."""
 
     @property
     def end(self) -> int:
@@ -26,8 +28,13 @@ class Chunk:
         return self.start + self.num_tokens
 
     @property
+    def known_end(self) -> int:
+        """Position after the last token that is no guess."""
+        return self.end - len(self.draft)
+
+    @property
     def token_ids(self) -> list[int]:
-        return self.request.token_ids[self.start : self.end]
+        return [*self.request.token_ids[self.start : self.known_end], *self.draft]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +51,10 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def num_drafted(self) -> int:
+        return sum(len(chunk.draft) for chunk in self.chunks)
 
     def __bool__(self) -> bool:
         return bool(self.chunks)

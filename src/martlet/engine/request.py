@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from martlet.engine.block_pool import BlockKey
 from martlet.engine.constraint import TokenConstraint
+from martlet.engine.draft import Drafter
 from martlet.engine.params import SamplingParams
 from martlet.engine.token_counts import TokenCounts
 
@@ -87,6 +88,10 @@ class Request:
     """Tokens whose keys and values are in the pool."""
     num_cached_tokens: int = 0
     """Tokens of the prompt that were found in the pool when the request first started."""
+    num_drafted_tokens: int = 0
+    """Guesses that were computed."""
+    num_accepted_tokens: int = 0
+    """Guesses that were drawn then."""
     num_preemptions: int = 0
     block_table: list[int] = field(default_factory=list)
     block_keys: list[BlockKey] = field(default_factory=list)
@@ -100,6 +105,8 @@ class Request:
     error: str | None = None
     token_counts: TokenCounts = field(default_factory=TokenCounts)
     """Which tokens the penalties apply to; kept up by the sampler."""
+    drafter: Drafter = field(default_factory=Drafter)
+    """Guesses what comes next; asked by the scheduler."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
@@ -129,15 +136,26 @@ class Request:
         return self.stop_ids if is_too_short else frozenset()
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the reply has the form that it must have, and nothing can follow."""
-        return self.constraint is not None and self.constraint.is_finished
+    def reached_end(self) -> FinishReason | None:
+        """Why nothing can follow the last drawn token; None if something can."""
+        is_complete = self.constraint is not None and self.constraint.is_finished
+        if self.token_ids[-1] in self.stop_ids or is_complete:
+            return "stop"
+        return "length" if self.num_tokens >= self.max_num_tokens else None
 
-    def append(self, token_id: int) -> None:
+    def append(self, token_id: int, score: TokenLogprobs | None = None) -> None:
         """Adds a drawn token to the reply."""
         self.token_ids.append(token_id)
+        if score is not None:
+            self.logprobs.append(score)
         if self.constraint is not None:
             self.constraint.accept(token_id)
+
+    def drop(self, count: int) -> None:
+        """Takes back the last tokens of a reply that ended before them."""
+        if count:
+            del self.token_ids[-count:]
+            del self.logprobs[self.num_output_tokens :]
 
     @property
     def wants_prompt_logprobs(self) -> bool:

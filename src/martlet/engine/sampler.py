@@ -1,4 +1,4 @@
-"""From the logits of a step to its tokens and their scores.
+"""From rows of logits to tokens and their scores.
 
 A row is treated alike whoever its neighbours are. Rows that want the plain most likely token take
 it from what the model gave; the others are shaped and drawn in fp32, a cache-sized part at a time.
@@ -7,12 +7,11 @@ Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from martlet.engine.batch import LogitRows
 from martlet.engine.candidates import candidates_of
 from martlet.engine.choice import (
     SEGMENT,
@@ -24,41 +23,12 @@ from martlet.engine.choice import (
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.noise import draw_keys
-from martlet.engine.plan import Chunk
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, mask, shape
 
 MAX_NUM_SHAPED = {"cpu": 2**21, "cuda": 2**27}
 """Logits shaped at once: on a CPU, 8 MiB in fp32 stay in the cache between the passes over them;
 on a GPU, as many as make its kernels long, and copies of 512 MiB."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepDraws:
-    """What a step drew."""
-
-    token_ids: list[int | None]
-    """One for each sampled chunk of the batch; None where the model gave no finite logits."""
-    logprobs: list[TokenLogprobs | None]
-    """The score of each drawn token, where its request asks for it."""
-    prompt_logprobs: list[list[TokenLogprobs]]
-    """For each scored chunk of the batch, the prompt tokens that follow its own."""
-
-
-def sample(logits: Tensor, rows: LogitRows) -> StepDraws:
-    """Draws one token for each sampled chunk and scores the prompts that ask for it.
-
-    Args:
-        logits: `[N, V]`, whose they are in `rows`.
-    """
-    scored, sampled = logits.split([rows.num_scored_rows, len(rows.sampled)])
-    requests = [chunk.request for chunk in rows.sampled]
-    token_ids = draw(sampled, requests)
-    return StepDraws(
-        token_ids=token_ids,
-        logprobs=score_drawn(sampled, requests, token_ids),
-        prompt_logprobs=_score_prompts(scored, rows.scored),
-    )
 
 
 def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
@@ -175,17 +145,4 @@ def score_drawn(
                 found = candidates_of(logits[row], request, record.token_id)
                 record = replace(record, candidates=found)
             scores[row] = record
-    return scores
-
-
-def _score_prompts(logits: Tensor, chunks: Sequence[Chunk]) -> list[list[TokenLogprobs]]:
-    scores = []
-    first_row = 0
-    for chunk in chunks:
-        request = chunk.request
-        following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
-        rows = logits[first_row : first_row + len(following)]
-        num_top = request.params.prompt_logprobs or 0
-        scores.append(score_tokens(rows, following, num_top=num_top))
-        first_row += chunk.num_tokens
     return scores

@@ -7,9 +7,11 @@ a preempted request starting over are the same thing.
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from martlet.engine.block_pool import BlockPool, block_key, root_key
 from martlet.engine.config import EngineConfig
+from martlet.engine.draft import MAX_DRAFTING_REQUESTS
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request, RequestStatus
 
@@ -50,12 +52,25 @@ class Scheduler:
         if num_preempted == 0:
             budget -= sum(chunk.num_tokens for chunk in chunks)
             num_cached_tokens = self._plan_waiting(chunks, budget)
+            if self._config.speculation:
+                self._plan_drafts(chunks)
         return StepPlan(
             chunks=tuple(chunks),
             num_admitted=len(self.running) - num_running,
             num_preempted=num_preempted,
             num_cached_tokens=num_cached_tokens,
         )
+
+    def commit(self, plan: StepPlan) -> None:
+        """Takes note of what a step computed; what it drew is in the requests already.
+
+        A guess that came true is computed as if it had been known, and its blocks can be shared
+        from now on. The next step writes over the others.
+        """
+        for chunk in plan.chunks:
+            request = chunk.request
+            request.num_computed_tokens = request.num_tokens - 1 if chunk.samples else chunk.end
+            self._register_full_blocks(request, chunk.known_end, request.num_computed_tokens)
 
     def finish(
         self, request: Request, reason: FinishReason, *, stop_reason: int | str | None = None
@@ -73,6 +88,9 @@ class Scheduler:
     def fail(self, plan: StepPlan, error: str) -> list[Request]:
         """Ends every request of a step that raised, and forgets what the step did not write."""
         failed = [chunk.request for chunk in plan.chunks if not chunk.request.is_finished]
+        for chunk in plan.chunks:
+            if chunk.samples:  # What it drew is not told any more.
+                chunk.request.drop(chunk.request.num_tokens - chunk.known_end)
         self._forget_unwritten(plan)
         for request in failed:
             request.error = error
@@ -86,9 +104,11 @@ class Scheduler:
         to write in the same step.
 
         Returns:
-            How many tokens a step may hold from now on; None if the plan cannot be halved.
+            How many tokens a step may hold from now on; None if the plan cannot be halved, or has
+            drawn something already.
         """
-        if plan.num_tokens < 2:
+        has_drawn = any(c.samples and c.request.num_tokens > c.known_end for c in plan.chunks)
+        if plan.num_tokens < 2 or has_drawn:
             return None
         self._max_num_tokens = plan.num_tokens // 2
         self._forget_unwritten(plan)
@@ -113,6 +133,14 @@ class Scheduler:
             assert request.num_computed_tokens <= request.num_tokens
             num_slots = len(request.block_table) * self._config.block_size
             assert request.num_computed_tokens <= num_slots, f"{request.request_id} lacks blocks"
+            self._check_registered(request)
+
+    def _check_registered(self, request: Request) -> None:
+        size = self._config.block_size
+        for index, block in enumerate(request.block_table):
+            content = self.pool.content(block)
+            own = tuple(request.token_ids[index * size : (index + 1) * size])
+            assert content in (None, own), f"block {block} is registered with other tokens"
 
     def _plan_running(self, chunks: list[Chunk], budget: int) -> int:
         """Gives each running request its share, preempting the youngest if blocks run out."""
@@ -154,6 +182,36 @@ class Scheduler:
             budget -= num_tokens
         return num_cached_tokens
 
+    def _plan_drafts(self, chunks: list[Chunk]) -> None:
+        """Lets decoding requests compute guesses too, as far as the budget lasts."""
+        budget = self._max_num_tokens - sum(chunk.num_tokens for chunk in chunks)
+        num_requests = sum(chunk.samples for chunk in chunks)
+        if num_requests > MAX_DRAFTING_REQUESTS:
+            return
+        for index, chunk in enumerate(chunks):
+            if chunk.samples and chunk.num_tokens == 1:
+                chunks[index] = self._with_draft(chunk, num_requests, budget)
+                budget -= len(chunks[index].draft)
+
+    def _with_draft(self, chunk: Chunk, num_requests: int, budget: int) -> Chunk:
+        request = chunk.request
+        num_left = request.max_num_tokens - request.num_tokens - 1  # One is drawn in any case.
+        draft = request.drafter.draft(
+            request.token_ids, num_requests=num_requests, max_tokens=min(num_left, budget)
+        )
+        end = chunk.end + len(draft)
+        num_blocks = self._num_blocks(end) - len(request.block_table)
+        # Every running request may need a block for its next token; none gives way to a guess.
+        if not draft or self.pool.num_free - num_blocks < len(self.running) * (num_blocks > 0):
+            return chunk
+        request.block_table.extend(self.pool.take(max(0, num_blocks)) or ())
+        return replace(
+            chunk,
+            num_tokens=chunk.num_tokens + len(draft),
+            block_ids=tuple(request.block_table[: self._num_blocks(end)]),
+            draft=draft,
+        )
+
     def _find_shared(self, request: Request) -> list[int]:
         """Blocks in the pool that hold the beginning of a request.
 
@@ -188,15 +246,17 @@ class Scheduler:
         if taken is None:
             return False
         request.block_table.extend(taken)
-        if self._config.prefix_sharing:
-            self._register_full_blocks(request, end)
+        self._register_full_blocks(request, request.num_computed_tokens, end)
         return True
 
-    def _register_full_blocks(self, request: Request, end: int) -> None:
+    def _register_full_blocks(self, request: Request, start: int, end: int) -> None:
+        """Makes the blocks that become full between two positions findable."""
+        if not self._config.prefix_sharing:
+            return
         size = self._config.block_size
         num_full = end // size
         self._compute_keys(request, num_full)
-        for index in range(request.num_computed_tokens // size, num_full):
+        for index in range(start // size, num_full):
             parent = request.block_keys[index - 1] if index else root_key(request.namespace)
             token_ids = request.token_ids[index * size : (index + 1) * size]
             self.pool.register(

@@ -11,6 +11,10 @@ class StepStats:
     """Tokens that went through the model."""
     num_drawn: int
     """Tokens that were drawn."""
+    num_drafted: int
+    """Guesses that were computed."""
+    num_accepted: int
+    """Guesses that were drawn then: steps that were saved, request by request."""
     num_running: int
     """Requests that hold blocks, after the step."""
     num_waiting: int
@@ -26,6 +30,8 @@ class EngineStats:
     num_steps: int = 0
     num_tokens: int = 0
     num_drawn: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
     num_preempted: int = 0
     num_failed_steps: int = 0
     num_cached_tokens: int = 0
@@ -36,5 +42,7 @@ class EngineStats:
         self.num_steps += 1
         self.num_tokens += step.num_tokens
         self.num_drawn += step.num_drawn
+        self.num_drafted += step.num_drafted
+        self.num_accepted += step.num_accepted
         self.num_preempted += step.num_preempted
         self.seconds += step.seconds

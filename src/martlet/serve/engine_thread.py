@@ -255,12 +255,14 @@ class EngineThread:
             self._meters.note_step(report.stats)
 
     def _note_token(self, sample: _Sample, delta: SampleDelta, now: float) -> None:
-        if not delta.token_ids:
+        num_tokens = len(delta.token_ids)
+        if not num_tokens:
             return
         if sample.last_token_at is None:
             self._meters.note_first_token(now - sample.submitted_at)
+            self._meters.note_next_tokens(0.0, num_tokens - 1)
         else:
-            self._meters.note_next_token(now - sample.last_token_at)
+            self._meters.note_next_tokens(now - sample.last_token_at, num_tokens)
         sample.last_token_at = now
 
     def _note_end(self, sample: _Sample, output: SampleOutput, now: float) -> None:

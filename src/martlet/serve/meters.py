@@ -22,6 +22,8 @@ class Meters:
         self._prompt = self._counter("prompt_tokens", "Tokens of the prompts of finished samples.")
         self._drawn = self._counter("generated_tokens", "Tokens drawn in finished samples.")
         self._cached = self._counter("cached_tokens", "Prompt tokens found in the block pool.")
+        self._drafted = self._counter("drafted_tokens", "Guesses at replies that were computed.")
+        self._accepted = self._counter("accepted_tokens", "Guesses that were drawn then.")
         self._preemptions = self._counter("preemptions", "Requests that had to give up blocks.")
         self._running = self._gauge("samples_running", "Samples that hold blocks.")
         self._waiting = self._gauge("samples_waiting", "Samples that wait for room.")
@@ -52,12 +54,16 @@ class Meters:
         self._waiting.set(step.num_waiting)
         self._free_blocks.set(step.num_free_blocks)
         self._preemptions.inc(step.num_preempted)
+        self._drafted.inc(step.num_drafted)
+        self._accepted.inc(step.num_accepted)
 
     def note_first_token(self, seconds: float) -> None:
         self._first_token.observe(seconds)
 
-    def note_next_token(self, seconds: float) -> None:
-        self._next_token.observe(seconds)
+    def note_next_tokens(self, seconds: float, count: int) -> None:
+        """Tokens of one step, which share its time."""
+        for _ in range(count):
+            self._next_token.observe(seconds / count)
 
     def note_sample(self, output: SampleOutput, seconds: float) -> None:
         """A sample finished."""

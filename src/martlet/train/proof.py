@@ -33,9 +33,9 @@ from martlet.train.parity import (
 
 ADAPTER_NAME = "trained"
 NUM_ROWS = 64
+"""Rows that are compared: enough for a mean, and seconds of work."""
 _NUM_TOKENS = 256
 """Fewer are no ground for a mean that bf16 leaves alone."""
-"""Rows that are compared: enough for a mean, and seconds of work."""
 _NUM_GENERATIONS = 3
 _MAX_REPLY_TOKENS = 256
 

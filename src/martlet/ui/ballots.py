@@ -41,11 +41,10 @@ def _headline(words: Words, poll: Poll, *, is_over: bool) -> str:
     if vote.winner is None:
         return f"<h3>{words['vote_none']}</h3>"
     told = words["vote_won"].format(answer=escape(vote.winner), margin=vote.margin)
-    num_saved = poll.num_samples - vote.num_samples
     if not poll.is_decided:
         why = words["vote_stopped"].format(num_drawn, poll.num_samples)
-    elif num_saved:
-        why = words["vote_early"].format(counted=vote.num_samples, saved=num_saved)
+    elif vote.num_samples < poll.num_samples:
+        why = words["vote_early"].format(counted=vote.num_samples, whole=poll.num_samples)
     else:
         why = words["vote_full"].format(vote.num_samples)
     return f"<h3>{told}</h3><p>{why}</p>"

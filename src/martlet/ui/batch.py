@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,11 +10,14 @@ from uuid import uuid4
 
 import gradio as gr
 
+from martlet.errors import MartletError
 from martlet.ui.batch_report import UNFINISHED, batch_name, progress, report
 from martlet.ui.client import Json
+from martlet.ui.lead import add_lead
 from martlet.ui.requests_file import write_requests
 from martlet.ui.sampling import SamplingControls
-from martlet.ui.site import Choices, Site, Updates, model_choices
+from martlet.ui.site import Choices, Site, Updates, model_choices, page_of
+from martlet.ui.stops import Stops
 
 _LOOK_S = 0.5
 _WINDOW = "24h"
@@ -30,6 +33,8 @@ class BatchTab:
     def __init__(self, site: Site) -> None:
         self._site = site
         words = site.words
+        add_lead(words, "batch")
+        self._looks = Stops()
         self._batch = gr.State("")
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
@@ -45,7 +50,7 @@ class BatchTab:
                         words["batch_start"], variant="primary", elem_id="batch-start"
                     )
                     self._cancel = gr.Button(words["batch_cancel"], interactive=False)
-                self._progress = gr.HTML(padding=False)
+                self._progress = gr.HTML(padding=False, elem_classes="told")
                 self._results = gr.File(
                     label=words["batch_results"],
                     file_count="multiple",
@@ -87,6 +92,7 @@ class BatchTab:
             "outputs": self.outputs,
             "show_progress": "hidden",
             "concurrency_limit": None,
+            "trigger_mode": "multiple",  # a further batch may be begun or shown while one is shown
         }
         asked = [self._file, self._model, *self._sampling.components]
         self._start.click(self._run, asked, **told)
@@ -98,9 +104,14 @@ class BatchTab:
     ) -> AsyncGenerator[Updates]:
         if dropped is None:
             raise self._site.refusal(self._site.words["batch_no_file"])
-        with self._site.telling():
+        yield {self._start: gr.Button(interactive=False)}
+        try:
             parameters = self._sampling.given(sampling)
             batch = await self._create(Path(dropped), model, parameters, request)
+        except MartletError as error:
+            yield {self._start: gr.Button(interactive=True)}
+            raise self._site.refusal(error) from error
+        yield {self._start: gr.Button(interactive=True)}
         async with aclosing(self._follow(request, batch["id"])) as steps:
             async for updates in steps:
                 yield updates
@@ -128,27 +139,28 @@ class BatchTab:
 
     async def _follow(self, request: gr.Request, batch_id: str) -> AsyncGenerator[Updates]:
         """Shows how a batch is doing until it has ended, and then its files."""
-        words = self._site.words
-        yield {
-            self._batch: batch_id,
-            self._cancel: gr.Button(interactive=True),
-            self._results: gr.File(value=None, visible=False),
-        }
+        words, is_over = self._site.words, self._looks.begin(page_of(request))
         # Gradio takes copies of the files before it asks for what comes after them.
         with self._site.telling(), TemporaryDirectory(dir=self._site.folder) as folder:
             batch = await self._look(batch_id, request)
-            yield {self._progress: progress(words, batch)}
+            yield {
+                self._batch: batch_id,
+                self._cancel: gr.Button(interactive=batch["status"] in UNFINISHED),
+                self._progress: progress(words, batch),
+                self._results: gr.File(value=None, visible=False),
+                self._earlier: await self._choices(batch_id, request),
+            }
             while batch["status"] in UNFINISHED:
-                await asyncio.sleep(_LOOK_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(is_over.wait(), _LOOK_S)
+                    return
                 batch = await self._look(batch_id, request)
                 yield {self._progress: progress(words, batch)}
             files = await self._fetch(batch, Path(folder), request)
-            earlier = await self._listed(request)
             yield {
-                self._progress: progress(words, batch),
                 self._cancel: gr.Button(interactive=False),
                 self._results: gr.File(value=files, visible=True),
-                self._earlier: gr.Radio(choices=earlier, value=batch_id, visible=True),
+                self._earlier: await self._choices(batch_id, request),
             }
 
     async def _call_off(self, request: gr.Request, batch_id: str) -> None:
@@ -159,6 +171,9 @@ class BatchTab:
     async def _look(self, batch_id: str, request: gr.Request) -> Json:
         path = f"/v1/batches/{batch_id}"
         return await self._site.client.get(path, key=self._site.key_of(request))
+
+    async def _choices(self, batch_id: str, request: gr.Request) -> gr.Radio:
+        return gr.Radio(choices=await self._listed(request), value=batch_id, visible=True)
 
     async def _listed(self, request: gr.Request) -> Choices:
         page = await self._site.client.get("/v1/batches", key=self._site.key_of(request))

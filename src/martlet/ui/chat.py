@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -12,22 +11,12 @@ from martlet.errors import MartletError
 from martlet.ui.chat_layout import ChatLayout
 from martlet.ui.figures import figures
 from martlet.ui.notebook import Notebook, Place
-from martlet.ui.reply import Reply, chat_body, draw, watch
+from martlet.ui.reply import Reply, draw, watch
 from martlet.ui.sampling import effective_table
-from martlet.ui.site import Site, Updates, model_choices, page_of
-from martlet.ui.tree import Turn, messages_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Visit:
-    """Who asks, and what the controls say at that moment."""
-
-    notebook: Notebook
-    page: str
-    key: str | None
-    model: str
-    system: str
-    parameters: dict[str, object]
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
+from martlet.ui.stops import Stops
+from martlet.ui.tree import Turn
+from martlet.ui.visit import Visit
 
 
 class ChatTab:
@@ -40,6 +29,7 @@ class ChatTab:
 
     def __init__(self, site: Site, browser: gr.BrowserState) -> None:
         self._site = site
+        self._stops = Stops()
         self._place = gr.State(Place())
         self._show = show = ChatLayout(site.words)
         self.outputs = [self._place, *show.outputs]
@@ -57,7 +47,9 @@ class ChatTab:
         show.conversations.input(self._open, [browser, show.conversations], **told)
         show.branches.input(self._turn_to, [*here, show.branches], **told)
         show.new.click(self._new, [browser], **told)
-        show.forget.click(self._forget, here, **told)
+        show.chatbot.example_select(self._try, None, [show.box], show_progress="hidden")
+        sure = confirming(site.words["confirm_forget"])
+        show.forget.click(self._forget, [*here, show.is_sure], js=sure, **told)
         show.download.click(self._rows, here, [show.rows], show_progress="hidden").success(
             None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
         )
@@ -122,24 +114,33 @@ class ChatTab:
                 yield update
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
-    def _open(self, browser: str, conversation: str) -> Updates:
+    def _open(self, request: gr.Request, browser: str, conversation: str) -> Updates:
+        self._stops.leave(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
             place, system = notebook.open(conversation)
             return {self._show.system: system, **self._shown(notebook, place)}
 
-    def _turn_to(self, browser: str, place: Place, leaf: int) -> Updates:
+    def _turn_to(self, request: gr.Request, browser: str, place: Place, leaf: int) -> Updates:
+        self._stops.leave(page_of(request))
         there = Place(conversation=place.conversation, leaf=leaf)
         with self._site.telling():
             return self._shown(self._notebook(browser), there)
 
-    def _new(self, browser: str) -> Updates:
+    def _new(self, request: gr.Request, browser: str) -> Updates:
+        self._stops.leave(page_of(request))
         with self._site.telling():
             return self._shown(self._notebook(browser), Place())
 
-    def _forget(self, browser: str, place: Place) -> Updates:
+    def _try(self, example: gr.SelectData) -> str:
+        return str(example.value["text"])
+
+    def _forget(self, request: gr.Request, browser: str, place: Place, is_sure: bool) -> Updates:
+        if not is_sure:
+            return {}
+        self._stops.leave(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
             notebook.forget(place)
@@ -155,9 +156,9 @@ class ChatTab:
     def _notebook(self, browser: str) -> Notebook:
         return Notebook(self._site.store, browser)
 
-    def _visit(self, request: gr.Request, browser: str, settings: Sequence[Any]) -> _Visit:
+    def _visit(self, request: gr.Request, browser: str, settings: Sequence[Any]) -> Visit:
         model, system, policy, *sampling = settings
-        return _Visit(
+        return Visit(
             notebook=self._notebook(browser),
             page=page_of(request),
             key=self._site.key_of(request),
@@ -166,11 +167,11 @@ class ChatTab:
             parameters={**self._show.sampling.given(sampling), "context_policy": policy},
         )
 
-    async def _answer(self, visit: _Visit, question: Place) -> AsyncGenerator[Updates]:
+    async def _answer(self, visit: Visit, question: Place) -> AsyncGenerator[Updates]:
         """Draws a reply, shows it as it grows, and keeps what was said whatever ends it."""
         show, words, reply = self._show, self._site.words, Reply()
-        branch, body = await asyncio.to_thread(_request, visit, question)
-        stop, failure = self._site.stops.begin(visit.page), None
+        branch, body = await asyncio.to_thread(visit.request, question)
+        stop, failure = self._stops.begin(visit.page), None
         yield {
             self._place: question,
             show.box: gr.Textbox(submit_btn=False, stop_btn=True),
@@ -180,6 +181,8 @@ class ChatTab:
             drawing = asyncio.create_task(draw(self._site.client, body, reply, key=visit.key))
             async with aclosing(watch([drawing], stop)) as looks:
                 async for _ in looks:
+                    if stop.is_left:
+                        break
                     facts = {**reply.facts(), "model": visit.model}
                     bubbles = [*_bubbles(branch), _bubble(reply.text or "…")]
                     yield {show.chatbot: bubbles, show.figures: figures(words, facts)}
@@ -189,9 +192,10 @@ class ChatTab:
             reply.end("stopped" if failure is None else "error")
             facts = {**reply.facts(), "model": visit.model}
             place = visit.notebook.keep_reply(question, reply.text, facts)
+        if stop.is_left:
+            return
         yield {
             **await asyncio.to_thread(self._shown, visit.notebook, place),
-            show.box: gr.Textbox(submit_btn=True, stop_btn=False),
             show.effective: effective_table(words, reply.parameters),
         }
         if failure is not None:
@@ -204,6 +208,7 @@ class ChatTab:
         listed = [(each.title, each.id) for each in notebook.conversations()]
         return {
             self._place: place,
+            show.box: gr.Textbox(submit_btn=True, stop_btn=False),
             show.chatbot: _bubbles(branch),
             show.figures: figures(self._site.words, branch[-1].facts if branch else {}),
             show.branches: gr.Radio(
@@ -214,18 +219,8 @@ class ChatTab:
             show.conversations: gr.Radio(
                 choices=listed, value=place.conversation, visible=bool(listed)
             ),
+            show.forget: gr.Button(interactive=place.conversation is not None),
         }
-
-
-def _request(visit: _Visit, question: Place) -> tuple[list[Turn], dict[str, object]]:
-    """The branch that ends with a question, and the body that asks for its reply."""
-    tree = visit.notebook.tree(question)
-    branch = tree.branch(question.leaf)
-    parameters = dict(visit.parameters)
-    if isinstance(seed := parameters.get("seed"), int):
-        # With the same seed a further reply would be the one that is there.
-        parameters["seed"] = seed + tree.num_replies(branch[-1])
-    return branch, chat_body(visit.model, messages_of(branch, visit.system), parameters)
 
 
 def _bubbles(branch: Sequence[Turn]) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from martlet.text.conversation import ContextPolicy
+from martlet.ui.lead import example_prompt
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Words
 
@@ -18,7 +19,7 @@ class ChatLayout:
 
     def __init__(self, words: Words) -> None:
         with gr.Row(elem_classes="sides"):
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_classes="talk"):
                 self._add_conversation(words)
             with gr.Column(scale=1, min_width=280):
                 self._add_choices(words)
@@ -33,6 +34,7 @@ class ChatLayout:
             self.box,
             self.model,
             self.conversations,
+            self.forget,
             self.system,
             self.effective,
         ]
@@ -41,11 +43,11 @@ class ChatLayout:
     def _add_conversation(self, words: Words) -> None:
         self.chatbot = gr.Chatbot(
             show_label=False,
-            height="clamp(320px, calc(100dvh - 370px), 1000px)",
             layout="bubble",
             editable="user",
             buttons=["copy"],
             placeholder=words["chat_placeholder"],
+            examples=[{"text": example_prompt(words), "display_text": words["example"]}],
             reasoning_tags=[("<think>", "</think>")],
             allow_tags=False,
             elem_id="conversation",
@@ -53,7 +55,7 @@ class ChatLayout:
         self.branches = gr.Radio(
             [], label=words["branches"], visible=False, elem_classes="branches"
         )
-        self.figures = gr.HTML(elem_id="figures", padding=False)
+        self.figures = gr.HTML(elem_id="figures", elem_classes="told", padding=False)
         self.box = gr.Textbox(
             show_label=False,
             label=words["question"],
@@ -71,7 +73,10 @@ class ChatLayout:
             self.new = gr.Button(
                 words["new"], size="sm", variant="primary", min_width=80, elem_id="new"
             )
-            self.forget = gr.Button(words["forget"], size="sm", min_width=80)
+            self.forget = gr.Button(
+                words["forget"], size="sm", min_width=80, interactive=False, elem_id="forget"
+            )
+        self.is_sure = gr.Checkbox(visible=False)
         self.conversations = gr.Radio(
             [], label=words["conversations"], visible=False, elem_classes="list"
         )
@@ -92,9 +97,4 @@ class ChatLayout:
                 label=words["policy"],
             )
         with gr.Accordion(words["effective"], open=False):
-            self.effective = gr.Dataframe(
-                headers=[words["parameter"], words["value"], words["source"]],
-                show_label=False,
-                interactive=False,
-                wrap=True,
-            )
+            self.effective = gr.HTML(f"<p>{words['effective_none']}</p>", padding=False)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,35 +11,16 @@ import gradio as gr
 
 from martlet.errors import MartletError
 from martlet.ui.client import Json
+from martlet.ui.contest import Contest
 from martlet.ui.figures import figures, said
+from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls
-from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
+from martlet.ui.stops import Stops
 
 _LEAST, _MOST = 2, 4
 _SEED = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contest:
-    """Replies of several models to one prompt."""
-
-    messages: Sequence[dict[str, str]] = ()
-    models: Sequence[str] = ()
-    texts: Sequence[str] = ()
-
-    def preferences(self, chosen: int) -> list[dict[str, object]]:
-        """A training row for each other reply that says something else than the chosen one."""
-        return [
-            {
-                "prompt": list(self.messages),
-                "chosen": [{"role": "assistant", "content": self.texts[chosen]}],
-                "rejected": [{"role": "assistant", "content": text}],
-                "models": {"chosen": self.models[chosen], "rejected": model},
-            }
-            for model, text in zip(self.models, self.texts, strict=True)
-            if text.strip() and text != self.texts[chosen]
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +42,16 @@ class CompareTab:
 
     def __init__(self, site: Site, browser: gr.BrowserState) -> None:
         self._site = site
+        self._stops = Stops()
         words = site.words
+        add_lead(words, "compare")
         self._contest = gr.State(Contest())
         self._models = gr.Dropdown(
             [], multiselect=True, max_choices=_MOST, label=words["compared"], elem_id="compared"
         )
-        self._system = gr.Textbox(label=words["system"], lines=1, max_lines=6)
+        self._system = gr.Textbox(
+            label=words["system"], placeholder=words["system_placeholder"], lines=1, max_lines=6
+        )
         with gr.Accordion(words["sampling"], open=False):
             self._sampling = SamplingControls(words, seed=_SEED)
         self._box = gr.Textbox(
@@ -77,7 +62,8 @@ class CompareTab:
             submit_btn=True,
             elem_id="compare-prompt",
         )
-        self._told = gr.Markdown(elem_classes="hint")
+        add_example(words, self._box)
+        self._told = gr.Markdown(elem_classes="hint told")
         with gr.Row(elem_classes="panels"):
             self._panels = [self._panel(words["better"]) for _ in range(_MOST)]
         with gr.Row(elem_classes="keep"):
@@ -89,6 +75,7 @@ class CompareTab:
                 elem_id="download-preferences",
             )
             self._forget = gr.Button(words["forget_preferences"], size="sm", visible=False)
+        self._is_sure = gr.Checkbox(visible=False)
         self._rows = gr.Textbox(visible=False)
         self._listen(browser)
 
@@ -139,10 +126,11 @@ class CompareTab:
         self._download.click(self._all_rows, [browser], [self._rows], show_progress="hidden").then(
             None, [self._rows], None, js="(rows) => martlet.download('preferences.jsonl', rows)"
         )
-        self._forget.click(self._forget_rows, [browser], **told)
+        sure = confirming(self._site.words["confirm_forget_preferences"])
+        self._forget.click(self._forget_rows, [browser, self._is_sure], js=sure, **told)
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     async def _run(
         self, request: gr.Request, text: str, system: str, models: list[str], *sampling: Any
@@ -156,7 +144,7 @@ class CompareTab:
         with self._site.telling():
             parameters = self._sampling.given(sampling)
         replies = [Reply() for _ in models]
-        stop, failure = self._site.stops.begin(page_of(request)), None
+        stop, failure = self._stops.begin(page_of(request)), None
         yield {**self._begun(models), self._box: gr.Textbox(submit_btn=False, stop_btn=True)}
         bodies = [chat_body(model, messages, parameters) for model in models]
         drawings = self._drawings(bodies, replies, self._site.key_of(request))
@@ -167,7 +155,7 @@ class CompareTab:
         except MartletError as error:
             failure = error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         for reply in replies:
             reply.end("stopped" if failure is None else "error")
         texts = [reply.text for reply in replies]
@@ -217,14 +205,16 @@ class CompareTab:
 
     def _prefer(self, place: int, browser: str, contest: Contest) -> Updates:
         with self._site.telling():
-            self._site.store.add_preferences(browser, contest.preferences(place))
+            rows, store = contest.preferences(place), self._site.store
+            kept = store.keep_preferences(browser, rows, instead_of=contest.kept)
             updates = self._told_of_rows(browser)
+        updates[self._contest] = replace(contest, kept=kept)
         for each, panel in enumerate(self._panels[: len(contest.models)]):
             is_chosen = each == place
             updates[panel.better] = gr.Button(
                 self._site.words["chosen" if is_chosen else "better"],
                 variant="primary" if is_chosen else "secondary",
-                interactive=False,
+                interactive=not is_chosen,
             )
         return updates
 
@@ -241,7 +231,9 @@ class CompareTab:
         with self._site.telling():
             return "".join(f"{row}\n" for row in self._site.store.preferences(browser))
 
-    def _forget_rows(self, browser: str) -> Updates:
+    def _forget_rows(self, browser: str, is_sure: bool) -> Updates:
+        if not is_sure:
+            return {}
         with self._site.telling():
             self._site.store.forget_preferences(browser)
             return self._told_of_rows(browser)

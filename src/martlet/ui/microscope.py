@@ -9,10 +9,12 @@ import gradio as gr
 
 from martlet.errors import MartletError
 from martlet.ui.figures import figures
+from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls, effective_table
 from martlet.ui.site import Site, Updates, model_choices, page_of
 from martlet.ui.steps import candidates, ending, ribbon
+from martlet.ui.stops import Stops
 
 _NUM_CANDIDATES = 10
 _MAX_TOKENS = 64
@@ -27,7 +29,9 @@ class MicroscopeTab:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._stops = Stops()
         words = site.words
+        add_lead(words, "microscope")
         self._steps = gr.State([])
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
@@ -39,23 +43,19 @@ class MicroscopeTab:
                     submit_btn=True,
                     elem_id="microscope-prompt",
                 )
-                self._ribbon = gr.HTML(padding=False)
-                self._figures = gr.HTML(padding=False)
+                add_example(words, self._box)
+                self._ribbon = gr.HTML(padding=False, elem_classes="told")
+                self._figures = gr.HTML(padding=False, elem_classes="told")
                 self._place = gr.Slider(
                     1, 2, value=1, step=1, label=words["step"], visible=False, elem_id="step"
                 )
-                self._candidates = gr.HTML(padding=False)
+                self._candidates = gr.HTML(padding=False, elem_classes="told")
             with gr.Column(scale=1, min_width=280):
                 self._model = gr.Dropdown([], label=words["model"])
-                with gr.Accordion(words["sampling"], open=True):
+                with gr.Accordion(words["sampling"], open=False):
                     self._sampling = SamplingControls(words, max_tokens=_MAX_TOKENS)
                 with gr.Accordion(words["effective"], open=False):
-                    self._effective = gr.Dataframe(
-                        headers=[words["parameter"], words["value"], words["source"]],
-                        show_label=False,
-                        interactive=False,
-                        wrap=True,
-                    )
+                    self._effective = gr.HTML(f"<p>{words['effective_none']}</p>", padding=False)
         self._listen()
 
     @property
@@ -91,7 +91,7 @@ class MicroscopeTab:
         )
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     def _turn_to(self, steps: list[Any], place: int) -> tuple[str, str]:
         return ribbon(steps, place - 1), candidates(self._site.words, steps[place - 1])
@@ -105,7 +105,7 @@ class MicroscopeTab:
             given = self._sampling.given(sampling)
         parameters = {**given, "logprobs": True, "candidates": _NUM_CANDIDATES}
         body, reply = chat_body(model, [{"role": "user", "content": text}], parameters), Reply()
-        stop, failure = self._site.stops.begin(page_of(request)), None
+        stop, failure = self._stops.begin(page_of(request)), None
         yield {
             self._box: gr.Textbox(submit_btn=False, stop_btn=True),
             self._place: gr.Slider(visible=False),
@@ -120,7 +120,7 @@ class MicroscopeTab:
         except MartletError as error:
             failure = error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         reply.end("stopped" if failure is None else "error")
         yield {
             self._box: gr.Textbox(submit_btn=True, stop_btn=False),
@@ -132,7 +132,7 @@ class MicroscopeTab:
 
     def _seen(self, reply: Reply, model: str) -> Updates:
         words, steps = self._site.words, reply.steps
-        facts = {**reply.facts(), "model": model}
+        facts = {**reply.facts(), "model": model, "ending": None}  # a sentence tells it
         return {
             self._steps: steps,
             self._figures: figures(words, facts) + ending(words, reply),

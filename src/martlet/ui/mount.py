@@ -1,5 +1,6 @@
 """Puts the page beside a server's API: `/ui`, in the language of whoever comes."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,8 +18,7 @@ from martlet.ui.doctor import Doctor
 from martlet.ui.door import Door
 from martlet.ui.languages import LANGUAGES, language_of, other_than, tag_of, words_of
 from martlet.ui.page import build_page
-from martlet.ui.reply import Stops
-from martlet.ui.site import Site
+from martlet.ui.site import Site, Words
 from martlet.ui.store import Store
 
 PATH = "/ui"
@@ -56,7 +56,6 @@ def mount_page(app: FastAPI, settings: PageSettings) -> FastAPI:
         words=words_of(LANGUAGES[0]),
         client=Client(settings.server),
         store=Store(settings.data_dir / "page.sqlite"),
-        stops=Stops(),
         folder=Path(folder.name),
         # Browsers send cookies to all ports of a host.
         cookie=f"martlet_key_{urlsplit(settings.server.url).port}",
@@ -86,7 +85,7 @@ def _mount(app: FastAPI, site: Site, max_file_bytes: int) -> None:
         page,
         path=f"{PATH}/{language}",
         theme=_theme(),
-        css=sources.joinpath("page.css").read_text(encoding="utf-8"),
+        css=sources.joinpath("page.css").read_text(encoding="utf-8") + _words_of_css(site.words),
         head=f"<script>{script}{start}</script>",
         js="() => martlet.restore_theme()",
         footer_links=[],
@@ -101,15 +100,25 @@ def _mount(app: FastAPI, site: Site, max_file_bytes: int) -> None:
     )
 
 
+def _words_of_css(words: Words) -> str:
+    """What style sheets must say: Gradio heads every error with the same English word."""
+    return f":root {{ --error: {json.dumps(words['error'], ensure_ascii=False)}; }}\n"
+
+
 def _theme() -> gr.themes.Base:
     """Fonts that every system has: nothing is fetched from elsewhere."""
     theme = gr.themes.Soft(
         primary_hue="teal",
+        secondary_hue="teal",
         neutral_hue="slate",
         font=["system-ui", "Noto Sans", "Noto Sans CJK SC", "sans-serif"],
         font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
     )
     return theme.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color_subdued",

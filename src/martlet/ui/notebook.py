@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from martlet.errors import NotFoundError
 from martlet.ui.store import Conversation, Store
 from martlet.ui.tree import Tree, Turn, messages_of
 
@@ -71,17 +72,24 @@ class Notebook:
         return self.ask(replace(place, leaf=parent), text, system)
 
     def keep_reply(self, question: Place, text: str, facts: Mapping[str, object]) -> Place:
-        """Writes a reply behind its question; what said nothing is no reply."""
+        """Writes a reply behind its question; what said nothing is no reply.
+
+        Returns:
+            Where the conversation is; nowhere if it was deleted meanwhile.
+        """
         if not text or question.conversation is None:
             return question
-        leaf = self._store.add_turn(
-            self._browser,
-            question.conversation,
-            parent=question.leaf,
-            role="assistant",
-            content=text,
-            facts=facts,
-        )
+        try:
+            leaf = self._store.add_turn(
+                self._browser,
+                question.conversation,
+                parent=question.leaf,
+                role="assistant",
+                content=text,
+                facts=facts,
+            )
+        except NotFoundError:
+            return Place()
         return replace(question, leaf=leaf)
 
     def forget(self, place: Place) -> None:

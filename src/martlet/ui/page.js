@@ -19,6 +19,16 @@ window.martlet = {
     document.documentElement.lang = language;
   },
 
+  // The slider below the ribbon is what the page listens to.
+  turn_to_token(token) {
+    const number = document.querySelector("#step input[type=number]");
+    if (!number) return;
+    number.value = [...token.parentNode.children].indexOf(token) + 1;
+    for (const kind of ["input", "change", "blur"]) {
+      number.dispatchEvent(new Event(kind, { bubbles: true }));
+    }
+  },
+
   download(name, text) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "application/jsonl" }));
@@ -27,3 +37,8 @@ window.martlet = {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   },
 };
+
+document.addEventListener("click", (event) => {
+  const token = event.target.closest?.(".ribbon .token");
+  if (token) martlet.turn_to_token(token);
+});

@@ -101,27 +101,6 @@ async def watch(
             raise end
 
 
-class Stops:
-    """The stop buttons of all pages."""
-
-    def __init__(self) -> None:
-        self._by_page: dict[str, asyncio.Event] = {}
-
-    def begin(self, page: str) -> asyncio.Event:
-        """What a page's stop button will set from now on."""
-        stop = self._by_page[page] = asyncio.Event()
-        return stop
-
-    def press(self, page: str) -> None:
-        """Stops what a page began last."""
-        if stop := self._by_page.get(page):
-            stop.set()
-
-    def forget(self, page: str) -> None:
-        """Lets go of a page that was closed."""
-        self._by_page.pop(page, None)
-
-
 def chat_body(
     model: str, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, object]
 ) -> dict[str, object]:

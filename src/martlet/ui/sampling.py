@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -140,13 +141,16 @@ def source_of(words: Words, source: str) -> str:
     return words.get(f"source_{source}", source)
 
 
-def effective_table(words: Words, parameters: Json) -> list[list[str]]:
-    """Each effective parameter of a reply with its source, as rows of a table."""
-    return [
-        [name, _shown(entry["value"]), source_of(words, entry["source"])]
+def effective_table(words: Words, parameters: Json) -> str:
+    """Each effective parameter of a reply with its source, as HTML."""
+    head = "".join(f"<th>{words[name]}</th>" for name in ("parameter", "value", "source"))
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{escape(_shown(entry['value']))}</td>"
+        f"<td>{escape(source_of(words, entry['source']))}</td></tr>"
         for name, entry in parameters.items()
         if entry["source"] != "default of martlet" or name in _NAME_TO_RANGE
-    ]
+    )
+    return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _shown(value: object) -> str:

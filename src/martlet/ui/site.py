@@ -1,5 +1,6 @@
 """What every tab of the page needs, and who is looking at it."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import gradio as gr
 from martlet.errors import MartletError
 from martlet.ui.client import Client, Json
 from martlet.ui.doctor import Doctor
-from martlet.ui.reply import Stops
 from martlet.ui.store import Store
 
 Words = Mapping[str, str]
@@ -30,7 +30,6 @@ class Site:
     words: Words
     client: Client
     store: Store
-    stops: Stops
     folder: Path
     """Where files lie until a browser has fetched them."""
     cookie: str
@@ -73,6 +72,11 @@ def read_key(cookies: Mapping[str, str], name: str) -> str | None:
 def page_of(request: gr.Request) -> str:
     """Names one page in one window of a browser."""
     return str(request.session_hash)
+
+
+def confirming(question: str) -> str:
+    """JavaScript that asks in the browser first, and puts the answer last among the inputs."""
+    return f"(...given) => [...given.slice(0, -1), confirm({json.dumps(question)})]"
 
 
 def model_choices(cards: Sequence[Json]) -> Choices:

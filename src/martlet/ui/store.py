@@ -154,11 +154,25 @@ class Store:
             _owned(connection, browser, conversation)
             connection.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
 
-    def add_preferences(self, browser: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Keeps training rows with `chosen` and `rejected`."""
-        bodies = [(browser, json.dumps(row, ensure_ascii=False)) for row in rows]
+    def keep_preferences(
+        self, browser: str, rows: Sequence[Mapping[str, object]], *, instead_of: Sequence[int] = ()
+    ) -> list[int]:
+        """Keeps training rows with `chosen` and `rejected`, and returns their ids.
+
+        Args:
+            browser: The browser's id.
+            rows: What is kept.
+            instead_of: Ids of earlier rows of the browser, which are deleted.
+        """
+        insertion = "INSERT INTO preference (browser, body) VALUES (?, ?)"
+        old = [(browser, each) for each in instead_of]
         with self._transaction(browser) as connection:
-            connection.executemany("INSERT INTO preference (browser, body) VALUES (?, ?)", bodies)
+            connection.executemany("DELETE FROM preference WHERE browser = ? AND id = ?", old)
+            cursors = [
+                connection.execute(insertion, (browser, json.dumps(row, ensure_ascii=False)))
+                for row in rows
+            ]
+        return [int(cursor.lastrowid or 0) for cursor in cursors]
 
     def preferences(self, browser: str) -> list[str]:
         """The rows of a browser, each a line of JSON, the oldest first."""

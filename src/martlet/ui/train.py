@@ -13,8 +13,8 @@ from martlet.errors import ForbiddenError, MartletError
 from martlet.ui.client import Json
 from martlet.ui.course import UNFINISHED, Course, job_name, told
 from martlet.ui.findings import findings
-from martlet.ui.reply import Stops
 from martlet.ui.site import Choices, Site, Updates, page_of
+from martlet.ui.stops import Stops
 from martlet.ui.train_layout import TrainLayout, Wishes
 
 _LOOK_S = 0.5
@@ -126,7 +126,6 @@ class TrainTab:
     async def _follow(self, request: gr.Request, job_id: str) -> AsyncGenerator[Updates]:
         """Shows how a job is doing until it has ended, or until another is shown."""
         show, words, course, page = self._show, self._site.words, Course(), page_of(request)
-        self._looks.press(page)
         is_over = self._looks.begin(page)
         with self._site.telling():
             job = await self._look(job_id, course, request)

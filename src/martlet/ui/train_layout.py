@@ -8,6 +8,7 @@ import gradio as gr
 
 from martlet.train.config import StepsConfig, TunerConfig
 from martlet.ui.client import Json
+from martlet.ui.lead import add_lead
 from martlet.ui.site import Words
 
 _FILE_TYPES = [".jsonl", ".json", ".csv", ".parquet"]
@@ -48,6 +49,7 @@ class TrainLayout:
     """
 
     def __init__(self, words: Words) -> None:
+        add_lead(words, "train")
         self.missing = gr.Markdown(visible=False, elem_id="train-missing")
         with gr.Row(elem_classes="sides", visible=False) as self.sides:
             with gr.Column(scale=2, min_width=320):
@@ -105,7 +107,7 @@ class TrainLayout:
                 elem_id="train-validation",
             )
         gr.Markdown(words["train_shapes"], elem_classes="hint")
-        self.findings = gr.HTML(padding=False, elem_id="findings")
+        self.findings = gr.HTML(padding=False, elem_id="findings", elem_classes="told")
 
     def _add_job(self, words: Words) -> None:
         with gr.Row(elem_classes="keep"):
@@ -115,7 +117,7 @@ class TrainLayout:
             self.cancel = gr.Button(
                 words["train_cancel"], interactive=False, elem_id="train-cancel"
             )
-        self.progress = gr.HTML(padding=False, elem_id="train-progress")
+        self.progress = gr.HTML(padding=False, elem_id="train-progress", elem_classes="told")
         self.talk = gr.Button(
             words["train_talk"], variant="primary", visible=False, elem_id="train-talk"
         )
@@ -135,14 +137,20 @@ class TrainLayout:
         )
         steps, tuner = StepsConfig(), TunerConfig()
         with gr.Row():
-            self._epochs = _whole(words["epochs"], int(steps.epochs), "epochs")
-            self._batch_size = _whole(words["batch_size"], steps.batch_size, "batch-size")
+            self._epochs = _number(words, "epochs", int(steps.epochs))
+            self._batch_size = _number(words, "batch_size", steps.batch_size)
         with gr.Row():
-            self._rate_multiplier = gr.Number(
-                1, label=words["rate_multiplier"], min_width=120, elem_id="rate-multiplier"
-            )
-            self._rank = _whole(words["rank"], tuner.rank, "rank")
+            self._rate_multiplier = _number(words, "rate_multiplier", 1, precision=None)
+            self._rank = _number(words, "rank", tuner.rank)
 
 
-def _whole(label: str, value: int, elem_id: str) -> gr.Number:
-    return gr.Number(value, label=label, precision=0, min_width=120, elem_id=elem_id)
+def _number(words: Words, name: str, value: int, *, precision: int | None = 0) -> gr.Number:
+    """A number with what it means; whole unless the precision is None."""
+    return gr.Number(
+        value,
+        label=words[name],
+        info=words[f"{name}_info"],
+        precision=precision,
+        min_width=120,
+        elem_id=name.replace("_", "-"),
+    )

@@ -11,13 +11,15 @@ import gradio as gr
 from martlet.answers.ballot import BallotReader
 from martlet.answers.extractor import parse_extractor
 from martlet.answers.policy import EarlyStop, VotePolicy
-from martlet.batch.prompts import multiple_choice_prompt
 from martlet.errors import MartletError
 from martlet.ui.ballots import bars, samples
+from martlet.ui.lead import add_example, add_lead
 from martlet.ui.poll import Poll
+from martlet.ui.question import question_prompt
 from martlet.ui.reply import Reply, chat_body, draw
 from martlet.ui.sampling import SamplingControls
 from martlet.ui.site import Site, Updates, model_choices, page_of
+from martlet.ui.stops import Stops
 
 _NUM_SAMPLES, _MOST_SAMPLES = 8, 32
 _LARGEST_SEED = 2**31
@@ -32,13 +34,15 @@ class VoteTab:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._stops = Stops()
+        add_lead(site.words, "vote")
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
                 self._add_question()
+                self._bars = gr.HTML(padding=False, elem_classes="told")
+                self._samples = gr.HTML(padding=False, elem_classes="told")
             with gr.Column(scale=1, min_width=280):
                 self._add_rules()
-        self._bars = gr.HTML(padding=False)
-        self._samples = gr.HTML(padding=False)
         self._ask.click(
             self._run,
             [
@@ -90,6 +94,7 @@ class VoteTab:
             max_lines=12,
             elem_id="vote-options",
         )
+        add_example(words, self._question, self._options)
         with gr.Row(elem_classes="keep"):
             self._ask = gr.Button(words["vote_ask"], variant="primary", elem_id="vote-ask")
             self._stop_button = gr.Button(words["stop"], interactive=False)
@@ -114,7 +119,7 @@ class VoteTab:
             self._sampling = SamplingControls(words, several=True)
 
     def _stop(self, request: gr.Request) -> None:
-        self._site.stops.press(page_of(request))
+        self._stops.press(page_of(request))
 
     async def _run(
         self,
@@ -141,7 +146,7 @@ class VoteTab:
             body = chat_body(model, messages, {**parameters, "seed": seed + index})
             return asyncio.create_task(draw(self._site.client, body, reply, key=key))
 
-        stop, num_shown = self._site.stops.begin(page_of(request)), -1
+        stop, num_shown = self._stops.begin(page_of(request)), -1
         yield {**self._buttons(is_running=True), self._samples: ""}
         try:
             async with aclosing(poll.take(ask, stop)) as looks:
@@ -155,7 +160,7 @@ class VoteTab:
             yield self._buttons(is_running=False)
             raise self._site.refusal(error) from error
         finally:
-            self._site.stops.forget(page_of(request))
+            self._stops.leave(page_of(request))
         yield {
             **self._buttons(is_running=False),
             self._bars: bars(self._site.words, poll, listed, is_over=True),
@@ -175,7 +180,7 @@ class VoteTab:
             return question
         if not options:
             raise self._site.refusal(self._site.words["options_empty"])
-        return multiple_choice_prompt("", question, options)
+        return question_prompt(question, options)
 
 
 def _poll(options: Sequence[str], num_samples: int, early_stop: str, extract: str) -> Poll:

@@ -36,6 +36,7 @@ _UNUSED = (
     "kv_memory_gib",
     "gpu_memory_utilization",
     "prefix_sharing",
+    "speculation",
     "block_size",
     "max_loaded_adapters",
     "vllm",

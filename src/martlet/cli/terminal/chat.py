@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.text import Text
 
 from martlet.backends.base import Backend, Prompt
 from martlet.backends.seeds import given_seed
@@ -95,7 +96,7 @@ class Chat:
             )
         if reply.text or reply.ending != "stopped":
             self.dialogue.answer(question, reply.text, again=again)
-        self.talk.print(line_of_reply(reply), soft_wrap=True)
+        self.talk.print(line_of_reply(reply), soft_wrap=not self.talk.is_terminal)
         return reply
 
     def compare(self, question: str | None) -> None:
@@ -124,7 +125,8 @@ class Chat:
                 fitted, voices, self.settings.params, show=show, stop_requested=stop
             )
         for name, reply in zip(self.voices, replies, strict=True):
-            self.talk.print(f"[dim]{name}:[/] ", line_of_reply(reply), sep="", soft_wrap=True)
+            line = Text.assemble((f"{name}: ", "dim"), line_of_reply(reply))
+            self.talk.print(line, soft_wrap=not self.talk.is_terminal)
 
     def asked_last(self) -> str:
         """The last question.

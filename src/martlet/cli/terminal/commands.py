@@ -13,7 +13,7 @@ from martlet.cli.terminal.dialogue import Dialogue
 from martlet.cli.terminal.names import unknown
 from martlet.cli.terminal.rows import append_row, read_row
 from martlet.cli.terminal.settings import NAMES
-from martlet.cli.terminal.telling import bar_of_context, counted
+from martlet.cli.terminal.telling import MAX_BAR_WIDTH, bar_of_context, counted
 from martlet.errors import InputError, ParameterError
 from martlet.text.conversation import ContextUse
 from martlet.text.turns import Turns
@@ -65,13 +65,14 @@ def completions(chat: Chat, before: str) -> Sequence[str]:
 
 
 def _help(chat: Chat, _argument: str) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, command in COMMANDS.items():
-        table.add_row(f"{name} {command.takes}".rstrip(), command.explanation)
-    chat.talk.print(table, markup=False)
+    rows = [
+        (f"{name} {command.takes}".rstrip(), command.explanation)
+        for name, command in COMMANDS.items()
+    ]
+    chat.talk.print(_table(rows), markup=False)
     chat.talk.print(
-        "\nSeveral lines: end a line with a backslash or Alt-Enter, or begin with three quotes\n"
-        "and end with three. A line that begins with a space is a question, whatever follows.\n"
+        "\nSeveral lines: end a line with a backslash or Alt-Enter, or begin with three quotes and "
+        "end with three. A line that begins with a space is a question, whatever follows.\n"
         "Ctrl-C stops a reply; twice at the prompt, or Ctrl-D, leaves.",
         markup=False,
     )
@@ -91,11 +92,18 @@ def _set(chat: Chat, argument: str) -> None:
         raise ParameterError(f"/set {name} needs a value; `default` takes a change back")
     if name:
         chat.settings.set(name, value.strip())
+    rows = [row for row in chat.settings.rows() if not name or row[0] == name]
+    chat.talk.print(_table(rows), markup=False)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Table:
+    """Rows without lines around them; on a narrow terminal they are wrapped and not cut."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for row in chat.settings.rows():
-        if not name or row[0] == name:
-            table.add_row(*row)
-    chat.talk.print(table, markup=False)
+    for row in rows:
+        table.add_row(*row)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
 
 
 def _adapter(chat: Chat, name: str) -> None:
@@ -153,7 +161,9 @@ def _tokens(chat: Chat, _argument: str) -> None:
             num_prompt_tokens=num_system,
         )
     num_turns = Turns.of(dialogue.turns).last + 1 if dialogue.turns else 0
-    chat.talk.print(bar_of_context(use, num_system_tokens=num_system, num_turns=num_turns))
+    width = max(8, min(MAX_BAR_WIDTH, chat.talk.width - 24))  # what follows it has its place
+    bar = bar_of_context(use, num_system_tokens=num_system, num_turns=num_turns, width=width)
+    chat.talk.print(bar)
 
 
 def _new(chat: Chat, _argument: str) -> None:

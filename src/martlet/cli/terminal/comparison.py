@@ -52,6 +52,6 @@ def _append(texts: list[str], index: int, text: str) -> None:
 def _table(names: Sequence[str], texts: Sequence[str]) -> Table:
     table = Table(*names, expand=True)
     for column in table.columns:
-        column.ratio = 1
+        column.ratio, column.overflow = 1, "fold"
     table.add_row(*map(markdown, texts))
     return table

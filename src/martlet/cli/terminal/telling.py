@@ -5,7 +5,7 @@ from rich.text import Text
 from martlet.cli.terminal.speaker import Reply
 from martlet.text.conversation import ContextUse
 
-_BAR_WIDTH = 40
+MAX_BAR_WIDTH = 40
 _DIM, _WARNING = "dim", "red"
 
 
@@ -40,13 +40,16 @@ def dropped(use: ContextUse) -> str:
     return ", ".join(parts) or "nothing dropped"
 
 
-def bar_of_context(use: ContextUse, *, num_system_tokens: int, num_turns: int) -> Text:
+def bar_of_context(
+    use: ContextUse, *, num_system_tokens: int, num_turns: int, width: int = MAX_BAR_WIDTH
+) -> Text:
     """The context as a bar, and what fills it.
 
     Args:
         use: Of the conversation as it stands.
         num_system_tokens: How many of the prompt's tokens are the system message's.
         num_turns: Of the whole conversation.
+        width: Of the bar, in characters.
     """
     num_turn_tokens = max(0, use.num_prompt_tokens - num_system_tokens)
     num_seen = num_turns - use.num_dropped_turns
@@ -56,7 +59,7 @@ def bar_of_context(use: ContextUse, *, num_system_tokens: int, num_turns: int) -
         (num_turn_tokens, "▓", "green"),
         (use.num_room_tokens, "░", _DIM),
     ):
-        bar.append(cell * round(_BAR_WIDTH * num_tokens / use.max_context_tokens), style=style)
+        bar.append(cell * round(width * num_tokens / use.max_context_tokens), style=style)
     bar.append(f" {use.num_prompt_tokens:,} of {use.max_context_tokens:,} tokens\n")
     bar.append(f"█ system {num_system_tokens:,}", style="cyan")
     turns = f"{num_seen:,} of {counted(num_turns, 'turn')}"

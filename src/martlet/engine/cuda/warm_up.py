@@ -73,6 +73,7 @@ def _measure(model: LoadedModel, config: EngineConfig) -> DeviceMemory:
         ),
         headroom_blocks=0,
         prefix_sharing=False,
+        speculation=False,
         graph_sizes=(),
     )
     torch.cuda.empty_cache()

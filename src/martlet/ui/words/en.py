@@ -14,6 +14,25 @@ WORDS: Mapping[str, str] = {
     "batch": "Batch",
     "train": "Train",
     "microscope": "Microscope",
+    # What each is for
+    "compare_lead": (
+        "One prompt, several models: click the better reply, and it is kept as a training row."
+    ),
+    "vote_lead": "The model answers a question several times; the answer given most often wins.",
+    "batch_lead": "A whole file of questions at once. It goes on if you close this page.",
+    "train_lead": (
+        "Teach the model from examples: drop a file, see whether it is sound, train, and talk to "
+        "the result."
+    ),
+    "microscope_lead": "See what the model could have said at each token, and why it said this.",
+    "example": "Fill in an example",
+    "example_question": (
+        "5 people stand in a row, in places 1 to 5 from the left. Finn is in place 5. Hugo is "
+        "just left of Finn. Dan is just left of Ben. Ben is just left of Gina. Gina is just left "
+        "of Hugo.\n"
+        "Who is in place 4?"
+    ),
+    "example_options": "Hugo\nDan\nFinn\nGina",
     # The door
     "door_title": "This server wants an API key",
     "door_key": "API key",
@@ -39,7 +58,7 @@ WORDS: Mapping[str, str] = {
     # Figures
     "n_tokens": "{:,} tokens",
     "tokens_per_second": "{:,.0f} tokens/s",
-    "first_after": "first after {:.2f} s",
+    "first_after": "first after {:.2f}\u00a0s",
     "ending_length": "cut off: no more tokens were allowed",
     "ending_stopped": "stopped",
     "ending_error": "broken off by an error",
@@ -55,12 +74,14 @@ WORDS: Mapping[str, str] = {
     "conversations": "Conversations",
     "new": "New",
     "forget": "Delete",
+    "confirm_forget": "Delete this conversation with all its branches?",
     "download_rows": "Download as training rows",
     "nothing_to_download": "There is nothing to download yet.",
     "system": "System prompt",
     "system_placeholder": "How the model is to behave",
     "sampling": "How replies are drawn",
     "effective": "What held for the last reply",
+    "effective_none": "There was no reply yet.",
     "policy": "When the context is full",
     "policy_drop-old-turns": "Drop the oldest turns",
     "policy_keep-system+tail": "Drop, and cut the oldest that stays",
@@ -78,8 +99,9 @@ WORDS: Mapping[str, str] = {
     "n_preferences": "Preference rows kept: {:,}",
     "download_preferences": "Download for training",
     "forget_preferences": "Delete them",
+    "confirm_forget_preferences": "Delete all preference rows of this browser?",
     # Vote
-    "vote_placeholder": "A question, with all that must be known to answer it",
+    "vote_placeholder": "What must be known, and in the last line the question",
     "options": "Options",
     "options_info": "One a line; the first is A",
     "options_empty": "Give the options, one a line; or let the answer be a number.",
@@ -99,7 +121,7 @@ WORDS: Mapping[str, str] = {
     "vote_none": "No sample stated an answer",
     "vote_won": "{answer} wins, with a margin of {margin:.0%}",
     "vote_stopped": "Stopped after {} of {} samples.",
-    "vote_early": "Decided after {counted} samples; the {saved} others were not needed.",
+    "vote_early": "Decided after {counted} of {whole} samples; the rest were not needed.",
     "vote_full": "All {} samples were counted.",
     "not_counted": "not counted",
     # Batch
@@ -154,9 +176,13 @@ WORDS: Mapping[str, str] = {
     "method_supervised": "Replies",
     "method_dpo": "Which reply is better (DPO)",
     "epochs": "Epochs",
+    "epochs_info": "How often each row is seen",
     "batch_size": "Rows a step",
+    "batch_size_info": "More: smoother, fewer steps",
     "rate_multiplier": "Learning rate ×",
+    "rate_multiplier_info": "Times the usual one; more if the loss hardly falls",
     "rank": "Rank",
+    "rank_info": "The size of the adapter",
     "rows_looking": "Looking at the rows…",
     "rows_counts": (
         "{rows:,} rows, {tokens:,} tokens, {learned:.0%} of them learned; the longest has "

@@ -14,6 +14,19 @@ WORDS: Mapping[str, str] = {
     "batch": "批处理",
     "train": "训练",
     "microscope": "显微镜",
+    # What each is for
+    "compare_lead": "同一个提示问多个模型：点击更好的回复，它就成为一行训练数据。",
+    "vote_lead": "模型把一个问题回答多次，出现最多的答案胜出。",
+    "batch_lead": "一次处理整个文件的问题；关闭页面后仍会继续。",
+    "train_lead": "用示例教模型：放入文件，检查是否可用，开始训练，然后与结果对话。",
+    "microscope_lead": "查看模型在每个词元处本可以说什么，以及为什么说了这个。",
+    "example": "填入示例",
+    "example_question": (
+        "5人站成一排，从左到右是1到5号位。辛紧挨在戊右边。丙紧挨在辛右边。乙紧挨在丁右边。"
+        "戊在1号位。丁紧挨在丙右边。\n"
+        "谁在4号位？"
+    ),
+    "example_options": "辛\n乙\n丙\n丁",
     # The door
     "door_title": "此服务器需要 API 密钥",
     "door_key": "API 密钥",
@@ -39,7 +52,7 @@ WORDS: Mapping[str, str] = {
     # Figures
     "n_tokens": "{:,} 个词元",
     "tokens_per_second": "{:,.0f} 词元/秒",
-    "first_after": "首个词元 {:.2f} 秒",
+    "first_after": "首个词元 {:.2f}\u00a0秒",
     "ending_length": "已截断：达到词元上限",
     "ending_stopped": "已停止",
     "ending_error": "因错误中断",
@@ -55,12 +68,14 @@ WORDS: Mapping[str, str] = {
     "conversations": "对话列表",
     "new": "新对话",
     "forget": "删除",
+    "confirm_forget": "删除这个对话及其所有分支？",
     "download_rows": "下载为训练数据",
     "nothing_to_download": "还没有可下载的内容。",
     "system": "系统提示",
     "system_placeholder": "希望模型如何表现",
     "sampling": "采样设置",
     "effective": "上次回复的实际参数",
+    "effective_none": "还没有回复。",
     "policy": "上下文已满时",
     "policy_drop-old-turns": "丢弃最旧的轮次",
     "policy_keep-system+tail": "丢弃，并截断保留的最旧轮次",
@@ -78,8 +93,9 @@ WORDS: Mapping[str, str] = {
     "n_preferences": "已保存的偏好数据：{:,}",
     "download_preferences": "下载用于训练",
     "forget_preferences": "全部删除",
+    "confirm_forget_preferences": "删除此浏览器的全部偏好数据？",
     # Vote
-    "vote_placeholder": "问题，以及回答所需的全部信息",
+    "vote_placeholder": "先写回答所需的信息，最后一行写问题",
     "options": "选项",
     "options_info": "每行一个，第一个是 A",
     "options_empty": "请填写选项，每行一个；或者让答案是数字。",
@@ -99,7 +115,7 @@ WORDS: Mapping[str, str] = {
     "vote_none": "没有样本给出答案",
     "vote_won": "{answer} 胜出，领先 {margin:.0%}",
     "vote_stopped": "已停止：{} / {} 个样本。",
-    "vote_early": "{counted} 个样本后已有结果，其余 {saved} 个不再需要。",
+    "vote_early": "{counted} / {whole} 个样本后已有结果，其余不再需要。",
     "vote_full": "全部 {} 个样本均已计入。",
     "not_counted": "未计入",
     # Batch
@@ -152,9 +168,13 @@ WORDS: Mapping[str, str] = {
     "method_supervised": "回复",
     "method_dpo": "哪个回复更好（DPO）",
     "epochs": "训练轮数",
+    "epochs_info": "每行数据学习几遍",
     "batch_size": "每步行数",
+    "batch_size_info": "越多越平稳，步数越少",
     "rate_multiplier": "学习率 ×",
+    "rate_multiplier_info": "默认值的倍数；损失几乎不降时调大",
     "rank": "秩",
+    "rank_info": "适配器的大小",
     "rows_looking": "正在检查数据…",
     "rows_counts": (
         "{rows:,} 行，{tokens:,} 个词元，其中 {learned:.0%} 参与学习；最长 {longest:,} 个"

@@ -1,0 +1,36 @@
+"""What ends early: by a stop button, or because the page turned to something else."""
+
+import asyncio
+
+
+class Stop(asyncio.Event):
+    """Set when no more is wanted of what a page began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_left = False
+        """Whether the page shows something else by now, and nothing of this."""
+
+
+class Stops:
+    """The stops of one tab, by the page that it is shown in."""
+
+    def __init__(self) -> None:
+        self._by_page: dict[str, Stop] = {}
+
+    def begin(self, page: str) -> Stop:
+        """What ends that which a page begins now; what it began before is left."""
+        self.leave(page)
+        stop = self._by_page[page] = Stop()
+        return stop
+
+    def press(self, page: str) -> None:
+        """Stops what a page began last."""
+        if stop := self._by_page.get(page):
+            stop.set()
+
+    def leave(self, page: str) -> None:
+        """Stops what a page began last, which is shown no more."""
+        if stop := self._by_page.pop(page, None):
+            stop.is_left = True
+            stop.set()
