@@ -78,7 +78,8 @@ class CudaInt4Linear(nn.Module):
         """The weight, `[out, in]`."""
         groups = unpack_words(self._words).unflatten(1, (-1, self._group_size))
         values = (groups - self._zeros[..., None]).to(self._scales.dtype)
-        return (values * self._scales[..., None]).flatten(1)
+        weight: Tensor = (values * self._scales[..., None]).flatten(1)
+        return weight
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

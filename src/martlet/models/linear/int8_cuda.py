@@ -41,7 +41,7 @@ class CudaInt8Linear(nn.Module):
         num_padding = max(0, _MIN_ROWS - len(rows))
         if num_padding:
             values = torch.nn.functional.pad(values, (0, 0, 0, num_padding))
-        out = torch._int_mm(values, self._weight.T)[: len(rows)]  # type: ignore[no-untyped-call]
+        out = torch._int_mm(values, self._weight.T)[: len(rows)]
         out = out * scales * self._scales
         if self.bias is not None:
             out += self.bias

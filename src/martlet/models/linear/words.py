@@ -18,7 +18,7 @@ def unpack_words(words: Tensor) -> Tensor:
 def pack_words(values: Tensor) -> Tensor:
     """What `unpack_words` takes: `[N, 8 W]` values from 0 to 15 -> `[N, W]` words in int32."""
     parts = values.to(torch.int32).unflatten(1, (-1, VALUES_PER_WORD))
-    packed = torch.zeros_like(parts[..., 0])
+    packed: Tensor = torch.zeros_like(parts[..., 0])
     for place in range(VALUES_PER_WORD):
         packed |= parts[..., place] << 4 * place
     return packed
