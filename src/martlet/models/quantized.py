@@ -150,13 +150,8 @@ def _compressed_reason(settings: Mapping[str, object]) -> str | None:
         weights, inputs = group.get("weights") or {}, group.get("input_activations")
         kind = (weights.get("type"), weights.get("num_bits"), weights.get("strategy"))
         is_byte = kind[0] in ("int", "float") and kind[1:] == (8, "channel")
-        if (
-            is_byte
-            and weights.get("symmetric")
-            and inputs
-            and inputs.get("dynamic")
-            and inputs.get("strategy") == "token"
-        ):
+        scales_tokens = inputs and inputs.get("dynamic") and inputs.get("strategy") == "token"
+        if is_byte and weights.get("symmetric") and scales_tokens:
             continue
         if kind[:2] == ("int", 4) and kind[2] in ("group", "channel") and not inputs:
             continue
