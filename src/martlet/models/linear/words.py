@@ -20,7 +20,7 @@ def pack_words(values: Tensor) -> Tensor:
     parts = values.to(torch.int32).unflatten(1, (-1, VALUES_PER_WORD))
     packed: Tensor = torch.zeros_like(parts[..., 0])
     for place in range(VALUES_PER_WORD):
-        packed |= parts[..., place] << 4 * place
+        packed.bitwise_or_(parts[..., place] << 4 * place)
     return packed
 
 
