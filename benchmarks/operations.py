@@ -100,7 +100,12 @@ def attention() -> Timed:
 
 
 def filled_cache() -> KVCache:
-    shape = LayerShape(num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM)
+    shape = LayerShape(
+        num_heads=NUM_GROUPS * NUM_KV_HEADS,
+        num_kv_heads=NUM_KV_HEADS,
+        key_dim=DIM,
+        value_dim=DIM,
+    )
     cache = KVCache(
         [shape] * NUM_LAYERS,
         num_blocks=NUM_REQUESTS * NUM_KEYS // BLOCK_SIZE,

@@ -27,7 +27,9 @@ def _seeded() -> None:
 
 
 def filled_cache(num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
-    shape = LayerShape(num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim)
+    shape = LayerShape(
+        num_heads=num_kv_heads, num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim
+    )
     cache = KVCache(
         [shape], num_blocks=NUM_BLOCKS, block_size=block_size, dtype=torch.bfloat16, device=CPU
     )

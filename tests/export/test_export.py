@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from martlet.errors import AdapterError, CertificateError, ModelError, Parameter
 from martlet.export import certificate
 from martlet.export.run import merge, quantize
 from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
+from martlet.models.linear.rounded import to_fp8
 from martlet.models.linear.rounding import round_groups
-from martlet.models.linear.stored import Gptq, PackQuantized
+from martlet.models.linear.stored import Awq, Gptq, PackQuantized
 from martlet.models.load import load_model, load_module
 from martlet.models.machine_code.support import can_compile
 from martlet.models.resolve import resolve
@@ -168,6 +171,15 @@ def test_gptq_v1_stores_zeros_less_one() -> None:
         assert torch.equal(layer(torch.eye(8))[:, 0], expected)
 
 
+def test_awq_puts_the_even_outputs_of_a_word_first() -> None:
+    layer = Awq(nn.Linear(1, 8, bias=False), num_groups=1)
+    word = sum(value << 4 * place for place, value in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    layer.qweight = nn.Parameter(torch.full((1, 1), word, dtype=torch.int32), requires_grad=False)
+    layer.qzeros = nn.Parameter(torch.zeros(1, 1, dtype=torch.int32), requires_grad=False)
+    layer.scales = nn.Parameter(torch.full((1, 8), 0.5), requires_grad=False)
+    assert torch.equal(layer.dequantized()[:, 0], torch.arange(8) * 0.5)
+
+
 def test_an_adapter_on_an_int8_base_answers_as_on_the_base_itself(
     demo_quantized: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -193,10 +205,54 @@ def pack(values: torch.Tensor) -> torch.Tensor:
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
 
 
-def test_a_gptq_folder_answers_as_its_rounded_weights(base: ModelFolder, tmp_path: Path) -> None:
-    """Written as gptqmodel writes: transposed, zeros less one, groups in an order of their own."""
+def pack_gptq(weight: torch.Tensor, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """As gptqmodel writes: transposed, zeros less one, groups in an order of their own."""
+    groups = torch.randperm(weight.shape[1]) // size
+    order = groups.argsort(stable=True)
+    values, scales = round_groups(weight[:, order], weight.shape[1] // size)
+    values = values[:, order.argsort()]
+    return values * scales[:, groups], {
+        "qweight": pack((values + 8).contiguous()).T.contiguous(),
+        "qzeros": pack(torch.full_like(scales.T.contiguous(), 7)),
+        "scales": scales.T.contiguous(),
+        "g_idx": groups.int(),
+    }
+
+
+def pack_awq(weight: torch.Tensor, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """As AutoAWQ's `gemm` writes: the place of each of a word's eight outputs is in its table."""
+    places = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    values, scales = round_groups(weight, weight.shape[1] // size)
+    zeros = torch.randint(0, 8, scales.shape)
+    stored = (values + 8).clamp(max=15)
+    groups = torch.arange(weight.shape[1]) // size
+
+    def words(numbers: torch.Tensor) -> torch.Tensor:
+        return pack(numbers.unflatten(1, (-1, 8))[..., places].flatten(1).contiguous())
+
+    return (stored - zeros[:, groups]) * scales[:, groups], {
+        "qweight": words(stored.T),
+        "qzeros": words(zeros.T),
+        "scales": scales.T.contiguous(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("packing", "settings"),
+    [
+        (pack_gptq, {"quant_method": "gptq", "desc_act": True, "sym": True}),
+        (pack_awq, {"quant_method": "awq", "version": "gemm", "zero_point": True}),
+    ],
+    ids=["gptq", "awq"],
+)
+def test_a_folder_of_packed_words_answers_as_its_rounded_weights(
+    packing: Callable[[torch.Tensor, int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    settings: dict[str, object],
+    base: ModelFolder,
+    tmp_path: Path,
+) -> None:
     size = 32
-    plain, stored = tmp_path / "plain", tmp_path / "gptq"
+    plain, stored = tmp_path / "plain", tmp_path / "stored"
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     model.save_pretrained(plain)
     tensors = safetensors.torch.load_file(plain / "model.safetensors")
@@ -205,28 +261,14 @@ def test_a_gptq_folder_answers_as_its_rounded_weights(base: ModelFolder, tmp_pat
         if "_proj.weight" not in name:
             packed[name] = weight
             continue
-        groups = torch.randperm(weight.shape[1]) // size
-        order = groups.argsort(stable=True)
-        values, scales = round_groups(weight[:, order], weight.shape[1] // size)
-        values = values[:, order.argsort()]
-        rounded[name] = values * scales[:, groups]
-        module = name.removesuffix(".weight")
-        packed[f"{module}.qweight"] = pack((values + 8).contiguous()).T.contiguous()
-        packed[f"{module}.qzeros"] = pack(torch.full_like(scales.T.contiguous(), 7))
-        packed[f"{module}.scales"] = scales.T.contiguous()
-        packed[f"{module}.g_idx"] = groups.int()
+        rounded[name], parts = packing(weight, size)
+        packed |= {f"{name.removesuffix('.weight')}.{part}": t for part, t in parts.items()}
     safetensors.torch.save_file(rounded, plain / "model.safetensors", {"format": "pt"})
     shutil.copytree(base.path, stored)
     for path in stored.glob("*.safetensors"):
         path.unlink()
     safetensors.torch.save_file(packed, stored / "model.safetensors", {"format": "pt"})
-    settings = {
-        "quant_method": "gptq",
-        "bits": 4,
-        "group_size": size,
-        "desc_act": True,
-        "sym": True,
-    }
+    settings = {**settings, "bits": 4, "group_size": size}
     config = json.loads((stored / "config.json").read_text())
     (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
     got = make_engine(load_fp32(open_folder(stored))).logits(tuple(IDS[0].tolist()))
@@ -273,3 +315,59 @@ def test_experts_are_not_left_as_they_are_in_silence(tmp_path: Path) -> None:
     folder = tiny_model_folder("mixtral", tmp_path / "experts")
     with pytest.raises(ModelError, match="has experts"):
         quantize(str(folder), out=tmp_path / "q", bits=8, report=ignore)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "'marlin'"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "'gemv'"),
+    ],
+)
+def test_other_packings_are_refused_by_name(
+    settings: dict[str, object], reason: str, base: ModelFolder, tmp_path: Path
+) -> None:
+    stored = shutil.copytree(base.path, tmp_path / "stored")
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    with pytest.raises(ModelError, match=reason):
+        load_fp32(open_folder(stored))
+
+
+def test_an_fp8_folder_answers_as_its_rounded_weights(base: ModelFolder, tmp_path: Path) -> None:
+    """As compressed-tensors writes it: eight bits of floating point, a scale for each output."""
+    stored = shutil.copytree(base.path, tmp_path / "stored")
+    weights = next(stored.glob("*.safetensors"))
+    packed = {}
+    for name, tensor in safetensors.torch.load_file(weights).items():
+        packed[name] = tensor
+        if "_proj.weight" in name:
+            scale = tensor.abs().amax(dim=1, keepdim=True) / 448
+            packed[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            packed[f"{name}_scale"] = scale
+    safetensors.torch.save_file(packed, weights, {"format": "pt"})
+    kind = {"num_bits": 8, "type": "float", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**kind, "strategy": "channel", "dynamic": False},
+        "input_activations": {**kind, "strategy": "token", "dynamic": True},
+    }
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": group},
+    }
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    model = load_fp32(open_folder(stored))
+    layers = [layer for layer in model.module.modules() if isinstance(layer, StoredFp8)]
+    assert all(layer.weight.dtype == torch.float8_e4m3fn for layer in layers)
+    assert len(layers) == sum(name.endswith("_scale") for name in packed)
+    got = make_engine(model).logits(tuple(IDS[0].tolist()))
+    rounded = load_fp32(base)
+    for name, layer in list(rounded.module.named_modules()):
+        if name.endswith("_proj"):
+            rounded.module.set_submodule(name, to_fp8(layer))
+    expected = make_engine(rounded).logits(tuple(IDS[0].tolist()))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

@@ -12,6 +12,7 @@ from martlet.lora.layer import AdaptedLinear
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.rows import MIN_RUN_ROWS, map_rows
 from martlet.lora.step import AdapterStep
+from martlet.models.linear.grouped_low_rank import GroupedLowRank
 
 NUM_IN, NUM_OUT = 12, 20
 CPU = torch.device("cpu")
@@ -64,7 +65,10 @@ def row_by_row(base: nn.Linear, x: Tensor, owners: list[AdapterRevision | None])
 
 
 @torch.inference_mode()
-def test_random_rows() -> None:
+@pytest.mark.parametrize("in_groups", [False, True], ids=["stacked", "grouped"])
+def test_random_rows(in_groups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped products are for GPUs, and compute the same here."""
+    monkeypatch.setattr("martlet.lora.layer.groups_pay", lambda _down, _up: in_groups)
     torch.manual_seed(0)
     base, known = nn.Linear(NUM_IN, NUM_OUT), adapters()
     step = AdapterStep()
@@ -123,3 +127,25 @@ def test_a_leaf_that_does_not_see_all_tokens_is_found_out() -> None:
         pytest.raises(AdapterError, match="expert does not see the tokens one by one"),
     ):
         layer(torch.randn(4, NUM_IN))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_products_add_what_a_stack_and_its_mask_do(dtype: torch.dtype) -> None:
+    """Adapters of different ranks, one without rows, one that adds nothing, rows of the base."""
+    torch.manual_seed(0)
+    ranks = (4, 16, 0, 7)
+    pairs = [
+        (torch.randn(rank, 48).to(dtype), torch.randn(rank, 32).to(dtype)) if rank else None
+        for rank in ranks
+    ]
+    slots = torch.tensor([3, -1, 0, 2, 0, -1, 3, 3])
+    x, out = torch.randn(10, 48).to(dtype), torch.randn(10, 32).to(dtype)
+    expected = out.clone()
+    for row, slot in enumerate(slots.tolist()):
+        pair = pairs[slot] if slot >= 0 else None
+        if pair is not None:
+            expected[1 + row] += (x[1 + row] @ pair[0].T) @ pair[1]
+    rows, ends = 1 + torch.tensor([2, 4, 3, 0, 6, 7]), torch.tensor([2, 2, 3, 6]).int()
+    GroupedLowRank(pairs).add_(out, x, rows, ends)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)

@@ -104,7 +104,8 @@ def test_the_last_mlp_computes_the_rows_that_the_head_sees(
     forward = LoadedModel.forward
 
     def only(self: LoadedModel, **keywords: object) -> torch.Tensor:
-        return forward(self, **{**keywords, "logit_rows": wanted})
+        own = {"logit_rows": wanted, "wants_all_rows": rows == list(range(9))}
+        return forward(self, **{**keywords, **own})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LoadedModel, "forward", only)

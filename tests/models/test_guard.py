@@ -19,7 +19,7 @@ def llama(tiny_llama: ModelFolder) -> PreTrainedModel:
 
 
 def test_the_shape_of_every_layer_is_seen(llama: PreTrainedModel) -> None:
-    shape = LayerShape(num_kv_heads=2, key_dim=16, value_dim=16)
+    shape = LayerShape(num_heads=4, num_kv_heads=2, key_dim=16, value_dim=16)
     assert check(llama, own_logits(llama)) == (shape,) * llama.config.num_hidden_layers
 
 

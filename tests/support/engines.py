@@ -68,6 +68,8 @@ def make_engine(
     max_num_batched_tokens: int = 1024,
     max_context_tokens: int | None = None,
     prefix_sharing: bool = True,
+    uses_kernels: bool = False,
+    graph_sizes: tuple[int, ...] = (),
     speculation: bool = True,
 ) -> Engine:
     """An engine small enough for tests."""
@@ -85,6 +87,8 @@ def make_engine(
             # None, so that small pools preempt.
             headroom_blocks=0,
             prefix_sharing=prefix_sharing,
+            uses_kernels=uses_kernels,
+            graph_sizes=graph_sizes,
             speculation=speculation,
         ),
     )

@@ -27,9 +27,10 @@ from martlet.lora.provenance import ServingIdentity, check_provenance
 from martlet.lora.store import AdapterInfo
 from martlet.models.context import context_limit, positions_allow
 from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.kernels import has_triton
 from martlet.models.linear.packed import can_pack
-from martlet.models.load import load_config, load_model, load_module
-from martlet.models.memory import GIB, MemoryPlan, kv_bytes_per_token, plan_memory
+from martlet.models.load import LoadedModel, load_config, load_model, load_module
+from martlet.models.memory import GIB, POOL_SHARE, MemoryPlan, kv_bytes_per_token, plan_memory
 from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
 from martlet.models.weights import held_bytes
@@ -148,6 +149,9 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     device = _device(options.device)
     dtype = _dtype(options.dtype, folder, device)
     _check_weights(options, folder, dtype, device)
+    if device.type == "cpu":
+        advice = "the model runs on a CPU here; leave it out, or give --device cuda"
+        refuse_unused(options, "native", unused=("gpu_memory_utilization",), advice=advice)
     return OpenedModel(
         name=model,
         folder=folder,
@@ -217,6 +221,8 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         speculation=options.speculation,
         max_loaded_adapters=options.max_loaded_adapters,
     )
+    if model.device.type == "cuda":
+        config = _for_gpu(model, config, options)
     backend = NativeBackend(
         model,
         opened.tokenizer,
@@ -229,6 +235,19 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
     if options.run_adapter is not None:
         backend.identity = _adapted(backend.identity, backend.adapters.get(options.run_adapter))
     return backend
+
+
+def _for_gpu(model: LoadedModel, config: EngineConfig, options: BackendOptions) -> EngineConfig:
+    """Kernels and graphs where Triton is there, and the pool that fits beside the largest step."""
+    from martlet.engine.cuda.graphs import graph_ladder
+    from martlet.engine.cuda.warm_up import fit_pool
+
+    if has_triton():
+        graph_sizes = graph_ladder(config.max_num_requests)
+        config = replace(config, uses_kernels=True, graph_sizes=graph_sizes)
+    else:
+        logger.warning("Triton is not installed: steps run on plain operations, slower")
+    return fit_pool(model, config, utilization=options.gpu_memory_utilization)
 
 
 def _adapted(identity: ModelIdentity, adapter: AdapterInfo) -> ModelIdentity:
@@ -264,15 +283,24 @@ def _memory(
 ) -> MemoryPlan:
     asked = _context_tokens(folder, options)
     cap = options.kv_memory_gib
+    is_cuda = device.type == "cuda"
     return plan_memory(
         weights_bytes=held_bytes(folder, dtype, options.weights),
         kv_bytes_per_token=_cache_bytes_per_token(folder, dtype),
         block_size=options.block_size,
         max_context_tokens=asked,
         max_num_requests=options.max_num_requests,
-        available_bytes=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
+        available_bytes=_gpu_bytes(device, options) if is_cuda else None,
         cap_bytes=None if cap is None else int(cap * GIB),
+        # A GPU is there for this alone; on a CPU other programs want memory too.
+        pool_share=1 if is_cuda else POOL_SHARE,
     )
+
+
+def _gpu_bytes(device: torch.device, options: BackendOptions) -> int:
+    """What is free on a GPU, less the share that is to stay so."""
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return max(0, free_bytes - int(total_bytes * (1 - options.gpu_memory_utilization)))
 
 
 def _context_tokens(folder: ModelFolder, options: BackendOptions) -> int:
@@ -325,12 +353,18 @@ def _check_weights(
         reason = "the transformers backend does not round weights; give --backend native"
     elif folder.quantization_method is not None:
         reason = f"{folder.path} is quantised already ({folder.quantization_method}); leave it out"
-    elif device.type != "cpu" or not can_pack():
+    elif device.type == "cpu" and not can_pack():
         reason = "weights are rounded for CPUs with bf16 instructions alone; leave it out"
-    elif options.weights == "int4" and dtype != torch.bfloat16:
-        reason = "four bits are multiplied in bf16; give --dtype bf16"
+    elif options.weights == "fp8" and not _multiplies_fp8(device):
+        reason = "only NVIDIA GPUs from Ada and Hopper on multiply it; give int8"
+    elif options.weights in ("int4", "fp8") and dtype != torch.bfloat16:
+        reason = f"{options.weights} is multiplied in bf16; give --dtype bf16"
     if reason:
         raise ParameterError(f"--weights-as {options.weights}: {reason}", param="weights")
+
+
+def _multiplies_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:

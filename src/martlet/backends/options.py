@@ -50,8 +50,8 @@ class BackendOptions:
     dtype: DType = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 unless the checkpoint is fp32 or the machine slow at it."""
     weights: Weights = "stored"
-    """`stored` as the folder has them; `int8` and `int4` round the linear layers of a model that is
-    not quantised while it is loaded."""
+    """`stored` as the folder has them; `int8`, `int4` and `fp8` round the linear layers of a model
+    that is not quantised while it is loaded; `fp8` on a CUDA device alone."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128
@@ -61,7 +61,10 @@ class BackendOptions:
     max_context_tokens: int | None = None
     """Prompt and reply together; None means what the model allows."""
     kv_memory_gib: float | None = None
-    """The most that keys and values may take; None means half of the memory that is free."""
+    """The most that keys and values may take; None means half of the memory that is free, and on a
+    GPU all that `gpu_memory_utilization` leaves."""
+    gpu_memory_utilization: float = 0.9
+    """The part of a GPU's memory that may be in use, by this program and by others."""
     prefix_sharing: bool = True
     """Whether requests share what their prompts have in common."""
     speculation: bool = True
@@ -106,6 +109,11 @@ class BackendOptions:
             raise ParameterError(
                 f"{len(self.adapters)} adapters are to be loaded, and max_loaded_adapters is "
                 f"{self.max_loaded_adapters}; raise it"
+            )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ParameterError(
+                "gpu_memory_utilization must be above 0 and at most 1, "
+                f"not {self.gpu_memory_utilization:g}"
             )
         if self.kv_memory_gib is not None and self.kv_memory_gib <= 0:
             raise ParameterError(f"kv_memory_gib must be above 0, not {self.kv_memory_gib:g}")

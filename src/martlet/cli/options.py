@@ -211,8 +211,9 @@ class RuntimeOptions:
         Weights,
         option(
             _RUNTIME,
-            "Round linear layers while loading, on a CPU: int8 is faster and close to bf16, int4 "
-            "faster still for one request at a time, slow for many, and strays further.",
+            "Round linear layers while loading: int8 is faster and close to bf16, int4 faster "
+            "still for one request at a time, slow for many, and strays further; fp8 is for "
+            "NVIDIA GPUs from Ada and Hopper on.",
             "--weights-as",
         ),
     ] = BackendOptions.weights
@@ -242,6 +243,15 @@ class RuntimeOptions:
             metavar="GIB",
         ),
     ] = None
+    gpu_memory_utilization: Annotated[
+        float,
+        option(
+            _RUNTIME,
+            "The part of a GPU's memory that may be in use, by all programs.",
+            "--gpu-memory-utilization",
+            metavar="SHARE",
+        ),
+    ] = BackendOptions.gpu_memory_utilization
     no_prefix_sharing: Annotated[
         bool,
         option(
@@ -295,6 +305,7 @@ class RuntimeOptions:
             max_num_batched_tokens=self.max_batched_tokens,
             max_context_tokens=self.max_context,
             kv_memory_gib=self.kv_memory,
+            gpu_memory_utilization=self.gpu_memory_utilization,
             prefix_sharing=not self.no_prefix_sharing,
             speculation=not self.no_speculation,
             trust_remote_code=self.trust_remote_code,

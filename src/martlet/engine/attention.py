@@ -217,7 +217,7 @@ def paged_attention(
     Returns:
         `[1, T, Hq, Dv]`, and None for the weights.
     """
-    layer = _layer_index(module)
+    layer = layer_index(module)
     step = martlet_step
     step.cache.write(layer, key[0], value[0], step.slots)
     head = _Head(
@@ -264,7 +264,8 @@ def _attend_compiled(query: Tensor, layer: int, step: StepAttention, head: _Head
     return attend(query, step.cache, layer, tiles, first_keys=first_keys, scaling=head.scaling)
 
 
-def _layer_index(module: nn.Module) -> int:
+def layer_index(module: nn.Module) -> int:
+    """The layer that an attention module belongs to."""
     index = module.layer_idx
     assert isinstance(index, int), "the load-time guard refuses models without layer_idx"
     return int(index)

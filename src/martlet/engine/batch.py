@@ -8,6 +8,7 @@ positions  | 7 | 9 | 30| 0 1 2 3 4 | 8 9 |
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,25 +30,22 @@ keys of its own: that costs less than calls for every draft, until there are man
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepBatch:
-    """What the model is called with, and which of its rows mean what."""
+class LogitRows:
+    """Whose the rows of logits are: first those of prompts to score, chunk by chunk, then one for
+    each chunk that draws a token, then those of drafts, chunk by chunk."""
 
-    input_ids: Tensor
-    """`[1, T]`."""
-    position_ids: Tensor
-    """`[1, T]`."""
-    logit_rows: Tensor
-    """`[N]`, the rows whose logits are wanted: first those of prompts to score, chunk by chunk,
-    then one for each chunk that draws a token, then those of drafts, chunk by chunk."""
-    attention: StepAttention
-    token_adapters: tuple[Segment, ...]
-    """The adapters of the packed tokens, in order."""
-    logit_adapters: tuple[Segment, ...]
-    """The adapters of `logit_rows`, in order."""
     scored: tuple[Chunk, ...]
     """Chunks whose prompt tokens are scored, in the order of the rows."""
     sampled: tuple[Chunk, ...]
     """Chunks that draw a token, in the order of the rows."""
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Self:
+        """Of chunks in the order of their tokens."""
+        return cls(
+            scored=tuple(chunk for chunk in chunks if chunk.scores_prompt),
+            sampled=tuple(chunk for chunk in chunks if chunk.samples),
+        )
 
     @property
     def num_scored_rows(self) -> int:
@@ -56,6 +54,42 @@ class StepBatch:
     @property
     def num_drafted_rows(self) -> int:
         return sum(len(chunk.draft) for chunk in self.sampled)
+
+    @property
+    def adapters(self) -> tuple[Segment, ...]:
+        """The adapters of the rows, in order."""
+        return (
+            *((chunk.num_tokens, chunk.request.adapter) for chunk in self.scored),
+            *((1, chunk.request.adapter) for chunk in self.sampled),
+            *((len(chunk.draft), chunk.request.adapter) for chunk in self.sampled if chunk.draft),
+        )
+
+    def draft_slots(self, block_size: int) -> list[int]:
+        """Where the keys and values of drafts went, in the order of their rows."""
+        return [
+            chunk.block_ids[position // block_size] * block_size + position % block_size
+            for chunk in self.sampled
+            for position in range(chunk.known_end, chunk.end)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """What the model is called with, and whose logits come back."""
+
+    input_ids: Tensor
+    """`[1, T]`."""
+    position_ids: Tensor
+    """`[1, T]`."""
+    logit_rows: Tensor
+    """`[N]`, the rows whose logits are wanted."""
+    wants_all_rows: bool
+    """Whether `logit_rows` are all rows in their order."""
+    attention: object
+    """Handed on to the attention function."""
+    token_adapters: tuple[Segment, ...]
+    """The adapters of the packed tokens, in order."""
+    rows: LogitRows
 
 
 class BatchBuilder:
@@ -87,15 +121,15 @@ class BatchBuilder:
         chunks = decoding + longer
         first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
         positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
-        scored = tuple(chunk for chunk in chunks if chunk.scores_prompt)
-        sampled = tuple(chunk for chunk in chunks if chunk.samples)
+        wanted = logit_rows(chunks, first_rows)
         return StepBatch(
             input_ids=self._tensor([t for chunk in chunks for t in chunk.token_ids])[None],
             position_ids=self._tensor(positions)[None],
-            logit_rows=self._tensor(_logit_rows(chunks, first_rows)),
+            logit_rows=self._tensor(wanted),
+            wants_all_rows=wanted == list(range(first_rows[-1])),
             attention=StepAttention(
                 cache=self._cache,
-                slots=self._tensor(_slots(chunks, positions, self._cache.block_size)),
+                slots=self._tensor(slots(chunks, positions, self._cache.block_size)),
                 decode_groups=self._decode_groups(
                     [(chunk, at) for chunk in decoding for at in range(chunk.start, chunk.end)]
                 ),
@@ -113,13 +147,7 @@ class BatchBuilder:
                 ],
             ),
             token_adapters=tuple((c.num_tokens, c.request.adapter) for c in chunks),
-            logit_adapters=(
-                *((c.num_tokens, c.request.adapter) for c in scored),
-                *((1, c.request.adapter) for c in sampled),
-                *((len(c.draft), c.request.adapter) for c in sampled if c.draft),
-            ),
-            scored=scored,
-            sampled=sampled,
+            rows=LogitRows.of(chunks),
         )
 
     def _decode_groups(self, decoding: Sequence[tuple[Chunk, int]]) -> list[DecodeGroup]:
@@ -171,7 +199,7 @@ def _is_decoded(chunk: Chunk) -> bool:
     )
 
 
-def _slots(
+def slots(
     chunks: Sequence[Chunk], positions: npt.NDArray[np.int64], block_size: int
 ) -> npt.NDArray[np.int64]:
     """Where each token's keys and values go, as block id times block size plus offset."""
@@ -179,11 +207,13 @@ def _slots(
         np.asarray(chunk.block_ids, dtype=np.int64)[np.arange(chunk.start, chunk.end) // block_size]
         for chunk in chunks
     ]
-    slots: npt.NDArray[np.int64] = np.concatenate(block_ids) * block_size + positions % block_size
-    return slots
+    places: npt.NDArray[np.int64] = np.concatenate(block_ids) * block_size + positions % block_size
+    return places
 
 
-def _logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
+def logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
+    """The rows whose logits are wanted: those of prompts to score, then one for each draw, then
+    those of drafts."""
     rows: list[int] = []
     for chunk, first_row in zip(chunks, first_rows, strict=False):
         if chunk.scores_prompt:

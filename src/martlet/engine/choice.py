@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from martlet.engine.cuda.noise import waiting_times as device_waiting_times
 from martlet.engine.noise import Keys, waiting_times
 from martlet.engine.params import SamplingParams
 
@@ -93,7 +94,8 @@ def choose_unfiltered(logits: Tensor, keys: Keys) -> Tensor:
     segments = weights.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
     totals = segments.sum(dim=2)  # [M, C]
     # Negative ids: a segment's time must have nothing to do with that of a token.
-    segment = _first_to_arrive(totals, keys, -1 - torch.arange(totals.shape[1])[None])
+    numbers = torch.arange(totals.shape[1], device=logits.device)
+    segment = _first_to_arrive(totals, keys, -1 - numbers[None])
     inside = segments[torch.arange(num_rows, device=logits.device), segment]  # [M, SEGMENT]
     first = (segment * SEGMENT)[:, None]
     token_ids = first + torch.arange(SEGMENT, device=logits.device)  # [M, SEGMENT]
@@ -173,8 +175,11 @@ def _first_to_arrive(weights: Tensor, keys: Keys, ids: Tensor) -> Tensor:
         keys: `[M]`.
         ids: What stands in each column, `[M, K]` or `[1, K]`.
     """
-    times = torch.from_numpy(waiting_times(keys[:, None], ids.cpu().numpy()))
-    return (times.to(weights.device) / weights).argmin(dim=1)
+    if weights.device.type == "cpu":
+        times = torch.from_numpy(waiting_times(keys[:, None], ids.numpy()))
+    else:
+        times = device_waiting_times(keys, ids)
+    return (times / weights).argmin(dim=1)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

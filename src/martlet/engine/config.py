@@ -32,6 +32,11 @@ class EngineConfig:
     """Whether requests guess tokens from what was said before; what is drawn stays the same."""
     max_loaded_adapters: int = 16
     """Adapters kept in memory; the least recently used goes, and is read again when used."""
+    uses_kernels: bool = False
+    """Whether attention runs in Triton's kernels, as CUDA devices want it."""
+    graph_sizes: tuple[int, ...] = ()
+    """Numbers of decoding requests, ascending, for which a step is recorded in a CUDA graph; a step
+    is padded to the next of them. Looked at where kernels are used."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from martlet.engine.batch import StepBatch
+from martlet.engine.batch import LogitRows
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.plan import Chunk
 from martlet.engine.request import TokenLogprobs
@@ -32,18 +32,18 @@ class StepDraws:
     """For each scored chunk of the batch, the prompt tokens that follow its own."""
 
 
-def draw_step(logits: Tensor, batch: StepBatch) -> StepDraws:
+def draw_step(logits: Tensor, rows: LogitRows) -> StepDraws:
     """Scores the prompts that ask for it, and draws into the requests of the sampled chunks.
 
     Args:
-        logits: `[N, V]`, in the order of `batch.logit_rows`.
+        logits: `[N, V]`, whose they are in `rows`.
     """
     scored, sampled, drafted = logits.split(
-        [batch.num_scored_rows, len(batch.sampled), batch.num_drafted_rows]
+        [rows.num_scored_rows, len(rows.sampled), rows.num_drafted_rows]
     )
     return StepDraws(
-        prompt_logprobs=_score_prompts(scored, batch),
-        token_ids=_extend(sampled, drafted, batch.sampled),
+        prompt_logprobs=_score_prompts(scored, rows.scored),
+        token_ids=_extend(sampled, drafted, rows.sampled),
     )
 
 
@@ -74,10 +74,10 @@ def _extend(sampled: Tensor, drafted: Tensor, chunks: Sequence[Chunk]) -> list[l
     return drawn
 
 
-def _score_prompts(logits: Tensor, batch: StepBatch) -> list[list[TokenLogprobs]]:
+def _score_prompts(logits: Tensor, chunks: Sequence[Chunk]) -> list[list[TokenLogprobs]]:
     scores = []
     first_row = 0
-    for chunk in batch.scored:
+    for chunk in chunks:
         request = chunk.request
         following = request.prompt_ids[chunk.start + 1 : chunk.end + 1]
         rows = logits[first_row : first_row + len(following)]

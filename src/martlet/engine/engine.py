@@ -9,17 +9,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from martlet.engine.attention import ATTENTION_NAME, paged_attention
-from martlet.engine.batch import BatchBuilder, StepBatch
+from martlet.engine.batch import LogitRows
 from martlet.engine.config import EngineConfig
 from martlet.engine.constraint import TokenConstraint
 from martlet.engine.draws import StepDraws, draw_step
-from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.engine.request import FinishReason, Request
+from martlet.engine.runner import StepRunner, new_runner
 from martlet.engine.scheduler import Scheduler
 from martlet.engine.stats import EngineStats, StepStats
 from martlet.errors import ParameterError, PromptTooLongError
@@ -67,13 +67,11 @@ class Engine:
         self._model = model
         self._scheduler = Scheduler(config)
         self._requests: dict[str, Request] = {}
-        self._cache = self._new_cache(config.num_blocks)
-        self._batches = self._new_builder(self._cache)
         self.adapters = AdapterStore(
             model, max_loaded=config.max_loaded_adapters, probe=self._probe
         )
         """Which adapters there are; to be changed between two steps."""
-        model.use_attention(ATTENTION_NAME, paged_attention)
+        self._runner = self._new_runner(config.num_blocks)
 
     @property
     def num_unfinished(self) -> int:
@@ -152,23 +150,25 @@ class Engine:
         Returns:
             One output for each request that got a token, or failed. A step that raises fails the
             requests that were in it, frees their blocks, and leaves the engine usable. So does an
-            interrupt, which goes on to the caller.
+            interrupt, which goes on to the caller. Where the device has no memory for a step, the
+            output is empty and later steps are smaller.
         """
         start = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan:
             return []
         try:
-            batch = self._batches.build(plan)
-            logits = self._forward(batch)
-            draws = draw_step(logits, batch)
+            rows, logits = self._runner.run(plan)
+            draws = draw_step(logits, rows)
+        except torch.OutOfMemoryError as error:
+            return self._retreat(plan, error)
         except BaseException as error:
             outputs = self._fail(plan, error)
             if not isinstance(error, Exception):
                 raise
             return outputs
-        self._clean(batch, logits)
-        outputs = self._commit(plan, batch, draws)
+        self._clean(rows, logits)
+        outputs = self._commit(plan, rows, draws)
         self._record(plan, outputs, time.perf_counter() - start)
         return outputs
 
@@ -195,18 +195,6 @@ class Engine:
         if not 0 <= min(named) <= max(named) < vocab_size:
             bad = next(i for i in named if not 0 <= i < vocab_size)
             raise ParameterError(f"token id {bad} is not in the vocabulary: 0 to {vocab_size - 1}")
-
-    def _forward(self, batch: StepBatch, *, is_probe: bool = False) -> Tensor:
-        """The logits of the wanted rows, `[N, V]`."""
-        with self.adapters.step.running(
-            batch.token_adapters, batch.logit_adapters, self._model.device, is_probe=is_probe
-        ):
-            return self._model.forward(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                logit_rows=batch.logit_rows,
-                martlet_step=batch.attention,
-            )
 
     def _probe(self, adapter: AdapterRevision | None) -> Tensor:
         """The logits of the probe's prompt, `[T, V]`, with an adapter or without."""
@@ -242,50 +230,36 @@ class Engine:
             samples=False,
             scores_prompt=True,
         )
-        builder = self._new_builder(self._new_cache(num_blocks))
-        return self._forward(builder.build(StepPlan(chunks=(chunk,))), is_probe=True)
+        plan = StepPlan(chunks=(chunk,))
+        return self._new_runner(num_blocks).run(plan, is_probe=True)[1]
 
-    def _new_cache(self, num_blocks: int) -> KVCache:
-        return KVCache(
-            self._model.layers,
-            num_blocks=num_blocks,
-            block_size=self.config.block_size,
-            dtype=self._model.dtype,
-            device=self._model.device,
-        )
+    def _new_runner(self, num_blocks: int) -> StepRunner:
+        return new_runner(self._model, self.config, self.adapters.step, num_blocks=num_blocks)
 
-    def _new_builder(self, cache: KVCache) -> BatchBuilder:
-        return BatchBuilder(
-            cache,
-            self._model.device,
-            chunked_layers=self._model.chunked_layers,
-            chunk_size=self._model.attention_chunk_size,
-        )
-
-    def _clean(self, batch: StepBatch, logits: Tensor) -> None:
+    def _clean(self, rows: LogitRows, logits: Tensor) -> None:
         """Zeroes what drafts left in the pool if it is not finite.
 
         Nobody looks at the keys and values of a wrong guess, but a masked key has the weight 0, and
         0 times NaN is NaN. What is not finite spoils every logit of its row.
         """
-        if not batch.num_drafted_rows:
+        if not rows.num_drafted_rows:
             return
-        first = len(logits) - batch.num_drafted_rows
-        is_spoiled = ~logits[first:, 0].isfinite()
+        is_spoiled = ~logits[len(logits) - rows.num_drafted_rows :, 0].isfinite()
         if is_spoiled.any():
-            self._cache.clear_slots(batch.attention.slots[batch.logit_rows[first:][is_spoiled]])
+            slots = torch.tensor(rows.draft_slots(self.config.block_size), device=logits.device)
+            self._runner.cache.clear_slots(slots[is_spoiled])
 
-    def _commit(self, plan: StepPlan, batch: StepBatch, draws: StepDraws) -> list[StepOutput]:
+    def _commit(self, plan: StepPlan, rows: LogitRows, draws: StepDraws) -> list[StepOutput]:
         """Writes what was computed into the requests, and ends those that are done."""
         self._scheduler.commit(plan)
-        for chunk, token_ids in zip(batch.sampled, draws.token_ids, strict=True):
+        for chunk, token_ids in zip(rows.sampled, draws.token_ids, strict=True):
             chunk.request.num_drafted_tokens += len(chunk.draft)
             chunk.request.num_accepted_tokens += max(len(token_ids) - 1, 0)
-        for chunk, scores in zip(batch.scored, draws.prompt_logprobs, strict=True):
+        for chunk, scores in zip(rows.scored, draws.prompt_logprobs, strict=True):
             chunk.request.prompt_logprobs.extend(scores)
         return [
             self._settle(chunk.request, token_ids)
-            for chunk, token_ids in zip(batch.sampled, draws.token_ids, strict=True)
+            for chunk, token_ids in zip(rows.sampled, draws.token_ids, strict=True)
             if token_ids or chunk.request.error is not None
         ]
 
@@ -308,7 +282,21 @@ class Engine:
         blocks = list(request.block_table)
         self._scheduler.pool.forget(blocks)
         self._end(request, "error")
-        self._cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
+        self._runner.cache.clear([block for block in blocks if self._scheduler.pool.is_free(block)])
+
+    def _retreat(self, plan: StepPlan, error: torch.OutOfMemoryError) -> list[StepOutput]:
+        """Goes on with smaller steps, if the one that the device had no memory for can be cut."""
+        max_num_tokens = self._scheduler.retreat(plan)
+        if max_num_tokens is None:
+            return self._fail(plan, error)
+        logger.warning(
+            "the device had no memory for a step of %d tokens; they hold at most %d from now on",
+            plan.num_tokens,
+            max_num_tokens,
+        )
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return []
 
     def _fail(self, plan: StepPlan, error: BaseException) -> list[StepOutput]:
         logger.error("a step of %d requests failed", len(plan.chunks), exc_info=error)

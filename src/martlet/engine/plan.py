@@ -42,6 +42,8 @@ class StepPlan:
     """The chunks of one step, and what the plan cost those who are not in it."""
 
     chunks: tuple[Chunk, ...]
+    num_admitted: int = 0
+    """Requests that began, or began again; the last ones to run."""
     num_preempted: int = 0
     num_cached_tokens: int = 0
     """Tokens of newly admitted requests that were found in the pool."""

@@ -26,8 +26,9 @@ from martlet.engine.noise import draw_keys
 from martlet.engine.request import Request, TokenLogprobs
 from martlet.engine.shaping import is_shaped, mask, shape
 
-MAX_NUM_SHAPED = 2**21
-"""Logits shaped at once: 8 MiB in fp32 stay in the cache between the passes over them."""
+MAX_NUM_SHAPED = {"cpu": 2**21, "cuda": 2**27}
+"""Logits shaped at once: on a CPU, 8 MiB in fp32 stay in the cache between the passes over them;
+on a GPU, as many as make its kernels long, and copies of 512 MiB."""
 
 
 def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
@@ -58,7 +59,7 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         largest = masked.gather(1, likeliest[:, None])[:, 0]
         token_ids = _if_finite(likeliest.tolist(), largest)
         drawn |= {row: token_ids[row] for row in plain}
-    num_rows = max(1, MAX_NUM_SHAPED // logits.shape[1])
+    num_rows = max(1, MAX_NUM_SHAPED[logits.device.type] // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
         masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}

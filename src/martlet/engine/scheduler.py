@@ -21,6 +21,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._max_num_tokens = config.max_num_batched_tokens
         self.pool = BlockPool(config.num_blocks)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -44,17 +45,20 @@ class Scheduler:
         Blocks are taken and full ones registered here already: within a step, keys and values are
         written before they are read, so two requests that start together share their beginning.
         """
-        budget = self._config.max_num_batched_tokens
+        budget = self._max_num_tokens
         chunks: list[Chunk] = []
         num_preempted = self._plan_running(chunks, budget)
-        num_cached_tokens = 0
+        num_running, num_cached_tokens = len(self.running), 0
         if num_preempted == 0:
             budget -= sum(chunk.num_tokens for chunk in chunks)
             num_cached_tokens = self._plan_waiting(chunks, budget)
             if self._config.speculation:
                 self._plan_drafts(chunks)
         return StepPlan(
-            chunks=tuple(chunks), num_preempted=num_preempted, num_cached_tokens=num_cached_tokens
+            chunks=tuple(chunks),
+            num_admitted=len(self.running) - num_running,
+            num_preempted=num_preempted,
+            num_cached_tokens=num_cached_tokens,
         )
 
     def commit(self, plan: StepPlan) -> None:
@@ -87,12 +91,36 @@ class Scheduler:
         for chunk in plan.chunks:
             if chunk.samples:  # What it drew is not told any more.
                 chunk.request.drop(chunk.request.num_tokens - chunk.known_end)
-            first_unwritten = chunk.start // self._config.block_size
-            self.pool.forget(chunk.block_ids[first_unwritten:])
+        self._forget_unwritten(plan)
         for request in failed:
             request.error = error
             self.finish(request, "error")
         return failed
+
+    def retreat(self, plan: StepPlan) -> int | None:
+        """Undoes a plan that the device had no memory for, and holds later ones to half of it.
+
+        Requests that began with it go back to the queue: they may count on blocks that others were
+        to write in the same step.
+
+        Returns:
+            How many tokens a step may hold from now on; None if the plan cannot be halved, or has
+            drawn something already.
+        """
+        has_drawn = any(c.samples and c.request.num_tokens > c.known_end for c in plan.chunks)
+        if plan.num_tokens < 2 or has_drawn:
+            return None
+        self._max_num_tokens = plan.num_tokens // 2
+        self._forget_unwritten(plan)
+        num_kept = min(len(self.running) - plan.num_admitted, self._max_num_tokens)
+        while len(self.running) > num_kept:
+            self._preempt_youngest()
+        return self._max_num_tokens
+
+    def _forget_unwritten(self, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            first_unwritten = chunk.start // self._config.block_size
+            self.pool.forget(chunk.block_ids[first_unwritten:])
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the books of requests and blocks contradict each other."""
@@ -156,7 +184,7 @@ class Scheduler:
 
     def _plan_drafts(self, chunks: list[Chunk]) -> None:
         """Lets decoding requests compute guesses too, as far as the budget lasts."""
-        budget = self._config.max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
+        budget = self._max_num_tokens - sum(chunk.num_tokens for chunk in chunks)
         num_requests = sum(chunk.samples for chunk in chunks)
         if num_requests > MAX_DRAFTING_REQUESTS:
             return

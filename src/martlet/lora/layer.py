@@ -6,6 +6,7 @@ They stand in the model in place of the leaves that some adapter touches, and ke
 Shapes: T rows, in and out features, R the ranks of all stacked adapters added up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from martlet.errors import AdapterError
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.rows import Part, RowMap
 from martlet.lora.step import AdapterStep
+from martlet.models.linear.grouped_low_rank import GroupedLowRank, groups_pay
 from martlet.models.linear.low_rank import LowRank
 
 
@@ -84,7 +86,7 @@ class _Stack:
 
     adapters: tuple[AdapterRevision, ...]
     ranks: tuple[int, ...]
-    product: LowRank | None
+    product: LowRank | GroupedLowRank | None
     """None if no adapter has a low-rank part here."""
 
 
@@ -131,6 +133,11 @@ class AdaptedLinear(AdaptedLeaf):
         stack = self._stacked(part.adapters)
         if stack.product is None:
             return out
+        if isinstance(stack.product, GroupedLowRank):
+            assert part.sorted_rows is not None
+            assert part.ends is not None
+            stack.product.add_(out, x, part.sorted_rows, part.ends)
+            return out
         ranks = stack.product.ranks(x[part.rows])  # [rows, R]
         ranks *= part.mask(stack.ranks, ranks.dtype)
         added = stack.product.add(out[part.rows], ranks)
@@ -156,16 +163,27 @@ class AdaptedLinear(AdaptedLeaf):
 
     def _stacked(self, adapters: tuple[AdapterRevision, ...]) -> _Stack:
         if self._stack.adapters is not adapters:
-            found = [adapter.deltas.get(self._name) for adapter in adapters]
-            low = [delta for delta in found if delta is not None]
-            downs = [delta.down for delta in low if delta.down is not None]
-            ups = [delta.up for delta in low if delta.up is not None]
             self._stack = _Stack(
                 adapters=adapters,
                 ranks=tuple(adapter.rank_in(self._name) for adapter in adapters),
-                product=LowRank(torch.cat(downs), torch.cat(ups)) if downs else None,
+                product=_product([adapter.deltas.get(self._name) for adapter in adapters]),
             )
         return self._stack
+
+
+def _product(deltas: Sequence[Delta | None]) -> LowRank | GroupedLowRank | None:
+    """What multiplies by the low-rank parts of several adapters, if there are any."""
+    pairs = [
+        None if delta is None or delta.down is None or delta.up is None else (delta.down, delta.up)
+        for delta in deltas
+    ]
+    present = [pair for pair in pairs if pair is not None]
+    if not present:
+        return None
+    if groups_pay(*present[0]):
+        return GroupedLowRank(pairs)
+    downs, ups = zip(*present, strict=True)
+    return LowRank(torch.cat(downs), torch.cat(ups))
 
 
 class AdaptedEmbedding(AdaptedLeaf):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,11 @@ class Part:
     slots: Tensor | None = None
     """`[rows]`, the place of each row's adapter in `adapters`, -1 for the base; None if all rows
     have the one adapter."""
+    sorted_rows: Tensor | None = None
+    """Where there are slots: the rows that have an adapter, those of each one together, as an index
+    into all rows."""
+    ends: Tensor | None = None
+    """`[adapters]` in int32, where the rows of each adapter end in `sorted_rows`."""
     masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     """By the ranks of the adapters; the same in most layers."""
 
@@ -141,9 +147,16 @@ def _mixed_part(
     device: torch.device,
 ) -> Part:
     places = {adapter: place for place, adapter in enumerate(stack)}
-    slots = [-1 if adapter is None else places[adapter] for rows, adapter in group for _ in rows]
+    slots = np.array(
+        [-1 if adapter is None else places[adapter] for rows, adapter in group for _ in rows]
+    )
+    first_row = group[0][0].start
+    in_order = np.argsort(slots, kind="stable")[np.count_nonzero(slots < 0) :]
+    ends = np.bincount(slots[in_order], minlength=len(stack)).cumsum().astype(np.int32)
     return Part(
-        rows=slice(group[0][0].start, group[-1][0].stop),
+        rows=slice(first_row, group[-1][0].stop),
         adapters=stack,
-        slots=torch.tensor(slots, device=device),
+        slots=torch.from_numpy(slots).to(device),
+        sorted_rows=torch.from_numpy(first_row + in_order).to(device),
+        ends=torch.from_numpy(ends).to(device),
     )

@@ -27,8 +27,10 @@ MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerShape:
-    """What the attention of one layer stores for a token."""
+    """What the attention of one layer computes and stores for a token."""
 
+    num_heads: int
+    """Of queries."""
     num_kv_heads: int
     key_dim: int
     value_dim: int
@@ -55,7 +57,10 @@ class _Probe:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         shape = LayerShape(
-            num_kv_heads=key.shape[1], key_dim=key.shape[3], value_dim=value.shape[3]
+            num_heads=query.shape[1],
+            num_kv_heads=key.shape[1],
+            key_dim=key.shape[3],
+            value_dim=value.shape[3],
         )
         self.layers.setdefault(layer, []).append(shape)
         parts = zip(*(t.split(LENGTHS, dim=2) for t in (query, key, value)), strict=True)

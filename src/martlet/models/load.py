@@ -68,7 +68,13 @@ class LoadedModel:
 
     @torch.inference_mode()
     def forward(
-        self, *, input_ids: Tensor, position_ids: Tensor, logit_rows: Tensor, martlet_step: object
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        logit_rows: Tensor,
+        wants_all_rows: bool,
+        martlet_step: object,
     ) -> Tensor:
         """One packed forward pass.
 
@@ -76,12 +82,13 @@ class LoadedModel:
             input_ids: `[1, T]`.
             position_ids: `[1, T]`.
             logit_rows: `[N]`; the other rows do not meet the LM head.
+            wants_all_rows: Whether those are all rows in their order.
             martlet_step: Handed on to the attention function.
 
         Returns:
             Logits, `[N, V]`.
         """
-        with self._last_mlp_computes(logit_rows, input_ids.shape[1]):
+        with self._last_mlp_computes(None if wants_all_rows else logit_rows):
             logits: Tensor = self.module(
                 input_ids=input_ids,
                 position_ids=position_ids,
@@ -92,8 +99,8 @@ class LoadedModel:
         return logits[0]
 
     @contextmanager
-    def _last_mlp_computes(self, rows: Tensor, num_tokens: int) -> Iterator[None]:
-        if self.last_mlp is None or _are_all(rows, num_tokens):
+    def _last_mlp_computes(self, rows: Tensor | None) -> Iterator[None]:
+        if self.last_mlp is None or rows is None:
             yield
             return
         self.last_mlp.wanted_rows = rows
@@ -215,12 +222,6 @@ def _compiling(module: PreTrainedModel) -> Iterator[None]:
         compiling = worker.submit(compile_all)
         yield
         compiling.result()
-
-
-def _are_all(rows: Tensor, num_tokens: int) -> bool:
-    return len(rows) == num_tokens and torch.equal(
-        rows, torch.arange(num_tokens, device=rows.device)
-    )
 
 
 def _last_mlp(module: PreTrainedModel) -> GatedMLP | None:

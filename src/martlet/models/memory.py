@@ -101,11 +101,12 @@ def plan_memory(
     max_num_requests: int,
     available_bytes: int | None = None,
     cap_bytes: int | None = None,
+    pool_share: float = POOL_SHARE,
 ) -> MemoryPlan:
     """Sizes the pool of keys and values.
 
-    The pool gets half of what remains after weights and reserve, never more than all requests can
-    use. A context that does not fit as a whole is shortened, and the plan says so.
+    The pool gets a share of what remains after weights and reserve, never more than all requests
+    can use. A context that does not fit as a whole is shortened, and the plan says so.
 
     Args:
         weights_bytes: Size of the weights in the dtype that they are run in.
@@ -114,7 +115,8 @@ def plan_memory(
         max_context_tokens: The longest request that is asked for, prompt and reply.
         max_num_requests: Requests computed at once.
         available_bytes: Memory to share out; None reads what this machine and cgroup have left.
-        cap_bytes: The most that the pool may take, instead of half of what remains.
+        cap_bytes: The most that the pool may take, instead of a share of what remains.
+        pool_share: That share.
 
     Raises:
         ResourceError: If the weights, or the shortest useful pool beside them, do not fit.
@@ -124,7 +126,7 @@ def plan_memory(
         memory = read_available_memory()
         available_bytes, source = memory.available_bytes, memory.source
     remaining_bytes = available_bytes - RESERVE_BYTES - weights_bytes
-    limit_bytes = int(remaining_bytes * POOL_SHARE)
+    limit_bytes = int(remaining_bytes * pool_share)
     if cap_bytes is not None:
         limit_bytes = min(remaining_bytes, cap_bytes)
     block_bytes = block_size * kv_bytes_per_token
@@ -143,7 +145,7 @@ def plan_memory(
         max_context_tokens=min(max_context_tokens, num_blocks * block_size),
         asked_context_tokens=max_context_tokens,
     )
-    _check_is_useful(plan, cap_bytes)
+    _check_is_useful(plan, cap_bytes, pool_share)
     return plan
 
 
@@ -151,7 +153,7 @@ def _num_blocks(num_tokens: int, block_size: int) -> int:
     return -(-num_tokens // block_size)
 
 
-def _check_is_useful(plan: MemoryPlan, cap_bytes: int | None) -> None:
+def _check_is_useful(plan: MemoryPlan, cap_bytes: int | None, pool_share: float) -> None:
     least_tokens = min(plan.asked_context_tokens, MIN_CONTEXT_TOKENS)
     if plan.num_tokens >= least_tokens:
         return
@@ -162,7 +164,7 @@ def _check_is_useful(plan: MemoryPlan, cap_bytes: int | None) -> None:
             f"the cap on keys and values is {_gib(cap_bytes)}, but the shortest useful pool "
             f"takes {_gib(least_bytes)}; raise the cap"
         )
-    share = POOL_SHARE if cap_bytes is None else 1
+    share = pool_share if cap_bytes is None else 1
     needed_bytes = plan.taken_bytes + int(least_bytes / share)
     raise ResourceError(
         f"{_gib(plan.available_bytes)} of memory is available ({plan.source}), "

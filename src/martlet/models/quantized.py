@@ -1,7 +1,8 @@
 """Quantised checkpoints: which layers are stored how, and what they are loaded into.
 
-Read are compressed-tensors (int8 W8A8, four-bit W4A16) and GPTQ with four bits. The files' headers
-tell the layers; the config is only asked what they cannot tell. Neither package is needed.
+Read are compressed-tensors (int8 and fp8 W8A8, four-bit W4A16), and GPTQ and AWQ with four bits.
+The files' headers tell the layers; the config is only asked what they cannot tell. Neither package
+is needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +17,18 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from martlet.errors import ModelError
 from martlet.models.folder import ModelFolder
-from martlet.models.linear.stored import Gptq, PackQuantized, StoredInt8
+from martlet.models.linear.fp8 import StoredFp8
+from martlet.models.linear.stored import Awq, Gptq, PackQuantized, StoredInt8
 from martlet.models.shard import TensorEntry
 
-READ = ("compressed-tensors", "gptq")
+READ = ("compressed-tensors", "gptq", "awq")
 """Methods of quantisation that are read here; the others are left to transformers."""
-_ALLOWED = "int8 (W8A8, dynamic per token) and int4 (W4A16) of compressed-tensors, and 4-bit GPTQ"
+_ALLOWED = (
+    "int8 and fp8 (W8A8, per channel and dynamic per token) and int4 (W4A16) of "
+    "compressed-tensors, 4-bit GPTQ, and 4-bit AWQ of the version gemm"
+)
 _METHOD = "martlet-stored"
-_MARKS = {".weight_packed": "int4", ".qweight": "gptq", ".weight_scale": "int8"}
+_MARKS = {".weight_packed": "int4", ".qweight": "words", ".weight_scale": "bytes"}
 
 
 def is_read_here(folder: ModelFolder) -> bool:
@@ -38,7 +43,13 @@ def check_quantization(folder: ModelFolder) -> None:
         ModelError: If the config describes another form of quantisation.
     """
     settings = cast(Mapping[str, object], folder.config["quantization_config"])
-    reason = _gptq_reason(settings) if "bits" in settings else _compressed_reason(settings)
+    match folder.quantization_method:
+        case "gptq":
+            reason = _gptq_reason(settings)
+        case "awq":
+            reason = _awq_reason(settings)
+        case _:
+            reason = _compressed_reason(settings)
     if reason:
         raise ModelError(f"{folder.path} is quantised with {reason}; read are {_ALLOWED}")
 
@@ -87,7 +98,7 @@ def _stored_layers(folder: ModelFolder, model: PreTrainedModel) -> Iterator[tupl
     for tensor in folder.tensors:
         for mark, kind in _MARKS.items():
             name = tensor.removesuffix(mark)
-            if name == tensor or (kind == "int8" and f"{name}.weight_packed" in folder.tensors):
+            if name == tensor or (kind == "bytes" and f"{name}.weight_packed" in folder.tensors):
                 continue
             linear = modules.get(name)
             if not isinstance(linear, nn.Linear):
@@ -101,11 +112,14 @@ def _stored_layers(folder: ModelFolder, model: PreTrainedModel) -> Iterator[tupl
 def _stored_layer(kind: str, linear: nn.Linear, name: str, folder: ModelFolder) -> nn.Module:
     tensors: Mapping[str, TensorEntry] = folder.tensors
     settings = cast(Mapping[str, object], folder.config["quantization_config"])
-    if kind == "int8":
-        return StoredInt8(linear)
-    if kind == "gptq":
-        is_second = settings.get("checkpoint_format") == "gptq_v2"
+    if kind == "bytes":
+        is_float = tensors[f"{name}.weight"].dtype == "F8_E4M3"
+        return StoredFp8(linear) if is_float else StoredInt8(linear)
+    if kind == "words":
         num_groups = tensors[f"{name}.scales"].shape[0]
+        if folder.quantization_method == "awq":
+            return Awq(linear, num_groups=num_groups)
+        is_second = settings.get("checkpoint_format") == "gptq_v2"
         return Gptq(linear, num_groups=num_groups, zero_offset=0 if is_second else 1)
     return PackQuantized(
         linear,
@@ -122,13 +136,22 @@ def _gptq_reason(settings: Mapping[str, object]) -> str | None:
     return None if form in ("gptq", "gptq_v2") else f"GPTQ in the format {form!r}"
 
 
+def _awq_reason(settings: Mapping[str, object]) -> str | None:
+    bits = settings.get("bits", settings.get("w_bit"))
+    if bits != 4:
+        return f"AWQ of {bits} bits"
+    version = str(settings.get("version", "gemm")).lower()
+    return None if version == "gemm" else f"AWQ of the version {version!r}"
+
+
 def _compressed_reason(settings: Mapping[str, object]) -> str | None:
     groups = settings.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights, inputs = group.get("weights") or {}, group.get("input_activations")
         kind = (weights.get("type"), weights.get("num_bits"), weights.get("strategy"))
-        is_int8 = kind == ("int", 8, "channel") and weights.get("symmetric")
-        if is_int8 and inputs and inputs.get("dynamic") and inputs.get("strategy") == "token":
+        is_byte = kind[0] in ("int", "float") and kind[1:] == (8, "channel")
+        scales_tokens = inputs and inputs.get("dynamic") and inputs.get("strategy") == "token"
+        if is_byte and weights.get("symmetric") and scales_tokens:
             continue
         if kind[:2] == ("int", 4) and kind[2] in ("group", "channel") and not inputs:
             continue

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
-from martlet.models.linear.fastest import fastest_int4, fastest_int8
+from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
+from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.joined import join
 from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.linear.rounded import round_linear
@@ -73,18 +74,27 @@ class _Rules:
 
     def faster(self, leaf: nn.Module) -> nn.Module | None:
         """None if the leaf stays."""
+        dtype = self.dtype or torch.float32
         if isinstance(leaf, StoredInt8):
             return fastest_int8(leaf)
         if isinstance(leaf, StoredInt4):
-            return fastest_int4(leaf) if self.dtype == torch.bfloat16 else None
+            return fastest_int4(leaf, dtype)
+        if isinstance(leaf, StoredFp8):
+            return fastest_fp8(leaf, dtype)
         weight = getattr(leaf, "weight", None)
         if not isinstance(weight, torch.Tensor):
             return None
         if type(leaf) is nn.Linear and self.weights != "stored":
-            rounded = round_linear(leaf, "int8" if self._is_head(leaf) else self.weights)
+            is_coarse = self.weights == "int4" and self._is_head(leaf)
+            rounded = round_linear(leaf, "int8" if is_coarse else self.weights)
             if rounded is not None:
                 return rounded
         return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None
+
+    def product(self, linear: nn.Linear) -> nn.Module | None:
+        """What computes layers that were joined; None if they are no faster so."""
+        is_on_gpu = linear.weight.device.type == "cuda" and self.dtype == torch.bfloat16
+        return self.faster(linear) or (linear if is_on_gpu else None)
 
     def _is_head(self, leaf: nn.Module) -> bool:
         return self.head is not None and self.head() is leaf
@@ -113,7 +123,7 @@ def _join_attention(parent: nn.Module, rules: _Rules) -> int:
     """Makes one product of query, key and value; most architectures name them alike."""
     children = dict(parent.named_children())
     leaves = [children[name] for name in _ATTENTION if name in children]
-    parts = join(leaves, rules.faster) if len(leaves) == len(_ATTENTION) else ()
+    parts = join(leaves, rules.product) if len(leaves) == len(_ATTENTION) else ()
     for name, leaf, part in zip(_ATTENTION, leaves, parts, strict=bool(parts)):
         setattr(parent, name, part)
         rules.give_back(leaf)

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     from martlet.models.folder import ModelFolder
 
-Weights = Literal["stored", "int8", "int4"]
+Weights = Literal["stored", "int8", "int4", "fp8"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
@@ -19,7 +19,7 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
     Args:
         folder: A checkpoint that is not quantised, unless `weights` is `stored`.
         dtype: Of what is not rounded.
-        weights: How linear layers are held; the LM head takes a byte a value in both.
+        weights: How linear layers are held; the LM head takes a byte a value in all.
     """
     from martlet.models.machine_code.support import can_compile
     from martlet.models.quantized import stored_bytes
@@ -29,7 +29,8 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
         return total
     # Of four bits, each group has a scale in bf16; for PyTorch's operator a shift, too.
     group_bytes = 2 if can_compile() else 4
-    bytes_a_value = {"int8": 1.0, "int4": 0.5 + group_bytes / GROUP_SIZE}[weights]
+    four = 0.5 + group_bytes / GROUP_SIZE
+    bytes_a_value = {"int8": 1.0, "fp8": 1.0, "int4": four}[weights]
     matrices = [t for name, t in folder.tensors.items() if name.endswith("weight")]
     matrices = [tensor for tensor in matrices if len(tensor.shape) == 2]
     ends = [tensor for tensor in matrices if tensor.shape[0] == folder.num_embeddings]

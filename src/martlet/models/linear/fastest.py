@@ -1,22 +1,42 @@
-"""The fastest layer that this machine has for weights of few bits."""
+"""The fastest layer of a device for weights of few bits; None where only the plain form can."""
 
+import torch
+from torch import nn
+
+from martlet.models.kernels import has_triton
+from martlet.models.linear.fp8 import ScaledFp8Linear, StoredFp8, fits_fp8_cuda
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
+from martlet.models.linear.int4_cuda import CudaInt4Linear, fits_int4_cuda
 from martlet.models.linear.int8 import Int8Linear
+from martlet.models.linear.int8_cuda import CudaInt8Linear, fits_int8_cuda
 from martlet.models.linear.integer import IntegerLinear, can_compute
 from martlet.models.linear.packed import can_pack
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 
 
-def fastest_int8(stored: StoredInt8) -> IntegerLinear | Int8Linear | None:
-    """Computes what a layer of eight bits does; None where only its plain form can."""
+def fastest_int8(stored: StoredInt8) -> nn.Module | None:
+    """Computes what a layer of eight bits does."""
+    if stored.weight.device.type == "cuda":
+        return CudaInt8Linear(stored) if fits_int8_cuda(stored) else None
     if can_compute(stored):
         return IntegerLinear(stored)
     return Int8Linear(stored) if stored.weight.device.type == "cpu" and can_pack() else None
 
 
-def fastest_int4(stored: StoredInt4) -> IntegerLinear | Int4Linear | None:
-    """The same for four bits, and tokens in bf16."""
+def fastest_int4(stored: StoredInt4, dtype: torch.dtype) -> nn.Module | None:
+    """Computes what a layer of four bits does, for tokens of a dtype."""
+    device = stored.group_scales().device.type
+    if device == "cuda":
+        fits = fits_int4_cuda(stored) and has_triton()
+        return CudaInt4Linear(stored, dtype) if fits else None
+    if dtype != torch.bfloat16:
+        return None
     if can_compute(stored):
         return IntegerLinear(stored)
-    is_on_cpu = stored.group_scales().device.type == "cpu"
-    return Int4Linear(stored) if is_on_cpu and can_pack() and can_pack_int4(stored) else None
+    return Int4Linear(stored) if device == "cpu" and can_pack() and can_pack_int4(stored) else None
+
+
+def fastest_fp8(stored: StoredFp8, dtype: torch.dtype) -> ScaledFp8Linear | None:
+    """Computes what a layer of eight bits of floating point does, for tokens of a dtype."""
+    fits = dtype == torch.bfloat16 and fits_fp8_cuda(stored)
+    return ScaledFp8Linear(stored) if fits else None

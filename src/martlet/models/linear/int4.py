@@ -14,12 +14,9 @@ _MIDDLE = 8
 
 def can_pack_int4(stored: StoredInt4) -> bool:
     """Whether the operator computes a layer: groups of a known size, in the inputs' own order."""
-    num_groups = stored.group_scales().shape[1]
-    size, rest = divmod(stored.in_features, num_groups)
-    if rest or size not in _GROUP_SIZES or stored.out_features % _OUTPUTS_AT_ONCE:
-        return False
-    in_order = torch.arange(stored.in_features) // size
-    return torch.equal(stored.group_of_input().cpu(), in_order)
+    size = stored.in_features // stored.group_scales().shape[1]
+    fits = size in _GROUP_SIZES and stored.out_features % _OUTPUTS_AT_ONCE == 0
+    return fits and stored.has_groups_in_order
 
 
 class Int4Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""Linear layers rounded to eight or four bits while a model is loaded, for the fast CPU operators.
+"""Linear layers rounded to eight or four bits while a model is loaded.
 
 To the nearest, without calibration; `martlet quantize` can do more and writes what it made.
 """
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.fastest import fastest_int4, fastest_int8
+from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
+from martlet.models.linear.fp8 import StoredFp8, round_rows
 from martlet.models.linear.rounding import round_channels, round_groups
 from martlet.models.linear.stored import RoundedInt4, StoredInt8
 from martlet.models.weights import GROUP_SIZE, Weights
@@ -21,15 +22,15 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
     """A layer that computes what `linear` does, with rounded weights.
 
     Returns:
-        None where the layer must stay as it is: its shape does not fit, or it is not on a CPU.
+        None where the layer must stay as it is: the device has no fast product of its shape.
     """
-    if linear.weight.device.type != "cpu":
-        return None
     match weights:
         case "int8":
             return fastest_int8(to_int8(linear))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
-            return fastest_int4(to_int4(linear))
+            return fastest_int4(to_int4(linear), linear.weight.dtype)
+        case "fp8":
+            return fastest_fp8(to_fp8(linear), linear.weight.dtype)
         case _:
             return None
 
@@ -48,6 +49,15 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
     num_groups = linear.in_features // GROUP_SIZE
     values, scales = _in_slices(linear.weight, lambda rows: round_groups(rows, num_groups))
     return RoundedInt4(linear, values, scales)
+
+
+def to_fp8(linear: nn.Linear) -> StoredFp8:
+    """Eight bits of floating point, a scale for each output."""
+    stored = StoredFp8(linear)
+    values, scales = _in_slices(linear.weight, round_rows)
+    stored.weight = nn.Parameter(values, requires_grad=False)
+    stored.weight_scale = nn.Parameter(scales, requires_grad=False)
+    return stored
 
 
 def _in_slices(

@@ -3,8 +3,7 @@
 They are what a folder is loaded into, and the oracle of the fast ones in `int8` and `int4`. Their
 parameters have the names that the files use, so that transformers fills them without knowing them.
 
-Shapes: G groups of inputs share a scale; P = 8 values of four bits are packed into an int32, the
-first one lowest.
+Shapes: G groups of inputs share a scale.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_VALUES_PER_WORD = 8
+from martlet.models.linear.words import VALUES_PER_WORD, in_awq_order, unpack_words
+
 _MIDDLE = 8
 """The stored value that stands for 0 in a symmetric four-bit layer."""
 LARGEST_INT8 = 127
@@ -90,6 +90,14 @@ class StoredInt4(nn.Module, ABC):
     def group_of_input(self) -> Tensor:
         """The group of each input, `[in]`."""
 
+    @property
+    def has_groups_in_order(self) -> bool:
+        """Whether the groups are stretches of the same length, in the inputs' own order."""
+        size, rest = divmod(self.in_features, self.group_scales().shape[1])
+        groups = self.group_of_input()
+        in_order = torch.arange(self.in_features, device=groups.device) // size
+        return rest == 0 and torch.equal(groups, in_order)
+
     def dequantized(self) -> Tensor:
         """The weight, `[out, in]` in fp32."""
         groups = self.group_of_input()
@@ -142,19 +150,19 @@ class PackQuantized(StoredInt4):
         self, linear: nn.Linear, *, num_groups: int, has_zeros: bool, has_group_index: bool
     ) -> None:
         super().__init__(linear)
-        num_words = -(-self.in_features // _VALUES_PER_WORD)
+        num_words = -(-self.in_features // VALUES_PER_WORD)
         self.weight_packed = _stored(self.out_features, num_words, dtype=torch.int32)
         self.weight_scale = _stored(self.out_features, num_groups, dtype=torch.float32)
         self.weight_shape = _stored(2, dtype=torch.int64)
         self.weight_zero_point = self.weight_g_idx = None
         if has_zeros:
-            rows = -(-self.out_features // _VALUES_PER_WORD)
+            rows = -(-self.out_features // VALUES_PER_WORD)
             self.weight_zero_point = _stored(rows, num_groups, dtype=torch.int32)
         if has_group_index:
             self.weight_g_idx = _stored(self.in_features, dtype=torch.int32)
 
     def values(self) -> Tensor:
-        return _unpack(self.weight_packed)[:, : self.in_features]
+        return unpack_words(self.weight_packed)[:, : self.in_features]
 
     def group_scales(self) -> Tensor:
         return self.weight_scale.float()
@@ -162,7 +170,7 @@ class PackQuantized(StoredInt4):
     def group_zeros(self) -> Tensor:
         if self.weight_zero_point is None:
             return torch.full_like(self.group_scales(), _MIDDLE)
-        return _unpack(self.weight_zero_point.T).T[: self.out_features].float()
+        return unpack_words(self.weight_zero_point.T).T[: self.out_features].float()
 
     def group_of_input(self) -> Tensor:
         if self.weight_g_idx is not None:
@@ -184,30 +192,53 @@ class Gptq(StoredInt4):
         super().__init__(linear)
         self._zero_offset = zero_offset
         num_in, num_out = self.in_features, self.out_features
-        self.qweight = _stored(num_in // _VALUES_PER_WORD, num_out, dtype=torch.int32)
-        self.qzeros = _stored(num_groups, num_out // _VALUES_PER_WORD, dtype=torch.int32)
+        self.qweight = _stored(num_in // VALUES_PER_WORD, num_out, dtype=torch.int32)
+        self.qzeros = _stored(num_groups, num_out // VALUES_PER_WORD, dtype=torch.int32)
         self.scales = _stored(num_groups, num_out, dtype=torch.float32)
         self.g_idx = _stored(num_in, dtype=torch.int32)
 
     def values(self) -> Tensor:
-        return _unpack(self.qweight.T)
+        return unpack_words(self.qweight.T)
 
     def group_scales(self) -> Tensor:
         return self.scales.float().T
 
     def group_zeros(self) -> Tensor:
         # The first format stores a zero less one, modulo 16.
-        return ((_unpack(self.qzeros) + self._zero_offset) & 15).T.float()
+        return ((unpack_words(self.qzeros) + self._zero_offset) & 15).T.float()
 
     def group_of_input(self) -> Tensor:
         return self.g_idx.long()
 
 
+class Awq(StoredInt4):
+    """AWQ as AutoAWQ's `gemm` version stores it (arXiv:2306.00978): words lie along the outputs.
+
+    Args:
+        linear: The layer whose place it takes.
+        num_groups: G.
+    """
+
+    def __init__(self, linear: nn.Linear, *, num_groups: int) -> None:
+        super().__init__(linear)
+        num_words = self.out_features // VALUES_PER_WORD
+        self.qweight = _stored(self.in_features, num_words, dtype=torch.int32)
+        self.qzeros = _stored(num_groups, num_words, dtype=torch.int32)
+        self.scales = _stored(num_groups, self.out_features, dtype=torch.float32)
+
+    def values(self) -> Tensor:
+        return in_awq_order(unpack_words(self.qweight)).T
+
+    def group_scales(self) -> Tensor:
+        return self.scales.float().T
+
+    def group_zeros(self) -> Tensor:
+        return in_awq_order(unpack_words(self.qzeros)).T.float()
+
+    def group_of_input(self) -> Tensor:
+        size = self.in_features // self.scales.shape[0]
+        return torch.arange(self.in_features, device=self.scales.device) // size
+
+
 def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape, dtype=dtype, device="meta"), requires_grad=False)
-
-
-def _unpack(words: Tensor) -> Tensor:
-    """`[N, W]` words of eight four-bit values -> `[N, 8 W]` values from 0 to 15, in uint8."""
-    each_byte = words.flatten().view(torch.uint8)  # The lowest first.
-    return torch.stack((each_byte & 15, each_byte >> 4), dim=-1).view(len(words), -1)

@@ -1,0 +1,81 @@
+"""A plan turned into the numbers that the kernels and the model need.
+
+rows   | a b c d | e e e e e | f f |      those of one token, sharers of a beginning side by side,
+                                          then prompts and catching up
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from martlet.engine.batch import logit_rows, slots
+from martlet.engine.cuda.shared_runs import Ints, find_shared_runs, sharing_order
+from martlet.engine.cuda.step_buffer import StepArrays
+from martlet.engine.cuda.work import PromptRows, WorkShape, plan_work
+from martlet.engine.plan import Chunk, StepPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedStep:
+    """The chunks of a step in the order of their rows, and its numbers."""
+
+    chunks: tuple[Chunk, ...]
+    arrays: StepArrays
+    has_wide: bool
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether each row is one request's last known token, whose logits are wanted."""
+        return all(
+            chunk.num_tokens == 1 and chunk.samples and not chunk.scores_prompt
+            for chunk in self.chunks
+        )
+
+
+def pack(plan: StepPlan, shape: WorkShape, block_size: int) -> PackedStep:
+    """Orders the chunks of a plan and cuts their attention into work items."""
+    decoding = [chunk for chunk in plan.chunks if chunk.num_tokens == 1]
+    padded = _padded_tables(decoding)
+    order = sharing_order(padded)
+    decoding = [decoding[i] for i in order]
+    lengths = np.array([chunk.end for chunk in decoding], dtype=np.int64)
+    chunks = (*decoding, *(chunk for chunk in plan.chunks if chunk.num_tokens > 1))
+    first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
+    tables = [0, *accumulate(len(chunk.block_ids) for chunk in chunks)]
+    work = plan_work(
+        shape,
+        lengths=lengths,
+        tables=np.array(tables[: len(decoding)], dtype=np.int64),
+        runs=find_shared_runs(padded[order], (lengths - 1) // block_size, block_size),
+        block_size=block_size,
+        prompts=[
+            PromptRows(
+                first_row=first_row, num_rows=chunk.num_tokens, start=chunk.start, table=table
+            )
+            for chunk, first_row, table in zip(chunks, first_rows, tables, strict=False)
+            if chunk.num_tokens > 1
+        ],
+    )
+    positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
+    arrays = StepArrays(
+        input_ids=np.array([t for chunk in chunks for t in chunk.token_ids], dtype=np.int64),
+        position_ids=positions,
+        slots=slots(chunks, positions, block_size),
+        logit_rows=np.array(logit_rows(chunks, first_rows), dtype=np.int64),
+        first_parts=work.first_parts,
+        num_parts=work.num_parts,
+        narrow=work.narrow,
+        wide=work.wide,
+        block_ids=np.concatenate([np.asarray(chunk.block_ids) for chunk in chunks]),
+    )
+    return PackedStep(chunks=chunks, arrays=arrays, has_wide=len(work.wide) > 0)
+
+
+def _padded_tables(chunks: Sequence[Chunk]) -> Ints:
+    width = max((len(chunk.block_ids) for chunk in chunks), default=1)
+    tables = np.full((len(chunks), width), -1, dtype=np.int64)
+    for row, chunk in enumerate(chunks):
+        tables[row, : len(chunk.block_ids)] = chunk.block_ids
+    return tables

@@ -1,0 +1,97 @@
+"""From a plan to the logits of its rows: the model, the pool and the attention of an engine."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from martlet.engine.attention import ATTENTION_NAME, paged_attention
+from martlet.engine.batch import BatchBuilder, LogitRows, StepBatch
+from martlet.engine.config import EngineConfig
+from martlet.engine.kv_cache import KVCache
+from martlet.engine.plan import StepPlan
+from martlet.lora.step import AdapterStep
+from martlet.models.load import LoadedModel
+
+
+class StepRunner(Protocol):
+    """Computes steps."""
+
+    cache: KVCache
+
+    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+        """Computes a plan, and writes its keys and values to the pool.
+
+        Args:
+            is_probe: Whether to leave what is kept for the running requests as it is.
+
+        Returns:
+            Whose logits they are, and the logits, `[N, V]`; the next call overwrites them.
+        """
+
+
+class PlainRunner:
+    """Computes steps by the operations of PyTorch that every device has.
+
+    Args:
+        model: Its attention is replaced.
+        config: Sizes.
+        adapters: Whose rows are being computed.
+        num_blocks: Of the pool.
+    """
+
+    def __init__(
+        self, model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
+    ) -> None:
+        self.cache = new_cache(model, config, num_blocks)
+        self._model = model
+        self._adapters = adapters
+        self._batches = BatchBuilder(
+            self.cache,
+            model.device,
+            chunked_layers=model.chunked_layers,
+            chunk_size=model.attention_chunk_size,
+        )
+        model.use_attention(ATTENTION_NAME, paged_attention)
+
+    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+        """See `StepRunner`."""
+        batch = self._batches.build(plan)
+        return batch.rows, forward(self._model, batch, self._adapters, is_probe=is_probe)
+
+
+def new_runner(
+    model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
+) -> StepRunner:
+    """The runner that a config asks for."""
+    if not config.uses_kernels:
+        return PlainRunner(model, config, adapters, num_blocks=num_blocks)
+    from martlet.engine.cuda.runner import KernelRunner
+
+    return KernelRunner(model, config, adapters, num_blocks=num_blocks)
+
+
+def new_cache(model: LoadedModel, config: EngineConfig, num_blocks: int) -> KVCache:
+    """A pool for a model's keys and values."""
+    return KVCache(
+        model.layers,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
+
+
+def forward(
+    model: LoadedModel, batch: StepBatch, adapters: AdapterStep, *, is_probe: bool = False
+) -> Tensor:
+    """The logits of a batch's wanted rows, `[N, V]`."""
+    with adapters.running(
+        batch.token_adapters, batch.rows.adapters, model.device, is_probe=is_probe
+    ):
+        return model.forward(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            logit_rows=batch.logit_rows,
+            wants_all_rows=batch.wants_all_rows,
+            martlet_step=batch.attention,
+        )
