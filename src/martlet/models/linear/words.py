@@ -26,5 +26,5 @@ def pack_words(values: Tensor) -> Tensor:
 
 def in_awq_order(values: Tensor) -> Tensor:
     """`[N, 8 W]`, as AWQ packs them: the even outputs of a word come first in it."""
-    words = values.unflatten(1, (-1, 2, VALUES_PER_WORD // 2))
+    words: Tensor = values.unflatten(1, (-1, 2, VALUES_PER_WORD // 2))
     return words.transpose(2, 3).flatten(1)
