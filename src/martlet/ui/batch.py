@@ -153,7 +153,7 @@ class BatchTab:
             while batch["status"] in UNFINISHED:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(is_over.wait(), _LOOK_S)
-                    yield {}  # Gradio shows the last update once more at the end
+                    yield gr.skip()  # Gradio shows the last update once more at the end
                     return
                 batch = await self._look(batch_id, request)
                 yield {self._progress: progress(words, batch)}

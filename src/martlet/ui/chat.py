@@ -139,7 +139,7 @@ class ChatTab:
 
     def _forget(self, request: gr.Request, browser: str, place: Place, is_sure: bool) -> Updates:
         if not is_sure:
-            return {}
+            return gr.skip()
         self._stops.leave(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
@@ -193,7 +193,7 @@ class ChatTab:
             facts = {**reply.facts(), "model": visit.model}
             place = _kept(visit.notebook, question, reply.text, facts)
         if stop.is_left:
-            yield {}  # Gradio shows the last update once more at the end
+            yield gr.skip()  # Gradio shows the last update once more at the end
             return
         yield {
             **await asyncio.to_thread(self._shown, visit.notebook, place),

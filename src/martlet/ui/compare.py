@@ -233,7 +233,7 @@ class CompareTab:
 
     def _forget_rows(self, browser: str, is_sure: bool) -> Updates:
         if not is_sure:
-            return {}
+            return gr.skip()
         with self._site.telling():
             self._site.store.forget_preferences(browser)
             return self._told_of_rows(browser)

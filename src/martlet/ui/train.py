@@ -140,7 +140,7 @@ class TrainTab:
             while job["status"] in UNFINISHED:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(is_over.wait(), _LOOK_S)
-                    yield {}  # Gradio shows the last update once more at the end
+                    yield gr.skip()  # Gradio shows the last update once more at the end
                     return
                 status, job = job["status"], await self._look(job_id, course, request)
                 yield {show.progress: told(words, job, course)}
