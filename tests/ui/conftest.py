@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DESKTOP, PHONE = (1280, 800), (390, 844)
 _PATIENCE_MS = 30_000
+_TELL_ERRORS = """new MutationObserver(() => {
+  for (const shown of document.querySelectorAll(".toast-body.error:not([data-told])")) {
+    shown.dataset.told = "";
+    console.error(shown.innerText);
+  }
+}).observe(document, { childList: true, subtree: true })"""
+"""An error that the page shows in passing is told on the console too."""
 
 
 @contextmanager
@@ -144,6 +151,7 @@ def visit(browser: "Browser", server: str) -> Iterator[Visit]:
         visitor.page.on("console", visitor.note_console)
         visitor.page.on("pageerror", lambda error: visitor.faults.append(str(error)))
         visitor.page.on("request", visitor.note_request)
+        visitor.page.add_init_script(_TELL_ERRORS)
         visitor.page.goto(f"{server}/ui")
         # The sliders stand where the server says once everything is loaded.
         visitor.page.locator("#model input").first.wait_for()

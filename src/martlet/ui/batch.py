@@ -16,7 +16,7 @@ from martlet.ui.client import Json
 from martlet.ui.lead import add_lead
 from martlet.ui.requests_file import write_requests
 from martlet.ui.sampling import SamplingControls
-from martlet.ui.site import Choices, Site, Updates, model_choices, page_of
+from martlet.ui.site import Choices, Site, Updates, model_choices, page_of, unchanged
 from martlet.ui.stops import Stops
 
 _LOOK_S = 0.5
@@ -153,7 +153,7 @@ class BatchTab:
             while batch["status"] in UNFINISHED:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(is_over.wait(), _LOOK_S)
-                    yield {}  # Gradio shows the last update once more at the end
+                    yield unchanged()  # Gradio shows the last update once more at the end
                     return
                 batch = await self._look(batch_id, request)
                 yield {self._progress: progress(words, batch)}

@@ -13,7 +13,7 @@ from martlet.ui.figures import figures
 from martlet.ui.notebook import Notebook, Place
 from martlet.ui.reply import Reply, draw, watch
 from martlet.ui.sampling import effective_table
-from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of, unchanged
 from martlet.ui.stops import Stops
 from martlet.ui.tree import Turn
 from martlet.ui.visit import Visit
@@ -139,7 +139,7 @@ class ChatTab:
 
     def _forget(self, request: gr.Request, browser: str, place: Place, is_sure: bool) -> Updates:
         if not is_sure:
-            return {}
+            return unchanged()
         self._stops.leave(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
@@ -193,7 +193,7 @@ class ChatTab:
             facts = {**reply.facts(), "model": visit.model}
             place = _kept(visit.notebook, question, reply.text, facts)
         if stop.is_left:
-            yield {}  # Gradio shows the last update once more at the end
+            yield unchanged()  # Gradio shows the last update once more at the end
             return
         yield {
             **await asyncio.to_thread(self._shown, visit.notebook, place),

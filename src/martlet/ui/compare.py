@@ -16,7 +16,7 @@ from martlet.ui.figures import figures, said
 from martlet.ui.lead import add_example, add_lead
 from martlet.ui.reply import Reply, chat_body, draw, watch
 from martlet.ui.sampling import SamplingControls
-from martlet.ui.site import Site, Updates, confirming, model_choices, page_of
+from martlet.ui.site import Site, Updates, confirming, model_choices, page_of, unchanged
 from martlet.ui.stops import Stops
 
 _LEAST, _MOST = 2, 4
@@ -233,7 +233,7 @@ class CompareTab:
 
     def _forget_rows(self, browser: str, is_sure: bool) -> Updates:
         if not is_sure:
-            return {}
+            return unchanged()
         with self._site.telling():
             self._site.store.forget_preferences(browser)
             return self._told_of_rows(browser)

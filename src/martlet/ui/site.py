@@ -74,6 +74,12 @@ def page_of(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
+def unchanged() -> Updates:
+    """No new value of any component; an empty mapping would be an error of Gradio's."""
+    updates: Updates = gr.skip()
+    return updates
+
+
 def confirming(question: str) -> str:
     """JavaScript that asks in the browser first, and puts the answer last among the inputs."""
     return f"(...given) => [...given.slice(0, -1), confirm({json.dumps(question)})]"

@@ -13,7 +13,7 @@ from martlet.errors import ForbiddenError, MartletError
 from martlet.ui.client import Json
 from martlet.ui.course import UNFINISHED, Course, job_name, told
 from martlet.ui.findings import findings
-from martlet.ui.site import Choices, Site, Updates, page_of
+from martlet.ui.site import Choices, Site, Updates, page_of, unchanged
 from martlet.ui.stops import Stops
 from martlet.ui.train_layout import TrainLayout, Wishes
 
@@ -140,7 +140,7 @@ class TrainTab:
             while job["status"] in UNFINISHED:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(is_over.wait(), _LOOK_S)
-                    yield {}  # Gradio shows the last update once more at the end
+                    yield unchanged()  # Gradio shows the last update once more at the end
                     return
                 status, job = job["status"], await self._look(job_id, course, request)
                 yield {show.progress: told(words, job, course)}
