@@ -17,7 +17,7 @@ from martlet.engine.ngrams import NgramIndex
 
 MAX_DRAFT_TOKENS = 7
 """With the token before them, 8 rows: up to there, products cost little more than with one."""
-MAX_DRAFTING_REQUESTS = 16
+MAX_DRAFTING_REQUESTS = 8
 """Requests beside which a row is no longer cheap enough for guesses."""
 WEIGHT_ROWS = 8.0
 """What reading the weights costs in a step, counted in rows of products."""
