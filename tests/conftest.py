@@ -5,6 +5,10 @@ import os
 import pytest
 import torch
 
+# Read when a kernel is defined, so before any module that has one is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from martlet.models.folder import ModelFolder, open_folder
 from support.tiny_models import tiny_model_folder
 

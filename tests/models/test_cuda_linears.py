@@ -1,14 +1,10 @@
 """Rounded layers as a CUDA device computes them, each beside its plain form."""
 
-import os
 from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import nn
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 from martlet.models.linear.fp8 import ScaledFp8Linear
 from martlet.models.linear.int4_cuda import CudaInt4Linear, fits_int4_cuda

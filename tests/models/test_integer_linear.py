@@ -124,10 +124,10 @@ def test_what_is_not_written_for_takes_the_operators_of_pytorch(
     assert isinstance(fitting_int8, StoredInt8)
     assert isinstance(fitting_int4, StoredInt4)
     assert isinstance(fastest_int8(fitting_int8), IntegerLinear)
-    assert isinstance(fastest_int4(fitting_int4), IntegerLinear)
+    assert isinstance(fastest_int4(fitting_int4, torch.bfloat16), IntegerLinear)
     if can_pack():
         assert isinstance(fastest_int8(odd), Int8Linear)
         # As where llvmlite is not installed.
         monkeypatch.setattr("martlet.models.linear.integer.can_compile", lambda: False)
         assert isinstance(fastest_int8(fitting_int8), Int8Linear)
-        assert isinstance(fastest_int4(fitting_int4), Int4Linear)
+        assert isinstance(fastest_int4(fitting_int4, torch.bfloat16), Int4Linear)

@@ -63,11 +63,12 @@ def to_fp8(linear: nn.Linear) -> StoredFp8:
 def _in_slices(
     weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    values = torch.empty(weight.shape, dtype=torch.int8)
-    scales = []
+    weight = weight.detach()
     num_rows = -(-_VALUES_AT_ONCE // weight.shape[1])
+    values = torch.empty(weight.shape, dtype=rounding(weight[:1])[0].dtype, device=weight.device)
+    scales = []
     for start in range(0, len(weight), num_rows):
         rows = slice(start, start + num_rows)
-        values[rows], scale = rounding(weight.detach()[rows])
+        values[rows], scale = rounding(weight[rows])
         scales.append(scale)
     return values, torch.cat(scales)
