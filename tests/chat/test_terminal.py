@@ -140,7 +140,7 @@ def test_ctrl_c_stops_a_reply_and_twice_at_the_prompt_leaves(state: Path, tmp_pa
         terminal.say("Hello")
         terminal.wait_for(r"Hello\n\s*\S")
         terminal.type(CTRL_C)
-        terminal.wait_for(STATISTICS.replace(r"[^\n]*", r"[^\n]* · stopped"))
+        terminal.wait_for(STATISTICS.replace(r"[^\n]*", r"[^\n]* ·\s+stopped"))
         terminal.wait_for("base> ")
         _, reply = saved(terminal, tmp_path / "rows.jsonl")
         assert reply["content"], "what was said stays in the conversation"

@@ -103,8 +103,10 @@ def test_a_conversation_is_deleted_if_that_is_meant(visitor: Visitor) -> None:
     expect(page.locator("#forget")).to_be_enabled()
     page.locator("#question .submit-button").wait_for()
     kept = page.locator(".list label").all_inner_texts()
-    page.once("dialog", lambda dialog: dialog.dismiss())
-    page.locator("#forget").click()
+    with page.expect_event("dialog") as asked:
+        page.once("dialog", lambda dialog: dialog.dismiss())
+        page.locator("#forget").click()
+    assert asked.value.message == words["confirm_forget"]
     expect(bubbles(visitor)).to_have_count(2)
     page.once("dialog", lambda dialog: dialog.accept())
     page.locator("#forget").click()

@@ -49,7 +49,10 @@ class ChatTab:
         show.new.click(self._new, [browser], **told)
         show.chatbot.example_select(self._try, None, [show.box], show_progress="hidden")
         sure = confirming(site.words["confirm_forget"])
-        show.forget.click(self._forget, [*here, show.is_sure], js=sure, **told)
+        # By default Gradio drops a click while an earlier one, that was taken back, is on its way.
+        show.forget.click(
+            self._forget, [*here, show.is_sure], js=sure, trigger_mode="multiple", **told
+        )
         show.download.click(self._rows, here, [show.rows], show_progress="hidden").success(
             None, [show.rows], None, js="(rows) => martlet.download('conversations.jsonl', rows)"
         )
