@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from martlet.backends.options import is_url
-from martlet.cli.options import (
-    ModelArgument,
-    RuntimeOptions,
-    named_adapters,
-    named_model,
-    option,
-)
+from martlet.cli.options.model import ModelArgument, named_adapters, named_model
+from martlet.cli.options.option import option
+from martlet.cli.options.runtime import RuntimeOptions
 from martlet.cli.verb import verb
 from martlet.text.conversation import ContextPolicy
 

@@ -1,6 +1,7 @@
 """`martlet ui`: a server with its page, and a browser that shows it."""
 
-from martlet.cli.options import ModelArgument, RuntimeOptions
+from martlet.cli.options.model import ModelArgument
+from martlet.cli.options.runtime import RuntimeOptions
 from martlet.cli.serve import LimitOptions, NetworkOptions, ServedOptions, run_server
 from martlet.cli.verb import verb
 
