@@ -1,8 +1,4 @@
-"""Compiled functions on the threads that PyTorch has.
-
-A second pool of threads beside PyTorch's would fight with it for the cores: OpenMP's threads go on
-spinning for a while when a product is done. So a function is handed to PyTorch's OpenMP library.
-"""
+"""Functions that numba compiles: for which models, and on the threads that PyTorch has."""
 
 import ctypes
 import hashlib
@@ -15,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from martlet.models.openmp import has_threads, run_on_all_threads
+
 LEAST_WIDTH = 512
 """Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
 WIDTH = 32
@@ -25,7 +23,7 @@ _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
 @cache
 def can_compile() -> bool:
     """Whether numba is installed, the CPU multiplies pairs of bf16, and threads can be had."""
-    if importlib.util.find_spec("numba") is None or _parallel() is None:
+    if importlib.util.find_spec("numba") is None or not has_threads():
         return False
     from llvmlite import binding
 
@@ -70,20 +68,6 @@ def run(function: Any, arguments: Sequence[int]) -> None:
             work out itself, by counting in the number whose address is its first argument.
         arguments: The others.
     """
-    parallel = _parallel()
-    assert parallel is not None, "callers ask can_compile first"
     taken = ctypes.c_int64(0)
     passed = (ctypes.c_int64 * (len(arguments) + 1))(ctypes.addressof(taken), *arguments)
-    parallel(function.address, passed, torch.get_num_threads(), 0)
-
-
-@cache
-def _parallel() -> Any:
-    """GNU OpenMP's `GOMP_parallel`, of the library that PyTorch uses; None if it uses another."""
-    folder = Path(torch.__file__).parent / "lib"
-    for path in sorted(folder.glob("libgomp*.so*")):
-        parallel = ctypes.CDLL(str(path)).GOMP_parallel
-        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        parallel.restype = None
-        return parallel
-    return None
+    run_on_all_threads(function.address, ctypes.addressof(passed))

@@ -14,7 +14,7 @@ import torch
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, load
-from martlet.models.machine_code.support import openmp
+from martlet.models.openmp import run_on_all_threads
 
 _OPTIMIZATION = 2
 _WORKER = "worker"
@@ -56,12 +56,10 @@ class Worker:
             alone: Whether this thread does so by itself. Threads take a few microseconds to wake.
         """
         task = (ctypes.c_int64 * (2 + len(values)))(0, num_items, *values)
-        num_threads = torch.get_num_threads()
-        if alone or num_threads == 1:
+        if alone or torch.get_num_threads() == 1:
             self._function(ctypes.addressof(task))
         else:
-            # Always as many threads as PyTorch has: OpenMP ends those that it has too many of.
-            openmp()(self._address, ctypes.addressof(task), num_threads, 0)
+            run_on_all_threads(self._address, ctypes.addressof(task))
 
 
 def _write(
