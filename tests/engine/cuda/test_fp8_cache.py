@@ -134,7 +134,7 @@ def test_an_engine_strays_little(architecture: str, tmp_path: Path) -> None:
         for kind in ("model", "fp8")
     )
     error = ((got - exact).norm() / exact.norm()).item()
-    assert 0 < error < 0.05
+    assert 0 < error < 0.15
 
 
 def test_replies_do_not_depend_on_how_they_were_computed(tiny_llama: ModelFolder) -> None:
