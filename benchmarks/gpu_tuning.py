@@ -75,7 +75,7 @@ class Clock(transformers.TrainerCallback):
         """To be told the tokens of each batch before it is computed."""
         self._num_tokens += num_tokens
 
-    def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
+    def on_step_end(self, _args: object, state: object, _control: object, **_: object) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self._ended = time.perf_counter()
@@ -83,7 +83,7 @@ class Clock(transformers.TrainerCallback):
             self._started, self._num_tokens = self._ended, 0
 
     def on_log(
-        self, args: object, state: object, control: object, logs: dict[str, float], **_: object
+        self, _args: object, _state: object, _control: object, logs: dict[str, float], **_: object
     ) -> None:
         if "loss" in logs:
             self._losses.append(float(logs["loss"]))
@@ -123,9 +123,15 @@ def tune_with_martlet(
     with tempfile.TemporaryDirectory() as place:
         config = resolve_config(
             {
-                **{"data": ["random"], "model": str(folder), "out": Path(place)},
-                **{"rank": RANK, "qlora": qlora, "learning_rate": LEARNING_RATE, "warmup": 0},
-                **{"batch_size": recipe.batch_size, "max_steps": recipe.num_steps},
+                "data": ["random"],
+                "model": str(folder),
+                "out": Path(place),
+                "rank": RANK,
+                "qlora": qlora,
+                "batch_size": recipe.batch_size,
+                "max_steps": recipe.num_steps,
+                "learning_rate": LEARNING_RATE,
+                "warmup": 0,
             }
         )
         trained = load_for_training(
@@ -227,7 +233,7 @@ def _words(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     from tokenizers.models import WordLevel
 
     words = {f"w{number}": number for number in range(vocab_size)}
-    inner = Tokenizer(WordLevel(words, unk_token="w0"))  # noqa: S106 -- a word, no secret
+    inner = Tokenizer(WordLevel(words, unk_token="w0"))
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="w0", eos_token="w1"
     )
