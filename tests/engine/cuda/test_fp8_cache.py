@@ -155,7 +155,9 @@ def test_replies_do_not_depend_on_how_they_were_computed(tiny_llama: ModelFolder
         return make_engine(model, uses_kernels=True, kv_dtype="fp8", graph_sizes=(1, 2, 4), **sizes)
 
     alone = replies(new_engine(), together=False)
-    assert replies(new_engine(max_num_batched_tokens=16), together=True) == alone
+    assert (
+        replies(new_engine(max_num_batched_tokens=16, max_num_requests=4), together=True) == alone
+    )
 
 
 def test_the_pool_takes_what_was_planned(tiny_llama: ModelFolder) -> None:
