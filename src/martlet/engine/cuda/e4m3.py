@@ -9,6 +9,7 @@ import triton.language as tl
 from martlet.engine.cuda import fp8_cache
 
 LARGEST = tl.constexpr(fp8_cache.LARGEST)
+SMALLEST = tl.constexpr(fp8_cache.SMALLEST)
 HALF_BIAS = tl.constexpr(256.0)
 """The exponents of fp16 count from 8 more than those of E4M3."""
 
@@ -20,7 +21,7 @@ def to_e4m3(
     """The bits of a row, `[D]` in uint8, and its scale."""
     x = x.to(tl.float32)
     largest = tl.max(tl.abs(x))
-    inverse = tl.div_rn(LARGEST, tl.where(largest > 0, largest, 1.0))
+    inverse = tl.div_rn(LARGEST, tl.where(largest > SMALLEST, largest, 1.0))
     bits = _round(x * inverse)
     # A maximum passes over NaN; the bits cannot tell it, so the scale does.
     return bits, largest * (1 / LARGEST) + tl.sum(x * 0)

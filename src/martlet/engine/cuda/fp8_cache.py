@@ -17,6 +17,8 @@ from martlet.models.memory import SCALE_BYTES
 
 LARGEST = 448.0
 """What E4M3 has, beside NaN."""
+SMALLEST = 1e-30
+"""Rows that hold nothing larger become zero: the inverse of their scale would be infinite."""
 
 
 def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +33,7 @@ def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = x.float()
     largest = x.abs().amax(dim=-1)
-    scaled = x * (LARGEST / largest.where(largest != 0, 1.0))[..., None]
+    scaled = x * (LARGEST / largest.where(largest > SMALLEST, 1.0))[..., None]
     return scaled.to(torch.float8_e4m3fn).view(torch.uint8), largest * (1 / LARGEST)
 
 
