@@ -99,7 +99,7 @@ def test_no_such_file(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> No
 
 def test_no_room_on_the_disk(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> None:
     data = write(tmp_path / "data.jsonl", *[GOOD_ROW] * 100)
-    many = ("--samples", str(2**31 - 1))
+    many = ("--samples", str(2**31 - 1), "--early-stop", "off")
     refused(call, data, tiny_llama.path, *many, exit_code=6, words="result may need")
 
 
