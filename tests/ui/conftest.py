@@ -125,6 +125,9 @@ class Visitor:
               .map((e) => e.outerHTML.slice(0, 200))"""
         )
         assert clipped == []
+        hidden = """() => [...document.querySelectorAll(".wide")]
+          .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText)"""
+        assert self.page.evaluate(hidden) == []
         widths = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert widths[0] <= widths[1]
 
