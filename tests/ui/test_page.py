@@ -230,3 +230,7 @@ def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visit
     for tab in TABS:
         visitor.turn_to(tab)
         visitor.check_layout()
+    page.locator("button.example:visible").click()
+    page.locator("#microscope-prompt .submit-button").click()
+    page.locator("#step").wait_for()
+    visitor.check_layout()
