@@ -98,9 +98,13 @@ def test_no_such_file(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> No
 
 
 def test_no_room_on_the_disk(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> None:
-    data = write(tmp_path / "data.jsonl", *[GOOD_ROW] * 100)
-    many = ("--samples", str(2**31 - 1), "--early-stop", "off")
-    refused(call, data, tiny_llama.path, *many, exit_code=6, words="result may need")
+    rows = [{"prompt": "Hello"}] * 100
+    data, out = write(tmp_path / "data.jsonl", *rows), tmp_path / "out.jsonl"
+    options = ("--model", tiny_llama.path, "--out", out, "--samples", 2**31 - 1)
+    called = call("generate", data, *options)
+    assert called.exit_code == 6, called.stderr
+    assert "result may need" in called.stderr.splitlines()[-1]
+    assert not out.exists()
 
 
 def refused(
