@@ -5,7 +5,7 @@
 Decode attention: 64 requests of 320 keys, 14 heads over 2 key-value heads of width 64, bf16, the
 keys of 24 layers in turn so that they come from memory. Products: the packed weights of the 0.5B
 model of `offline.py`, one after the other, for some rows. Draws: bf16 logits of 64 rows over a
-vocabulary of 151,936. Planning: 1,024 decoding requests of 256 to 264 tokens, as a GPU waits for it.
+vocabulary of 151,936. Planning: 1,024 decoding requests of 257 tokens, as a GPU waits for it.
 """
 
 import time
