@@ -30,7 +30,7 @@ from support.tiny_models import tiny_model_folder
 
 BLOCK_SIZE = 16
 LAYER = LayerShape(num_heads=6, num_kv_heads=2, key_dim=24, value_dim=16)
-SAMPLED = SamplingParams(temperature=1, max_tokens=6, ignore_eos=True)
+SAMPLED = SamplingParams(temperature=1, max_tokens=4, ignore_eos=True)
 ASKED = [
     Asked(start=600),
     Asked(start=590, shares=(0, 30)),
