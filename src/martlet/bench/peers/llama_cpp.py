@@ -1,4 +1,4 @@
-"""llama.cpp as a contestant: its server's own batching, inside this process, token ids in and out."""
+"""llama.cpp as a contestant: its server's own batching, without HTTP, prompts in token ids."""
 
 import json
 from collections.abc import Iterator
