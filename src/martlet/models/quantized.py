@@ -157,13 +157,3 @@ def _compressed_reason(settings: Mapping[str, object]) -> str | None:
             continue
         return f"compressed-tensors {kind}, activations {inputs and inputs.get('num_bits')}"
     return None if groups else "compressed-tensors that names no groups"
-
-
-def stored_bytes(folder: ModelFolder, dtype: torch.dtype) -> int:
-    """Bytes that the weights take when they are run in a dtype; integers stay as they are."""
-    return sum(
-        tensor.num_values * dtype.itemsize
-        if tensor.dtype.startswith(("F", "BF"))
-        else tensor.size_bytes
-        for tensor in folder.tensors.values()
-    )
