@@ -25,8 +25,8 @@ from martlet.models.linear.rounded import to_fp8
 from martlet.models.linear.rounding import round_groups
 from martlet.models.linear.stored import Awq, Gptq, PackQuantized
 from martlet.models.load import load_model
-from martlet.models.pretrained import load_module
 from martlet.models.machine_code.support import can_compile
+from martlet.models.pretrained import load_module
 from martlet.models.resolve import resolve
 from support.adapters import load_with_peft, make_adapter
 from support.engines import load_fp32, make_engine

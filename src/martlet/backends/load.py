@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,7 +24,7 @@ from martlet.errors import (
 from martlet.lora.folder import open_adapter
 from martlet.lora.provenance import ServingIdentity, check_provenance
 from martlet.lora.store import AdapterInfo
-from martlet.models.context import context_limit, positions_allow
+from martlet.models.context import Config, context_limit, positions_allow
 from martlet.models.decoder.config import read_decoder_config
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.kernels import has_triton
@@ -37,9 +36,6 @@ from martlet.models.resolve import resolve
 from martlet.models.weights import held_bytes
 from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from martlet.models.context import Config
 
 logger = logging.getLogger(__name__)
 
@@ -328,7 +324,7 @@ def _context_tokens(folder: ModelFolder, options: BackendOptions) -> int:
     return asked or longest
 
 
-def _config(folder: ModelFolder, options: BackendOptions) -> "Config":
+def _config(folder: ModelFolder, options: BackendOptions) -> Config:
     config = read_decoder_config(folder)
     if config is not None:
         return config

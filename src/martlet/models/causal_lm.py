@@ -1,7 +1,7 @@
-"""A language model, whether transformers wrote it or it is written out here: how both are called."""
+"""A language model, whether transformers wrote it or it is written out here, and its two hooks."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from martlet.models.decoder.decoder import Decoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-type CausalLM = "PreTrainedModel | Decoder"
+CausalLM: TypeAlias = "PreTrainedModel | Decoder"
 
 
 def use_attention(model: CausalLM, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:

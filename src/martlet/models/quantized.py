@@ -8,7 +8,6 @@ is needed.
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer

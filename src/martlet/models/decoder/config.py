@@ -152,5 +152,5 @@ def _rope_theta(given: Mapping[str, object]) -> float | None:
     if not isinstance(rope, dict) or not {"rope_theta", "rope_type"}.issuperset(rope):
         return None
     theta = rope.get("rope_theta")
-    is_number = type(theta) in (int, float)
-    return float(theta) if is_number and rope.get("rope_type", "default") == "default" else None
+    is_plain = rope.get("rope_type", "default") == "default"
+    return float(theta) if is_plain and isinstance(theta, int | float) else None

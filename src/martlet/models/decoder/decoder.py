@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from martlet.models.decoder.config import DecoderConfig
 
-type AttentionFunction = Callable[..., tuple[Tensor, None]]
+AttentionFunction = Callable[..., tuple[Tensor, None]]
 """As in transformers: `(module, query, key, value, mask, *, scaling, ...)`, `[1, H, T, D]` each."""
 
 
