@@ -154,7 +154,9 @@ class Stack(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Drawn at random, as it would be without a weight, it imports the compiler of PyTorch.
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(weight)
         self.layers = nn.ModuleList(
             Layer(config, index) for index in range(config.num_hidden_layers)
         )
