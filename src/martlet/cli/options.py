@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from martlet.backends.options import BackendName, BackendOptions, DType, VllmOptions
+from martlet.cli.quick import without_collections
 from martlet.errors import ParameterError
 from martlet.models.weights import Weights
 
@@ -355,10 +356,11 @@ class RuntimeOptions:
         Raises:
             MartletError: As `adapted_options` and `load_backend` do.
         """
-        from martlet.backends.load import load_backend
-
         options = self.adapted_options(adapter=adapter, adapters=adapters)
-        return load_backend(model, options=options)
+        with without_collections():
+            from martlet.backends.load import load_backend
+
+            return load_backend(model, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)
