@@ -25,7 +25,6 @@ def causal_attention(
     mask: Tensor | None,
     *,
     scaling: float,
-    **_: object,
 ) -> tuple[Tensor, None]:
     """Each token attends to itself and to all before it, `[1, H, T, D] -> [1, T, H, D]`."""
     mixed = F.scaled_dot_product_attention(
