@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """No garbage is looked for: imports and loading make a million objects, and nearly all stay."""
+    """No garbage is looked for: what imports and loading make nearly all stays."""
     gc.disable()
     try:
         yield

@@ -156,7 +156,7 @@ class Stack(nn.Module):
         super().__init__()
         # Drawn at random, as it would be without a weight, it imports the compiler of PyTorch.
         weight = torch.empty(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(weight)
+        self.embed_tokens: nn.Embedding = nn.Embedding.from_pretrained(weight)
         self.layers = nn.ModuleList(
             Layer(config, index) for index in range(config.num_hidden_layers)
         )
