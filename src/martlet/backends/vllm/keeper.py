@@ -3,9 +3,10 @@
     python keeper.py COMMAND ARGUMENT...
 
 Started in a session of its own, with a pipe as its input: the pipe closes when the parent lets go,
-and also when the parent is killed, which no handler of the parent could see. The command gets a
-folder of its own for temporary files, since vLLM leaves its sockets behind. Imports nothing of
-Martlet, since it is run as a file.
+and also when the parent is killed, which no handler of the parent could see. What keeps the command
+is a child of what was started, since Ray kills the children of an actor with it, but not theirs.
+The command gets a folder of its own for temporary files: vLLM leaves its sockets behind. Imports
+nothing of Martlet, since it is run as a file.
 """
 
 import contextlib
@@ -26,6 +27,12 @@ _LAST_GRACE_S = 3.0
 def main(command: list[str]) -> int:
     # A handler, since to ignore the signal would be inherited by the command.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    keeper = os.fork()
+    code = os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]) if keeper else _keep(command)
+    return code if code >= 0 else 128 - code
+
+
+def _keep(command: list[str]) -> int:
     # A short name: a socket's path may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="vllm-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
@@ -34,7 +41,7 @@ def main(command: list[str]) -> int:
         threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
         code = process.wait()
         _end_others()
-    return code if code >= 0 else 128 - code
+    return code
 
 
 def _end_with_parent(process: "subprocess.Popen[bytes]") -> None:
@@ -67,10 +74,10 @@ def _wait_until_alone(seconds: float) -> None:
 
 
 def _others() -> list[int]:
-    """All other processes of the group that live; one that nobody waited for does not."""
-    own, group, others = os.getpid(), os.getpgrp(), []
+    """The command and what it started, as far as it lives; what nobody waited for does not."""
+    own, group, others = (os.getpid(), os.getppid()), os.getpgrp(), []
     for name in os.listdir("/proc"):  # noqa: PTH208  # pathlib takes long to import
-        if name.isdigit() and int(name) != own:
+        if name.isdigit() and int(name) not in own:
             try:
                 with open(f"/proc/{name}/stat") as file:  # noqa: PTH123
                     state, _, its_group = file.read().rpartition(")")[2].split()[:3]
