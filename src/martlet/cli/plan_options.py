@@ -70,7 +70,9 @@ class TrainPlanOptions:
         """
         from martlet.forecast.price import TrainingPrice
 
-        return None if self.price is None else TrainingPrice.parse(_of_a_plan(self.price, self.plan))
+        return (
+            None if self.price is None else TrainingPrice.parse(_of_a_plan(self.price, self.plan))
+        )
 
 
 def _of_a_plan(price: str, is_planned: bool) -> str:

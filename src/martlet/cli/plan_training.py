@@ -60,9 +60,7 @@ def _shown() -> Iterator[Callable[[float], None]]:
         yield lambda seconds: show(seconds, "training")
 
 
-def _facts(
-    forecast: "TrainForecast", price: TrainingPrice | None
-) -> Iterator[tuple[str, str]]:
+def _facts(forecast: "TrainForecast", price: TrainingPrice | None) -> Iterator[tuple[str, str]]:
     yield (
         "rows",
         f"{forecast.rows:,}; {forecast.rows_too_long:,} over the limit of "
