@@ -1,6 +1,7 @@
 """What `martlet serve` refuses before it loads anything."""
 
 import socket
+import sys
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_taken_port_is_one_line_and_never_another_port(call: Call) -> None:
 
 
 def test_a_missing_extra_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("martlet.cli.serve._NEEDED", ("fastapi", "no_such_package"))
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     called = call("serve", "--demo")
     assert called.exit_code == 5
     assert "pip install 'martlet[serve]'" in called.stderr

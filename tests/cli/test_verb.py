@@ -8,7 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from martlet.cli.options import RowOptions, RuntimeOptions, SamplingOptions, option
+from martlet.cli.options.option import option
+from martlet.cli.options.rows import RowOptions
+from martlet.cli.options.runtime import RuntimeOptions
+from martlet.cli.options.sampling import SamplingOptions
 from martlet.cli.verb import verb
 from martlet.errors import Interrupted, ParameterError
 

@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import (
-    ModelArgument,
-    RuntimeOptions,
-    SamplingOptions,
-    named_adapters,
-    named_model,
-    option,
-)
+from martlet.cli.options.model import ModelArgument, named_adapters, named_model
+from martlet.cli.options.option import option
+from martlet.cli.options.runtime import RuntimeOptions
+from martlet.cli.options.sampling import SamplingOptions
 from martlet.cli.verb import verb
 from martlet.text.conversation import ContextPolicy
 

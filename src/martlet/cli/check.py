@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption, ModelOption, option
+from martlet.cli.options.model import ModelOption
+from martlet.cli.options.option import option
+from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 
 _PANEL = "Rows"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption, OverwriteOption
+from martlet.cli.options.result import JsonOption, OverwriteOption
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption, option
+from martlet.cli.options.option import option
+from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:

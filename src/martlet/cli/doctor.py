@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption, named_adapters, option
+from martlet.cli.options.model import named_adapters
+from martlet.cli.options.option import option
+from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 from martlet.errors import ParameterError
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from martlet.cli.options import option
+from martlet.cli.options.option import option
 
 if TYPE_CHECKING:
     from martlet.export.certificate import Certificate

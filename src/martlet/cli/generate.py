@@ -1,15 +1,11 @@
 """`martlet generate`: one reply, or several, to every row of a file."""
 
-from martlet.cli.options import (
-    AdapterOption,
-    BatchRuntimeOptions,
-    DataArgument,
-    JsonOption,
-    ModelOption,
-    RowOptions,
-    SamplingOptions,
-)
-from martlet.cli.plan_options import PlanOptions
+from martlet.cli.options.model import AdapterOption, ModelOption
+from martlet.cli.options.plan import PlanOptions
+from martlet.cli.options.result import JsonOption
+from martlet.cli.options.rows import DataArgument, RowOptions
+from martlet.cli.options.runtime import BatchRuntimeOptions
+from martlet.cli.options.sampling import SamplingOptions
 from martlet.cli.verb import verb
 
 

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from martlet.cli.options import JsonOption, RuntimeOptions
+from martlet.cli.options.result import JsonOption
+from martlet.cli.options.runtime import RuntimeOptions
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:

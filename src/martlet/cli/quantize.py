@@ -12,7 +12,8 @@ from martlet.cli.export_options import (
     read_data,
     tell_certificate,
 )
-from martlet.cli.options import JsonOption, option
+from martlet.cli.options.option import option
+from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 
 

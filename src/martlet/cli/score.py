@@ -5,13 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from martlet.cli.options import (
-    BatchRuntimeOptions,
-    JsonOption,
-    OverwriteOption,
-    SamplingOptions,
-    option,
-)
+from martlet.cli.options.option import option
+from martlet.cli.options.result import JsonOption, OverwriteOption
+from martlet.cli.options.runtime import BatchRuntimeOptions
+from martlet.cli.options.sampling import SamplingOptions
 from martlet.cli.verb import verb
 
 _PANEL = "Score"

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from martlet.batch.options import JobOptions
 from martlet.cli.ask import run_job
-from martlet.cli.options import RuntimeOptions, named_adapters
+from martlet.cli.options.model import named_adapters
+from martlet.cli.options.runtime import RuntimeOptions
 from martlet.cli.summary import Line, lines_of_run, tell
 from martlet.errors import ParameterError, ResourceError
 from martlet.score.comparison import Comparison, Flip, Standing, compare

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from martlet.cli.options import JsonOption, option
-from martlet.cli.plan_options import TrainPlanOptions
+from martlet.cli.options.option import option
+from martlet.cli.options.plan import TrainPlanOptions
+from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 from martlet.train.config import DataConfig, KeepConfig, StepsConfig, TunerConfig
 

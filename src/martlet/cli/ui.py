@@ -1,7 +1,8 @@
 """`martlet ui`: a server with its page, and a browser that shows it."""
 
-from martlet.cli.options import ModelArgument, RuntimeOptions
-from martlet.cli.serve import LimitOptions, NetworkOptions, ServedOptions, run_server
+from martlet.cli.options.model import ModelArgument
+from martlet.cli.options.runtime import RuntimeOptions
+from martlet.cli.options.server import LimitOptions, NetworkOptions, ServedOptions
 from martlet.cli.verb import verb
 
 
@@ -18,4 +19,6 @@ def ui(
 
     Try `martlet ui --demo`. It is `martlet serve --ui`, and opens the browser.
     """
+    from martlet.cli.serving import run_server
+
     run_server(model, served, network, limits, runtime, page="opened")

@@ -2,17 +2,13 @@
 
 from typing import Annotated, Literal
 
-from martlet.cli.options import (
-    AdapterOption,
-    BatchRuntimeOptions,
-    DataArgument,
-    JsonOption,
-    ModelOption,
-    RowOptions,
-    SamplingOptions,
-    option,
-)
-from martlet.cli.plan_options import PlanOptions
+from martlet.cli.options.model import AdapterOption, ModelOption
+from martlet.cli.options.option import option
+from martlet.cli.options.plan import PlanOptions
+from martlet.cli.options.result import JsonOption
+from martlet.cli.options.rows import DataArgument, RowOptions
+from martlet.cli.options.runtime import BatchRuntimeOptions
+from martlet.cli.options.sampling import SamplingOptions
 from martlet.cli.verb import verb
 
 _PANEL = "Vote"

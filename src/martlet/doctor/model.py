@@ -104,7 +104,8 @@ def examine_stops(tokenizer: Tokenizer) -> Finding:
         return Finding.warning(
             "stop tokens",
             "none: config, tokenizer and template name no end, so replies run to --max-tokens",
-            remedy=f"martlet generate DATA --model {quote(str(tokenizer.folder))} --stop TEXT --out NEW",
+            remedy=f"martlet generate DATA --model {quote(str(tokenizer.folder))} "
+            "--stop TEXT --out NEW",
         )
     return Finding.ok(
         "stop tokens", "; ".join(f"{text} ({sources})" for text, sources in stops.items())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from martlet.cli.options import option
+from martlet.cli.options.option import option
 from martlet.errors import ParameterError
 
 if TYPE_CHECKING:
