@@ -130,10 +130,11 @@ def test_the_base_is_rounded_to_the_articles_four_bits(tiny_llama: ModelFolder) 
     # Of its arguments transformers has since dropped one.
     code = code.replace('{"": 0}', '{"": "cpu"}').replace(",use_auth_token=True", "")
     exec(code, names)
-    own = load_nf4(tiny_llama, dtype=torch.bfloat16, device=torch.device("cpu"))
+    model = names["original_model"]
+    own = load_nf4(tiny_llama, dtype=model.dtype, device=torch.device("cpu"))
     codes, expected = (
-        {name: value for name, value in model.named_parameters() if value.dtype == torch.uint8}
-        for model in (own, names["original_model"])
+        {name: value for name, value in each.named_parameters() if value.dtype == torch.uint8}
+        for each in (own, model)
     )
     assert codes.keys() == expected.keys()
     assert len(codes) == 7 * own.config.num_hidden_layers
