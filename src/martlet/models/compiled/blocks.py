@@ -3,6 +3,7 @@
 Memory is passed by address, as in `vectors`; D is the width of a head.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from numba import types
@@ -35,6 +36,7 @@ from martlet.models.compiled.vectors import (
 
 BLOCK_SIZE = WIDTH
 """Tokens of a block: one for each sum of a vector."""
+_ROWS_AT_ONCE = (4, 1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -98,15 +100,17 @@ def score_block(
                     for token in range(BLOCK_SIZE)
                 ],
             )
-            with cgutils.for_range(builder, num_rows) as row:
-                place = at(builder, scores, row.index, stride)
-                query = at(builder, rows, row.index, row_bytes)
-                query = at(builder, query, part.index, VECTOR_BYTES)
-                sums = load(builder, place, SUMS)
+            own_rows = at(builder, rows, part.index, VECTOR_BYTES)
+            for number, some in _in_groups(builder, num_rows):
+                places = [at(builder, scores, row, stride) for row in some]
+                queries = [at(builder, own_rows, row, row_bytes) for row in some]
+                sums = [load(builder, place, SUMS) for place in places]
                 for index, pairs in enumerate(turned):
-                    pair = broadcast_pair(builder, at(builder, query, index, PAIR_BYTES))
-                    sums = add_products(builder, sums, pairs, pair)
-                store(builder, sums, place)
+                    for row in range(number):
+                        pair = broadcast_pair(builder, at(builder, queries[row], index, PAIR_BYTES))
+                        sums[row] = add_products(builder, sums[row], pairs, pair)
+                for total, place in zip(sums, places, strict=True):
+                    store(builder, total, place)
         return context.get_dummy_value()
 
     return types.void(rows, num_rows, keys, dim, scores, stride), generate
@@ -165,22 +169,39 @@ def mix_block(
             pairs = [
                 interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)
             ]
-            with cgutils.for_range(builder, num_rows) as row_loop:
-                row = at(builder, mixed, row_loop.index, mixed_bytes)
+            own_mixed = at(builder, mixed, part.index, 2 * VECTOR_BYTES)
+            for number, some in _in_groups(builder, num_rows):
+                starts = [at(builder, own_mixed, row, mixed_bytes) for row in some]
+                own_weights = [at(builder, weights, row, stride) for row in some]
                 places = [
-                    at(builder, at(builder, row, part.index, 2 * VECTOR_BYTES), half, VECTOR_BYTES)
-                    for half in range(2)
+                    at(builder, start, half, VECTOR_BYTES) for start in starts for half in range(2)
                 ]
                 sums = [load(builder, place, SUMS) for place in places]
-                own = at(builder, weights, row_loop.index, stride)
                 for index, halves in enumerate(pairs):
-                    weight = broadcast_pair(builder, at(builder, own, index, 4))
-                    sums = [
-                        add_products(builder, total, half, weight)
-                        for total, half in zip(sums, halves, strict=True)
-                    ]
+                    for row in range(number):
+                        weight = broadcast_pair(
+                            builder, at(builder, own_weights[row], index, PAIR_BYTES)
+                        )
+                        for half, column in enumerate(halves):
+                            place = 2 * row + half
+                            sums[place] = add_products(builder, sums[place], column, weight)
                 for total, place in zip(sums, places, strict=True):
                     store(builder, total, place)
         return context.get_dummy_value()
 
     return types.void(weights, stride, num_rows, values, dim, mixed), generate
+
+
+def _in_groups(builder: Builder, num_rows: Value) -> Iterator[tuple[int, list[Value]]]:
+    """Loops over rows, some at once while there are as many: their sums do not wait for each other.
+
+    Yields:
+        How many there are at once and which, once for each loop; what is built then is its body.
+    """
+    first = ADDRESS(0)
+    for number in _ROWS_AT_ONCE:
+        count = builder.udiv(builder.sub(num_rows, first), ADDRESS(number))
+        with cgutils.for_range(builder, count) as loop:
+            start = builder.add(first, builder.mul(loop.index, ADDRESS(number)))
+            yield number, [builder.add(start, ADDRESS(row)) for row in range(number)]
+        first = builder.add(first, builder.mul(count, ADDRESS(number)))

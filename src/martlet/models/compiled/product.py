@@ -32,6 +32,7 @@ from martlet.models.compiled.vectors import (
     compiled,
     fetch_add,
     load,
+    prefetch_line,
     round_sums,
     store,
 )
@@ -40,20 +41,35 @@ PANEL = 64
 """Outputs of a panel."""
 ROWS_AT_ONCE = 96
 """Rows for which a panel is read from memory once, and then from the cache."""
+_FEW_ROWS = 8
+"""Memory has enough to do with one panel: nothing else is asked for."""
+_LARGEST_AHEAD = 2**18
+"""Bytes of a panel that fits into the second level of the cache beside another."""
 
 
 def _multiply_panel_by(num_rows: int) -> Callable[..., None]:
-    """`(rows, weight, num_pairs, bias, out, out_bytes)`: all outputs of a panel, for some rows."""
+    """`(rows, weight, num_pairs, bias, out, out_bytes, ahead)`: a panel's outputs of some rows.
+
+    Meanwhile memory is asked for the quarter of a panel that lies `ahead`.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def multiply_panel(
-        _: Any, rows: Any, weight: Any, num_pairs: Any, bias: Any, out: Any, out_bytes: Any
+        _: Any,
+        rows: Any,
+        weight: Any,
+        num_pairs: Any,
+        bias: Any,
+        out: Any,
+        out_bytes: Any,
+        ahead: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
             _multiply_panel(builder, num_rows, *arguments)
             return context.get_dummy_value()
 
-        return types.void(rows, weight, num_pairs, bias, out, out_bytes), generate
+        kinds = (rows, weight, num_pairs, bias, out, out_bytes, ahead)
+        return types.void(*kinds), generate
 
     function: Callable[..., None] = multiply_panel
     return function
@@ -68,6 +84,7 @@ def _multiply_panel(
     bias: Value,
     out: Value,
     out_bytes: Value,
+    ahead: Value,
 ) -> None:
     vectors = range(PANEL // WIDTH)
     starts = [load(builder, at(builder, bias, index, VECTOR_BYTES), SUMS) for index in vectors]
@@ -77,6 +94,7 @@ def _multiply_panel(
     ]
     row_bytes = builder.mul(num_pairs, ADDRESS(PAIR_BYTES))
     with cgutils.for_range(builder, num_pairs) as loop:
+        prefetch_line(builder, at(builder, ahead, loop.index, VECTOR_BYTES))
         column = at(builder, weight, loop.index, PANEL * PAIR_BYTES)
         weights = [
             load(builder, at(builder, column, index, VECTOR_BYTES), PAIRS) for index in vectors
@@ -99,23 +117,31 @@ _by_six, _by_four, _by_two, _by_one = (_multiply_panel_by(num_rows) for num_rows
 
 @njit  # type: ignore[untyped-decorator]
 def _multiply_rows(
-    rows: int, num_rows: int, weight: int, num_pairs: int, bias: int, out: int, out_bytes: int
+    rows: int,
+    num_rows: int,
+    weight: int,
+    num_pairs: int,
+    bias: int,
+    out: int,
+    out_bytes: int,
+    ahead: int,
 ) -> None:
-    """All outputs of a panel."""
-    row, row_bytes = 0, num_pairs * PAIR_BYTES
+    """All outputs of a panel, while memory brings the one ahead."""
+    row, row_bytes, quarter = 0, num_pairs * PAIR_BYTES, num_pairs * VECTOR_BYTES
     while row < num_rows:
         some, target = rows + row * row_bytes, out + row * out_bytes
+        part = ahead + min(row // 6, 3) * quarter
         if num_rows - row >= 6:
-            _by_six(some, weight, num_pairs, bias, target, out_bytes)
+            _by_six(some, weight, num_pairs, bias, target, out_bytes, part)
             row += 6
         elif num_rows - row >= 4:
-            _by_four(some, weight, num_pairs, bias, target, out_bytes)
+            _by_four(some, weight, num_pairs, bias, target, out_bytes, part)
             row += 4
         elif num_rows - row >= 2:
-            _by_two(some, weight, num_pairs, bias, target, out_bytes)
+            _by_two(some, weight, num_pairs, bias, target, out_bytes, part)
             row += 2
         else:
-            _by_one(some, weight, num_pairs, bias, target, out_bytes)
+            _by_one(some, weight, num_pairs, bias, target, out_bytes, part)
             row += 1
 
 
@@ -135,20 +161,24 @@ def multiply_rows() -> Any:
         rows, weight, bias, out = arguments[1], arguments[2], arguments[3], arguments[4]
         num_rows, num_panels, num_pairs = arguments[5], arguments[6], arguments[7]
         row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * 2
+        panel_bytes = num_pairs * PANEL * PAIR_BYTES
         num_parts = (num_rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE
-        while True:
-            item = fetch_add(arguments[0], 1)
-            if item >= num_panels * num_parts:
-                break
+        asks_ahead = num_rows > _FEW_ROWS and panel_bytes <= _LARGEST_AHEAD
+        item = fetch_add(arguments[0], 1)
+        while item < num_panels * num_parts:
+            following = fetch_add(arguments[0], 1)
             panel, first = item // num_parts, item % num_parts * ROWS_AT_ONCE
+            ahead = min(following // num_parts, num_panels - 1) if asks_ahead else panel
             _multiply_rows(
                 rows + first * row_bytes,
                 min(ROWS_AT_ONCE, num_rows - first),
-                weight + panel * num_pairs * PANEL * PAIR_BYTES,
+                weight + panel * panel_bytes,
                 num_pairs,
                 bias + panel * PANEL * 4,
                 out + first * out_bytes + panel * PANEL * 2,
                 out_bytes,
+                weight + ahead * panel_bytes,
             )
+            item = following
 
     return work
