@@ -143,7 +143,6 @@ def _attend_tile(
     end = lasts[num_tokens - 1] // BLOCK_SIZE + 1
     for start in range(firsts[0] // BLOCK_SIZE, end, BLOCKS_AT_ONCE):
         count = min(BLOCKS_AT_ONCE, end - start)
-        fill(scores, num_rows * _NUM_KEYS // WIDTH, _ZERO)
         for index in range(count):
             soon = min(start + index + BLOCKS_AHEAD, end - 1)
             prefetch(keys + ids[soon] * block_bytes, block_bytes)

@@ -27,6 +27,7 @@ from martlet.models.compiled.vectors import (
     constant,
     interleave,
     load,
+    multiply_add,
     power_of_two,
     round_sums,
     store,
@@ -86,11 +87,12 @@ def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 def score_block(
     _: Any, rows: Any, num_rows: Any, keys: Any, dim: Any, scores: Any, stride: Any
 ) -> Any:
-    """Adds the products of rows of queries and the 16 keys of a block to the rows' scores."""
+    """The products of rows of queries and the 16 keys of a block."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
         rows, num_rows, keys, dim, scores, stride = arguments
         row_bytes = builder.mul(dim, ADDRESS(2))
+        nothing = constant(0)
         with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
             columns = at(builder, keys, part.index, VECTOR_BYTES)
             turned = transpose(
@@ -101,10 +103,14 @@ def score_block(
                 ],
             )
             own_rows = at(builder, rows, part.index, VECTOR_BYTES)
+            is_first = builder.icmp_unsigned("==", part.index, ADDRESS(0))
             for number, some in _in_groups(builder, num_rows):
                 places = [at(builder, scores, row, stride) for row in some]
                 queries = [at(builder, own_rows, row, row_bytes) for row in some]
-                sums = [load(builder, place, SUMS) for place in places]
+                sums = [
+                    builder.select(is_first, nothing, load(builder, place, SUMS))
+                    for place in places
+                ]
                 for index, pairs in enumerate(turned):
                     for row in range(number):
                         pair = broadcast_pair(builder, at(builder, queries[row], index, PAIR_BYTES))
@@ -138,11 +144,11 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
 
     def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
         scores, num_vectors, scale, offset, weights = arguments
-        scale, offset = broadcast(builder, scale), broadcast(builder, offset)
+        scale, offset = broadcast(builder, scale), broadcast(builder, builder.fneg(offset))
         total = cgutils.alloca_once_value(builder, constant(0))
         with cgutils.for_range(builder, num_vectors) as loop:
             vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
-            power = power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
+            power = power_of_two(builder, multiply_add(builder, vector, scale, offset))
             builder.store(builder.fadd(builder.load(total), power), total)
             place = at(builder, weights, loop.index, VECTOR_BYTES // 2)
             store(builder, round_sums(builder, power), place)
