@@ -50,12 +50,14 @@ def argmax(logits: Tensor) -> Tensor:
 
     `Tensor.argmax` is not vectorised for bfloat16 on a CPU; `amax` of a short segment is.
     """
-    if logits.shape[1] >= LARGE_VOCABULARY and logits.is_contiguous():
-        if is_compiled_for(logits, logits.shape[1]):
-            from martlet.models.compiled.largest import first_largest
+    vocab_size = logits.shape[1]
+    if not logits.is_contiguous():
+        return logits.argmax(dim=1)
+    if vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size):
+        from martlet.models.compiled.largest import first_largest
 
-            return first_largest(logits)
-    if logits.shape[1] % SEGMENT or not logits.is_contiguous():
+        return first_largest(logits)
+    if vocab_size % SEGMENT:
         return logits.argmax(dim=1)
     segments = logits.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
     best = segments.amax(dim=2).argmax(dim=1)  # [M]

@@ -1,15 +1,19 @@
 """The inner loops of compiled attention: a block of 16 keys, or some vectors of scores, at a time.
 
+Keys and values become panels (`panel`): one of keys has those of four blocks as its columns and the
+width of a head as its inputs, one of values the other way round.
+
 Memory is passed by address, as in `vectors`; D is the width of a head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
@@ -19,10 +23,8 @@ from martlet.models.compiled.vectors import (
     WIDTH,
     Builder,
     Value,
-    add_products,
     at,
     broadcast,
-    broadcast_pair,
     call,
     constant,
     interleave,
@@ -37,7 +39,6 @@ from martlet.models.compiled.vectors import (
 
 BLOCK_SIZE = WIDTH
 """Tokens of a block: one for each sum of a vector."""
-_ROWS_AT_ONCE = (4, 1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -84,42 +85,52 @@ def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def score_block(
-    _: Any, rows: Any, num_rows: Any, keys: Any, dim: Any, scores: Any, stride: Any
-) -> Any:
-    """The products of rows of queries and the 16 keys of a block."""
+def turn_block(_: Any, keys: Any, dim: Any, panel: Any, index: Any) -> Any:
+    """Writes the 16 keys of a block to a panel, as its columns from 16 times the index on."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        rows, num_rows, keys, dim, scores, stride = arguments
+        keys, dim, panel, index = arguments
         row_bytes = builder.mul(dim, ADDRESS(2))
-        nothing = constant(0)
+        own = at(builder, panel, index, VECTOR_BYTES)
         with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
             columns = at(builder, keys, part.index, VECTOR_BYTES)
-            turned = transpose(
-                builder,
-                [
-                    load(builder, at(builder, columns, token, row_bytes), PAIRS)
-                    for token in range(BLOCK_SIZE)
-                ],
-            )
-            own_rows = at(builder, rows, part.index, VECTOR_BYTES)
-            is_first = builder.icmp_unsigned("==", part.index, ADDRESS(0))
-            for number, some in _in_groups(builder, num_rows):
-                places = [at(builder, scores, row, stride) for row in some]
-                queries = [at(builder, own_rows, row, row_bytes) for row in some]
-                sums = [
-                    builder.select(is_first, nothing, load(builder, place, SUMS))
-                    for place in places
-                ]
-                for index, pairs in enumerate(turned):
-                    for row in range(number):
-                        pair = broadcast_pair(builder, at(builder, queries[row], index, PAIR_BYTES))
-                        sums[row] = add_products(builder, sums[row], pairs, pair)
-                for total, place in zip(sums, places, strict=True):
-                    store(builder, total, place)
+            rows = [
+                load(builder, at(builder, columns, token, row_bytes), PAIRS)
+                for token in range(BLOCK_SIZE)
+            ]
+            target = at(builder, own, part.index, WIDTH * PANEL * PAIR_BYTES)
+            for pair, turned in enumerate(transpose(builder, rows)):
+                store(builder, turned, at(builder, target, pair, PANEL * PAIR_BYTES))
         return context.get_dummy_value()
 
-    return types.void(rows, num_rows, keys, dim, scores, stride), generate
+    return types.void(keys, dim, panel, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pair_block(_: Any, values: Any, dim: Any, panel: Any, index: Any, panel_bytes: Any) -> Any:
+    """Writes the 16 values of a block to panels, as their inputs from 16 times the index on."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        values, dim, panel, index, panel_bytes = arguments
+        row_bytes = builder.mul(dim, ADDRESS(2))
+        own = at(builder, panel, index, BLOCK_SIZE // 2 * PANEL * PAIR_BYTES)
+        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
+            columns = at(builder, values, part.index, VECTOR_BYTES)
+            number = builder.udiv(part.index, ADDRESS(2))
+            half = builder.urem(part.index, ADDRESS(2))
+            target = at(builder, own, number, panel_bytes)
+            target = at(builder, target, half, 2 * VECTOR_BYTES)
+            for pair in range(BLOCK_SIZE // 2):
+                two = [
+                    load(builder, at(builder, columns, 2 * pair + token, row_bytes), PAIRS)
+                    for token in range(2)
+                ]
+                place = at(builder, target, pair, PANEL * PAIR_BYTES)
+                for index, vector in enumerate(interleave(builder, *two)):
+                    store(builder, vector, at(builder, place, index, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(values, dim, panel, index, panel_bytes), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -157,57 +168,73 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
     return types.float32(scores, num_vectors, scale, offset, weights), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def mix_block(
-    _: Any, weights: Any, stride: Any, num_rows: Any, values: Any, dim: Any, mixed: Any
-) -> Any:
-    """Adds the 16 values of a block, by their weights, to what each row has mixed."""
+def _add_rows_by(num_rows: int, *, is_sum: bool) -> Callable[..., None]:
+    """`(rows, row_bytes, panel, num_pairs, out, out_bytes)`: the products of rows with a panel.
 
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        weights, stride, num_rows, values, dim, mixed = arguments
-        value_bytes, mixed_bytes = (builder.mul(dim, ADDRESS(size)) for size in (2, 4))
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, values, part.index, VECTOR_BYTES)
-            rows = [
-                load(builder, at(builder, columns, token, value_bytes), PAIRS)
-                for token in range(BLOCK_SIZE)
-            ]
-            pairs = [
-                interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)
-            ]
-            own_mixed = at(builder, mixed, part.index, 2 * VECTOR_BYTES)
-            for number, some in _in_groups(builder, num_rows):
-                starts = [at(builder, own_mixed, row, mixed_bytes) for row in some]
-                own_weights = [at(builder, weights, row, stride) for row in some]
-                places = [
-                    at(builder, start, half, VECTOR_BYTES) for start in starts for half in range(2)
-                ]
-                sums = [load(builder, place, SUMS) for place in places]
-                for index, halves in enumerate(pairs):
-                    for row in range(number):
-                        weight = broadcast_pair(
-                            builder, at(builder, own_weights[row], index, PAIR_BYTES)
-                        )
-                        for half, column in enumerate(halves):
-                            place = 2 * row + half
-                            sums[place] = add_products(builder, sums[place], column, weight)
-                for total, place in zip(sums, places, strict=True):
-                    store(builder, total, place)
-        return context.get_dummy_value()
-
-    return types.void(weights, stride, num_rows, values, dim, mixed), generate
-
-
-def _in_groups(builder: Builder, num_rows: Value) -> Iterator[tuple[int, list[Value]]]:
-    """Loops over rows, some at once while there are as many: their sums do not wait for each other.
-
-    Yields:
-        How many there are at once and which, once for each loop; what is built then is its body.
+    Args:
+        is_sum: Whether they are added to what is there already.
     """
-    first = ADDRESS(0)
-    for number in _ROWS_AT_ONCE:
-        count = builder.udiv(builder.sub(num_rows, first), ADDRESS(number))
-        with cgutils.for_range(builder, count) as loop:
-            start = builder.add(first, builder.mul(loop.index, ADDRESS(number)))
-            yield number, [builder.add(start, ADDRESS(row)) for row in range(number)]
-        first = builder.add(first, builder.mul(count, ADDRESS(number)))
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add_rows(
+        _: Any, rows: Any, row_bytes: Any, panel: Any, num_pairs: Any, out: Any, out_bytes: Any
+    ) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            rows, row_bytes, panel, num_pairs, out, out_bytes = arguments
+            outs = [at(builder, out, row, out_bytes) for row in range(num_rows)]
+            places = [[at(builder, row, index, VECTOR_BYTES) for index in VECTORS] for row in outs]
+            starts = [
+                [load(builder, place, SUMS) if is_sum else constant(0) for place in row]
+                for row in places
+            ]
+            own = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
+            sums = add_panel(builder, starts, own, panel, num_pairs)
+            for row, totals in zip(places, sums, strict=True):
+                for place, total in zip(row, totals, strict=True):
+                    store(builder, total, place)
+            return context.get_dummy_value()
+
+        return types.void(rows, row_bytes, panel, num_pairs, out, out_bytes), generate
+
+    function: Callable[..., None] = add_rows
+    return function
+
+
+def _all_rows_by(*, is_sum: bool) -> Callable[..., None]:
+    """`(rows, row_bytes, num_rows, panel, num_pairs, out, out_bytes)`, for any number of rows."""
+    six, four, three, two, one = (_add_rows_by(n, is_sum=is_sum) for n in (6, 4, 3, 2, 1))
+
+    @njit  # type: ignore[untyped-decorator]
+    def all_rows(
+        rows: int,
+        row_bytes: int,
+        num_rows: int,
+        panel: int,
+        num_pairs: int,
+        out: int,
+        out_bytes: int,
+    ) -> None:
+        row = 0
+        while row < num_rows:
+            some, target, left = rows + row * row_bytes, out + row * out_bytes, num_rows - row
+            if left >= 6 and left != 7:
+                six(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 6
+            elif left >= 4:
+                four(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 4
+            elif left == 3:
+                three(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 3
+            elif left == 2:
+                two(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 2
+            else:
+                one(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 1
+
+    function: Callable[..., None] = all_rows
+    return function
+
+
+score_panel, mix_panel = (_all_rows_by(is_sum=is_sum) for is_sum in (False, True))

@@ -80,9 +80,7 @@ def _find(_: Any, row: Any, num_vectors: Any) -> Any:
             columns = builder.add(broadcast(builder, first), lanes)
             builder.store(builder.select(is_larger, x, builder.load(largest)), largest)
             builder.store(builder.select(is_larger, columns, builder.load(places)), places)
-        best = call(
-            builder, "llvm.vector.reduce.fmax.v16f32", SUMS.element, builder.load(largest)
-        )
+        best = call(builder, "llvm.vector.reduce.fmax.v16f32", SUMS.element, builder.load(largest))
         is_best = builder.fcmp_ordered("==", builder.load(largest), broadcast(builder, best))
         beyond = ir.Constant(PAIRS, [2**31 - 1] * WIDTH)
         candidates = builder.select(is_best, builder.load(places), beyond)

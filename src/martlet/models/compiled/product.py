@@ -13,32 +13,25 @@ from functools import cache
 from typing import Any
 
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
-    PAIRS,
     SUMS,
     VECTOR_BYTES,
-    WIDTH,
     Builder,
     Value,
-    add_products,
     at,
-    broadcast_pair,
     compiled,
     fetch_add,
     load,
-    prefetch_line,
     round_sums,
     store,
 )
 
-PANEL = 64
-"""Outputs of a panel."""
 ROWS_AT_ONCE = 96
 """Rows for which a panel is read from memory once, and then from the cache."""
 _FEW_ROWS = 8
@@ -86,29 +79,14 @@ def _multiply_panel(
     out_bytes: Value,
     ahead: Value,
 ) -> None:
-    vectors = range(PANEL // WIDTH)
-    starts = [load(builder, at(builder, bias, index, VECTOR_BYTES), SUMS) for index in vectors]
-    # Variables that the compiler keeps in registers.
-    sums = [
-        [cgutils.alloca_once_value(builder, start) for start in starts] for _ in range(num_rows)
-    ]
     row_bytes = builder.mul(num_pairs, ADDRESS(PAIR_BYTES))
-    with cgutils.for_range(builder, num_pairs) as loop:
-        prefetch_line(builder, at(builder, ahead, loop.index, VECTOR_BYTES))
-        column = at(builder, weight, loop.index, PANEL * PAIR_BYTES)
-        weights = [
-            load(builder, at(builder, column, index, VECTOR_BYTES), PAIRS) for index in vectors
-        ]
-        for row in range(num_rows):
-            place = at(builder, at(builder, rows, row, row_bytes), loop.index, PAIR_BYTES)
-            pair = broadcast_pair(builder, place)
-            for variable, each in zip(sums[row], weights, strict=True):
-                added = add_products(builder, builder.load(variable), each, pair)
-                builder.store(added, variable)
-    for row in range(num_rows):
-        for index, variable in enumerate(sums[row]):
+    starts = [load(builder, at(builder, bias, index, VECTOR_BYTES), SUMS) for index in VECTORS]
+    places = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
+    sums = add_panel(builder, [starts] * num_rows, places, weight, num_pairs, ahead=ahead)
+    for row, totals in enumerate(sums):
+        for index, total in enumerate(totals):
             place = at(builder, at(builder, out, row, out_bytes), index, VECTOR_BYTES // 2)
-            store(builder, round_sums(builder, builder.load(variable)), place)
+            store(builder, round_sums(builder, total), place)
 
 
 # The sums of six rows, and what is multiplied, are what the registers hold.

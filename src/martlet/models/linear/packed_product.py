@@ -12,7 +12,7 @@ from torch import Tensor
 from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile, run
 
 FEW_ROWS = 8
-"""Rows up to which it is faster than oneDNN where the CPU has tiles (AMX), which it does not use."""
+"""Rows up to which it is faster than oneDNN where the CPU has tiles (AMX): it uses none."""
 _PANEL = 64
 """Outputs; oneDNN pads what is no multiple of it."""
 
