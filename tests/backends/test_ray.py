@@ -72,13 +72,16 @@ def run(backend: Backend, job: Job) -> bytes:
 
 @pytest.mark.slow
 def test_a_cluster_at_other_work_is_waited_for_a_while(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
 ) -> None:
-    monkeypatch.setattr("martlet.backends.ray.crew._ROOM_TIMEOUT_S", 1.0)
     disconnect = connect(cluster.address)
     try:
         assert placement_group([{"CPU": 1}] * 3).wait(30)
-        crew = Crew(Demand(num_gpus=0).seats, lambda seat: RemoteEngine(seat, "demo", OPTIONS))
+        crew = Crew(
+            Demand(num_gpus=0).seats,
+            lambda seat: RemoteEngine(seat, "demo", OPTIONS),
+            room_timeout_s=1.0,
+        )
         with pytest.raises(ResourceError, match="other work holds its cores"):
             crew.assemble()
         with pytest.raises(ResourceError, match="other work holds its cores"):

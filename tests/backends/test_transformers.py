@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from martlet.backends.base import Backend, Prompt, SampleOutput, SampleRequest
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions, DType
-from martlet.backends.static_batch import StaticBatch
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
 from martlet.errors import (
@@ -389,18 +390,20 @@ def test_a_failing_model_fails_its_batch_and_no_other(
 
 
 def test_logits_that_are_not_finite_fail_their_request_and_no_other(
-    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+    backend: TransformersBackend,
 ) -> None:
     requests = _requests(_prompts(3), replace(GREEDY, logprobs=0))
     expected = _run(backend, requests)
-    advance = StaticBatch.advance
+    num_drawn = 0
 
-    def spoil(batch: StaticBatch, logits: torch.Tensor) -> dict[int, int]:
-        if batch.requests[1].num_output_tokens == 2:
-            logits[1] = float("nan")
-        return advance(batch, logits)
+    def spoil(_model: nn.Module, _: object, inputs: dict[str, torch.Tensor], out: Any) -> None:
+        nonlocal num_drawn
+        is_prompt = inputs["input_ids"].shape[1] > 1
+        num_drawn = 0 if is_prompt else num_drawn + 1
+        if num_drawn == 2:
+            out.logits[1] = float("nan")
 
-    monkeypatch.setattr(StaticBatch, "advance", spoil)
+    backend._model.register_forward_hook(spoil, with_kwargs=True)
     outputs = _run(backend, requests)
     lost = outputs["row-1"]
     assert (lost.finish_reason, lost.error) == ("error", "the model gave no finite logits")
@@ -411,12 +414,12 @@ def test_logits_that_are_not_finite_fail_their_request_and_no_other(
 
 
 def test_a_batch_without_any_finite_logits_ends(
-    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch
+    backend: TransformersBackend,
 ) -> None:
-    advance = StaticBatch.advance
-    monkeypatch.setattr(
-        StaticBatch, "advance", lambda batch, logits: advance(batch, logits * float("nan"))
-    )
+    def spoil(_model: nn.Module, _inputs: object, out: Any) -> None:
+        out.logits.fill_(float("nan"))
+
+    backend._model.register_forward_hook(spoil)
     outputs = _run(backend, _requests(_prompts(2), replace(GREEDY, logprobs=1)))
     assert {output.error for output in outputs.values()} == {"the model gave no finite logits"}
 

@@ -1,15 +1,15 @@
 """A whole batch: rows in, rows out, beside them the card; and every refusal before compute."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from batch.echo_backend import EchoBackend
 from batch.lines import read_lines, write_lines
-from martlet.batch import disk
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
 from martlet.batch.task import GENERATE
@@ -250,10 +250,12 @@ def test_an_unknown_parameter(batch) -> None:
     assert message.startswith("unknown parameter 'temprature'")
 
 
-def test_no_disk_space(batch, monkeypatch) -> None:
-    monkeypatch.setattr(disk, "disk_usage", lambda _folder: SimpleNamespace(free=2**20))
-    message = refusal(batch, ResourceError)
-    assert "has 1 MiB left" in message
+def test_no_disk_space(batch) -> None:
+    message = refusal(batch, ResourceError, given_params={"n": 2**31 - 1})
+    free = shutil.disk_usage(batch.out.parent).free / 2**20
+    left = re.search(r"may need \d+ MiB and .* has (\d+) MiB left", message)
+    assert left is not None
+    assert int(left[1]) == pytest.approx(free, rel=0.1)
     assert not batch.card.exists()
 
 

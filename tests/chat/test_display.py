@@ -7,9 +7,8 @@ import pytest
 from rich.console import Console
 
 from chat.screen import Screen
-from martlet.cli.terminal import display as displaying
 from martlet.cli.terminal.comparison import comparison_shown
-from martlet.cli.terminal.display import markdown, reply_shown, settled_part
+from martlet.cli.terminal.display import MarkdownDisplay, markdown, reply_shown, settled_part
 
 REPLY = """# A plan
 
@@ -62,12 +61,10 @@ def printed_at_once(text: str) -> str:
 
 @pytest.mark.parametrize("text", [REPLY, LONG_BLOCK, "one line", ""])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_grew_is_what_would_have_been_printed(
-    monkeypatch: pytest.MonkeyPatch, text: str, seed: int
-) -> None:
-    monkeypatch.setattr(displaying, "_SECONDS_BETWEEN_REFRESHES", 0)
+def test_what_grew_is_what_would_have_been_printed(text: str, seed: int) -> None:
     draw, screen, file, rest = random.Random(seed), Screen(HEIGHT), io.StringIO(), text
-    with reply_shown(console_on(file)) as display:
+    display = MarkdownDisplay(console_on(file), seconds_between_refreshes=0)
+    with display:
         while rest:
             size = draw.randint(1, 12)
             display.push(rest[:size])
@@ -79,10 +76,10 @@ def test_what_grew_is_what_would_have_been_printed(
     assert " \r\n" not in written, "no blanks at the end of a line"
 
 
-def test_settled_blocks_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(displaying, "_SECONDS_BETWEEN_REFRESHES", 0)
+def test_settled_blocks_are_not_drawn_again() -> None:
     file = io.StringIO()
-    with reply_shown(console_on(file)) as display:
+    display = MarkdownDisplay(console_on(file), seconds_between_refreshes=0)
+    with display:
         for number in range(50):
             display.push(f"Paragraph {number}.\n\n")
     assert max(file.getvalue().count(f"Paragraph {number}.") for number in range(49)) <= 3

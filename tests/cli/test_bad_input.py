@@ -97,13 +97,14 @@ def test_no_such_file(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> No
     refused(call, tmp_path / "none.jsonl", tiny_llama.path, exit_code=3, words="none.jsonl")
 
 
-def test_no_room_on_the_disk(
-    call: Call, tiny_llama: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("martlet.batch.disk.disk_usage", lambda _: full)
-    data = write(tmp_path / "data.jsonl", GOOD_ROW)
-    refused(call, data, tiny_llama.path, exit_code=6, words="result may need")
+def test_no_room_on_the_disk(call: Call, tiny_llama: ModelFolder, tmp_path: Path) -> None:
+    rows = [{"prompt": "Hello"}] * 100
+    data, out = write(tmp_path / "data.jsonl", *rows), tmp_path / "out.jsonl"
+    options = ("--model", tiny_llama.path, "--out", out, "--samples", 2**31 - 1)
+    called = call("generate", data, *options)
+    assert called.exit_code == 6, called.stderr
+    assert "result may need" in called.stderr.splitlines()[-1]
+    assert not out.exists()
 
 
 def refused(

@@ -91,7 +91,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     ],
 )
 def test_every_exception_ends_with_a_line(
-    call: Call,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     exit_code: int,
@@ -100,9 +100,11 @@ def test_every_exception_ends_with_a_line(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(main, "app", fail)
-    called = call("vote")
-    assert (called.exit_code, called.stdout, called.stderr) == (exit_code, "", line)
+    monkeypatch.delenv("MARTLET_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main.ending_well(fail)
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out, printed.err) == (exit_code, "", line)
 
 
 def test_an_unknown_verb_or_option_is_bad_input(call: Call) -> None:

@@ -1,5 +1,6 @@
 """The third article's script: its flags, its files, and the faults it no longer has."""
 
+import io
 import json
 import re
 import sys
@@ -66,8 +67,10 @@ def test_its_other_engines_in_modern_words(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("martlet.compat.verbs.run", lambda _: None)
-    run("--base_model", llama, "--interactive", "--with_prompt", "--use_vllm", "--gpus", "0,1")
+    monkeypatch.setenv("MARTLET_VLLM", "no-vllm-here")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello")))
+    with pytest.raises(MartletError, match="no-vllm-here"):
+        run("--base_model", llama, "--interactive", "--with_prompt", "--use_vllm", "--gpus", "0,1")
     assert "--backend vllm --tensor-parallel-size 2 --system" in capsys.readouterr().err
 
 

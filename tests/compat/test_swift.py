@@ -14,8 +14,7 @@ import pytest
 
 from compat.articles import commands, needs_articles, requests
 from compat.models import model_folder
-from martlet.compat.swift.__main__ import main
-from martlet.compat.telling import tell_same
+from martlet.compat.swift.__main__ import main, translated
 from martlet.errors import AdapterError, MartletError, ParameterError
 from martlet.models.folder import open_folder
 from support.adapters import make_adapter
@@ -46,19 +45,12 @@ def swift(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def modern(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], list[str]]:
-    """The modern commands that a line tells, nothing of which is run."""
-    monkeypatch.setattr("martlet.compat.verbs.run", lambda _: None)
+def modern(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """The modern commands that a line becomes, none of which is run."""
     monkeypatch.setenv("MARTLET_VLLM", "no-vllm-here")
 
     def translate(line: str) -> list[str]:
-        tell_same.cache_clear()
-        capsys.readouterr()
-        main(shlex.split(line)[1:])
-        told = capsys.readouterr().err
-        return re.findall(r"^the same: (martlet .*)$", told, re.M)
+        return [shlex.join(["martlet", *verb]) for verb in translated(shlex.split(line)[1:])]
 
     return translate
 

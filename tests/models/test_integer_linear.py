@@ -1,5 +1,7 @@
 """Layers whose products are compiled: as the plain form computes, and each row by itself."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -115,7 +117,7 @@ def test_four_bits_with_zeros_of_their_own() -> None:
 
 
 def test_what_is_not_written_for_takes_the_operators_of_pytorch(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     odd = plain("int8", 64, 56, bias=False)
     assert isinstance(odd, StoredInt8)
@@ -127,7 +129,8 @@ def test_what_is_not_written_for_takes_the_operators_of_pytorch(
     assert isinstance(fastest_int4(fitting_int4, torch.bfloat16), IntegerLinear)
     if can_pack():
         assert isinstance(fastest_int8(odd), Int8Linear)
-        # As where llvmlite is not installed.
-        monkeypatch.setattr("martlet.models.linear.integer.can_compile", lambda: False)
+        monkeypatch.setitem(sys.modules, "llvmlite", None)  # as where it is not installed
+        can_compile.cache_clear()
+        request.addfinalizer(can_compile.cache_clear)
         assert isinstance(fastest_int8(fitting_int8), Int8Linear)
         assert isinstance(fastest_int4(fitting_int4, torch.bfloat16), Int4Linear)

@@ -1,5 +1,6 @@
 """Batches, driven by the stock client: replies, refusals, cancelling, live requests beside them."""
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -227,19 +228,17 @@ def test_live_requests_do_not_wait_behind_a_batch(slow: Running) -> None:
     ended(client, batch)
 
 
-def test_a_window_that_ends_expires_a_batch(slow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from martlet.serve.batches import record
-
-    monkeypatch.setitem(record._UNIT_TO_SECONDS, "m", 2)
+def test_a_window_that_ends_expires_a_batch(slow: Running) -> None:
     client = slow.client()
     content = "\n".join(
         json.dumps(line(f"{k}", chat("Hello", max_tokens=400, ignore_eos=True))) for k in range(9)
     )
     file = client.files.create(file=("rows.jsonl", content.encode()), purpose="batch")
-    with slow.http() as http:
-        asked = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "1m"}
-        created = http.post("/v1/batches", json=asked).json()
-    batch = ended(client, client.batches.retrieve(created["id"]))
+    creation = slow.server.config.app.state.batches.create(
+        input_file_id=file.id, endpoint=CHAT, completion_window="1m", seconds=2, metadata=None
+    )
+    created = asyncio.run_coroutine_threadsafe(creation, slow.loop).result(timeout=30)
+    batch = ended(client, client.batches.retrieve(created.id))
     assert batch.status == "expired"
     assert lines_of(client, batch.error_file_id)[-1]["error"]["code"] == "batch_expired"
 

@@ -164,7 +164,7 @@ def test_code_in_the_folder_does_not_run_unasked(tmp_path):
 
 def test_a_sentencepiece_file_names_the_extra_it_needs(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.model").write_bytes(b"not read")
-    monkeypatch.setattr("martlet.text.tokenizer.find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(MissingExtraError, match=r"martlet\[sentencepiece\]"):
         Tokenizer.load(tmp_path)
 

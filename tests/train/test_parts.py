@@ -12,7 +12,7 @@ from martlet.train.batches import Collate, pack, pad
 from martlet.train.config import resolve_config, to_fields
 from martlet.train.encoding import EncodedExample
 from martlet.train.example import Origin
-from martlet.train.loss import token_losses
+from martlet.train.loss import VALUES_AT_ONCE, token_losses
 from martlet.train.segments import attend_in_segments
 from martlet.train.sft import mean_loss
 from support.tiny_models import VOCAB_SIZE, tiny_model_folder
@@ -70,13 +70,14 @@ def test_rows_are_padded_where_segments_would_compute_something_else(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_losses_and_gradients_are_those_of_cross_entropy(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
 ) -> None:
-    monkeypatch.setattr("martlet.train.loss._VALUES_AT_ONCE", 3 * 50)  # several pieces
+    num_words = 2**14
+    num_rows = 2 * VALUES_AT_ONCE // num_words + 3  # three pieces
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(8, 50, generator=generator).to(dtype)
-    targets = torch.randint(50, (8,), generator=generator)
-    weights = torch.rand(8, generator=generator)
+    values = 5 * torch.randn(num_rows, num_words, generator=generator).to(dtype)
+    targets = torch.randint(num_words, (num_rows,), generator=generator)
+    weights = torch.rand(num_rows, generator=generator)
     expected, given = (values.clone().requires_grad_() for _ in range(2))
     losses = nn.functional.cross_entropy(expected.float(), targets, reduction="none")
     (losses * weights).sum().backward()

@@ -32,8 +32,6 @@ _TELL_ERRORS = """new MutationObserver(() => {
   }
 }).observe(document, { childList: true, subtree: true })"""
 """An error that the page shows in passing is told on the console too."""
-_OF_LEAVING = ("AbortError", "Connection errored out", "Connection to the server was lost")
-"""What Gradio says of a stream that Stop gave up, and of a page that is left while it loads."""
 
 
 @contextmanager
@@ -101,7 +99,7 @@ class Visitor:
         return "zh" if self.is_chinese else "en"
 
     def note_console(self, message: "ConsoleMessage") -> None:
-        if message.type == "error" and not any(words in message.text for words in _OF_LEAVING):
+        if message.type == "error":
             self.faults.append(f"console: {message.text}")
 
     def note_request(self, request: "Request") -> None:
@@ -127,6 +125,9 @@ class Visitor:
               .map((e) => e.outerHTML.slice(0, 200))"""
         )
         assert clipped == []
+        hidden = """() => [...document.querySelectorAll(".wide")]
+          .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText)"""
+        assert self.page.evaluate(hidden) == []
         widths = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert widths[0] <= widths[1]
 

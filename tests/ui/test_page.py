@@ -144,20 +144,21 @@ def test_the_better_reply_becomes_a_training_row(visitor: Visitor, tmp_path: Pat
 def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
     page = visitor.page
     visitor.turn_to("vote")
-    options = page.locator("#vote-options textarea")
+    question, options = (page.locator(f"#vote-{part} textarea") for part in ("question", "options"))
     page.locator("button.example:visible").click()
-    expect(options).not_to_have_value("")
-    page.locator("#vote-question textarea").fill(QUESTION)
+    for filled in (question, options):
+        expect(filled).not_to_have_value("")
+    question.fill(QUESTION)
     options.fill("\n".join(OPTIONS))
     page.locator("#vote-sampling > button").click()
     temperature = page.locator("#vote-sampling input[type=number]").first
     temperature.fill("0")  # all samples agree
     temperature.press("Tab")
     page.locator("#vote-ask").click()
+    told = "不再需要" if visitor.is_chinese else "were not needed"
+    expect(page.locator(".bars p")).to_contain_text(told)
     page.locator(".bar.winner").wait_for()
-    told = page.locator(".bars p").inner_text()
     counts = [int(count) for count in page.locator(".bar .count").all_inner_texts()]
-    assert ("不再需要" if visitor.is_chinese else "were not needed") in told
     assert sorted(counts) == [0, 0, 0, page.locator(".samples details").count()]
     assert max(counts) == 4  # of 8: the first four outvote whatever comes
     assert page.locator(".bar .label").all_inner_texts()[:4] == [
@@ -230,3 +231,7 @@ def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visit
     for tab in TABS:
         visitor.turn_to(tab)
         visitor.check_layout()
+    page.locator("button.example:visible").click()
+    page.locator("#microscope-prompt .submit-button").click()
+    page.locator("#step").wait_for()
+    visitor.check_layout()

@@ -145,7 +145,7 @@ class TransformersBackend:
         decoders = [self._new_decoder(request) for request in requests]
         try:
             self._generate(StaticBatch(requests, decoders))
-        except Exception as error:
+        except Exception as error:  # a model's own code, which may raise anything
             logger.error("a batch of %d requests failed", len(requests), exc_info=error)
             for request in requests:
                 if request.finish_reason is None:

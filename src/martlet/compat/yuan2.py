@@ -97,18 +97,22 @@ def main(arguments: Sequence[str]) -> None:
         ParameterError: If the command or a flag is unknown.
         MartletError: As `write_tokenizer` and the verbs do.
     """
+    modern = translated(arguments)
+    verbs.tell([modern])
+    verbs.run([modern])
+
+
+def translated(arguments: Sequence[str]) -> verbs.Verb:
+    """The modern command; raises as `main` does."""
     command, *flags = arguments or [""]
     if command == "chat":
         given = CHAT.parse(flags)
-        modern = ["chat", *_model_options(given), *_GREEDY]
-    elif command == "page":
+        return ["chat", *_model_options(given), *_GREEDY]
+    if command == "page":
         given = PAGE.parse(flags)
         fits = ["--context-policy", "drop-old-turns"]
-        modern = ["ui", *_model_options(given), *fits, *PAGE.straight(given)]
-    else:
-        raise ParameterError("say how to talk to Yuan2: chat, or page; each has a --help")
-    verbs.tell([modern])
-    verbs.run([modern])
+        return ["ui", *_model_options(given), *fits, *PAGE.straight(given)]
+    raise ParameterError("say how to talk to Yuan2: chat, or page; each has a --help")
 
 
 def _model_options(given: Given) -> list[str]:

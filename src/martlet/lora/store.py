@@ -9,18 +9,17 @@ import os
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from martlet.errors import BusyError, NotFoundError, ParameterError, ResourceError
 from martlet.lora import prepare as preparing
-from martlet.lora.base import BaseLeaves
+from martlet.lora.adapted_layers import AdaptedLayers
 from martlet.lora.folder import open_adapter
-from martlet.lora.layer import AdaptedEmbedding, AdaptedLeaf, AdaptedLinear
 from martlet.lora.proof import BaseProbe, prove
 from martlet.lora.provenance import (
     ServingIdentity,
@@ -29,7 +28,6 @@ from martlet.lora.provenance import (
 )
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
-from martlet.lora.weights import features
 from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -102,16 +100,13 @@ class AdapterStore:
         """What serves them, set by whoever knows: adapters that say where they come from must
         agree with it."""
         self.step = AdapterStep()
-        self._module = model.module
-        _take_out_layers(model.module)
-        self._base = BaseLeaves.of(model.module, model.own_norms, model.last_mlp)
+        self._layers = AdaptedLayers(model, self.step)
         self._max_loaded = max_loaded
         self._probe = probe
         self._base_probe: BaseProbe | None = None
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         """By name, the least recently used first."""
         self._num_holders: Counter[AdapterRevision] = Counter()
-        self._layers: dict[str, AdaptedLeaf] = {}
 
     def prepare(self, name: str, path: str | Path) -> AdapterRevision:
         """Reads and checks an adapter and converts its tensors. Any thread may call it.
@@ -138,7 +133,7 @@ class AdapterStore:
             if difference:
                 logger.warning("%s", difference)
         with ThreadPoolExecutor(max_workers=1, initializer=_give_way) as executor:
-            return executor.submit(preparing.prepare, name, folder, self._base).result()
+            return executor.submit(preparing.prepare, name, folder, self._layers.base).result()
 
     def probe_base(self) -> BaseProbe:
         """What adapters are compared with; computed once, before the first one if not by then."""
@@ -157,13 +152,13 @@ class AdapterStore:
             ResourceError: If they are all taken by pinned ones.
         """
         known = self._entries.get(prepared.name)
-        fresh = self._wrap(prepared.deltas)
+        fresh = self._layers.wrap(prepared.deltas)
         try:
             probe_kl = prove(prepared, self._probe(prepared), self.probe_base())
             if known is None or not known.is_loaded:
                 self._make_room()
         except BaseException:
-            self._unwrap(fresh)
+            self._layers.unwrap(fresh)
             self._free_if_unused(prepared)
             raise
         self._entries[prepared.name] = _Entry(
@@ -297,46 +292,10 @@ class AdapterStore:
             # What is known of it stays, its tensors go.
             entry.revision = replace(revision, deltas={})
         self.step.forget(revision)
-        for layer in self._layers.values():
-            layer.forget(revision)
-
-    def _wrap(self, names: Iterable[str]) -> Sequence[str]:
-        """Puts layers around leaves that have none yet."""
-        fresh = [name for name in names if name not in self._layers]
-        for name in fresh:
-            leaf = self._base.leaves[name]
-            layer = _layer_class(leaf)(
-                leaf, name=name, step=self.step, sees_logits=name in self._base.logit_leaves
-            )
-            _put(self._module, name, layer)
-            self._layers[name] = layer
-        return fresh
-
-    def _unwrap(self, names: Iterable[str]) -> None:
-        for name in names:
-            _put(self._module, name, self._base.leaves[name])
-            del self._layers[name]
-
-
-def _take_out_layers(model: nn.Module) -> None:
-    """Undoes what the store of an earlier engine did to the same model."""
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, AdaptedLeaf)}
-    for name, layer in layers.items():
-        _put(model, name, layer.base)
+        self._layers.forget(revision)
 
 
 def _give_way() -> None:
     """Lets this thread compute only where others leave room; Linux alone knows that of a thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
-
-
-def _layer_class(leaf: nn.Module) -> type[AdaptedLeaf]:
-    if isinstance(leaf, nn.Embedding):
-        return AdaptedEmbedding
-    return AdaptedLeaf if features(leaf) is None else AdaptedLinear
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -278,7 +278,7 @@ class EngineThread:
                 self._take_commands()
                 if self.backend.num_unfinished:
                     self._report(self._step())
-        except BaseException as error:
+        except BaseException as error:  # nobody joins this thread: clients would wait for ever
             logger.critical("the engine's thread has ended", exc_info=error)
             self.failure = error
             self._fail_on_loop(EngineError(f"the engine has stopped: {error}"))
@@ -303,7 +303,7 @@ class EngineThread:
         try:
             outputs = self.backend.poll()
             deltas = self.backend.take_deltas()
-        except Exception as error:
+        except Exception as error:  # the requests of a step are lost, the server is not
             logger.exception("a step raised; the requests in it fail")
             # Copying a dictionary's keys is one operation, so the loop may change it meanwhile.
             _abort_all(self.backend, list(self._samples))
@@ -352,5 +352,5 @@ def _execute(command: _Command, backend: Backend) -> None:
         return
     try:
         future.set_result(function(backend))
-    except Exception as error:
+    except Exception as error:  # whoever sent the command gets it
         future.set_exception(error)

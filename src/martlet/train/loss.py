@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-_VALUES_AT_ONCE = 2**23
+VALUES_AT_ONCE = 2**23
 """Logits made fp32 at a time: 32 MiB."""
 
 
@@ -54,5 +54,5 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _parts(logits: Tensor) -> tuple[Tensor, ...]:
-    num_rows = max(1, _VALUES_AT_ONCE // logits.shape[1])
+    num_rows = max(1, VALUES_AT_ONCE // logits.shape[1])
     return cast(tuple[Tensor, ...], logits.split(num_rows))

@@ -58,7 +58,7 @@ class CompareTab:
             label=words["prompt"],
             placeholder=words["compare_placeholder"],
             lines=1,
-            max_lines=12,
+            max_lines=20,
             submit_btn=True,
             elem_id="compare-prompt",
         )

@@ -39,7 +39,7 @@ class MicroscopeTab:
                     label=words["prompt"],
                     placeholder=words["microscope_placeholder"],
                     lines=1,
-                    max_lines=12,
+                    max_lines=20,
                     submit_btn=True,
                     elem_id="microscope-prompt",
                 )

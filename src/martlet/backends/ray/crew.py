@@ -17,8 +17,6 @@ from martlet.errors import EngineError, MartletError, ParityError, ResourceError
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
-_ROOM_TIMEOUT_S = 60.0
-"""How long a run without engines waits for a node whose cores or GPUs other work holds."""
 _CLOSE_TIMEOUT_S = 30.0
 _MOST_LOSSES = 3
 """A seat that lost as many engines gets no other."""
@@ -30,15 +28,22 @@ class Crew:
     Args:
         seats: The seats that the cluster has now.
         start: Starts an engine in a seat.
+        room_timeout_s: How long a run without engines waits for a node whose cores or GPUs other
+            work holds.
     """
 
     def __init__(
-        self, seats: Callable[[], list[Seat]], start: Callable[[Seat], RemoteEngine]
+        self,
+        seats: Callable[[], list[Seat]],
+        start: Callable[[Seat], RemoteEngine],
+        *,
+        room_timeout_s: float = 60.0,
     ) -> None:
         self.engines: list[RemoteEngine] = []
         """Those that are loaded."""
         self._seats = seats
         self._start = start
+        self._room_timeout_s = room_timeout_s
         self._starting: list[RemoteEngine] = []
         self._facts: EngineFacts | None = None
         self._num_losses = Counter[Seat]()
@@ -114,12 +119,13 @@ class Crew:
 
     def _no_room(self) -> ResourceError:
         return ResourceError(
-            f"no node of the cluster had room for an engine in {_ROOM_TIMEOUT_S:.0f} s: other work "
-            "holds its cores or GPUs; see: ray status"
+            f"no node of the cluster had room for an engine in {self._room_timeout_s:.0f} s: other "
+            "work holds its cores or GPUs; see: ray status"
         )
 
     def _awaited(self, seconds: float) -> bool:
-        return any(seconds < _ROOM_TIMEOUT_S or each.has_arrived for each in self._starting)
+        is_early = seconds < self._room_timeout_s
+        return any(is_early or each.has_arrived for each in self._starting)
 
     def _fill_seats(self) -> None:
         taken = {engine.seat for engine in (*self.engines, *self._starting)}

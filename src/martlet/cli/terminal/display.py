@@ -66,9 +66,12 @@ class MarkdownDisplay:
 
     Args:
         console: A terminal.
+        seconds_between_refreshes: What comes within them is shown together.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self, console: Console, *, seconds_between_refreshes: float = _SECONDS_BETWEEN_REFRESHES
+    ) -> None:
         self._console = console
         self._growing = _Lines()
         # Nothing but a push refreshes it: no thread writes in between.
@@ -76,14 +79,15 @@ class MarkdownDisplay:
         self._text = ""
         self._num_printed = 0
         """Lines that stand there for good."""
+        self._seconds_between_refreshes = seconds_between_refreshes
         self._next_refresh = 0.0
 
     def push(self, text: str) -> None:
-        """See `Display.push`; what comes fast is shown together."""
+        """See `Display.push`."""
         self._text += text
         if monotonic() >= self._next_refresh:
             self._refresh()
-            self._next_refresh = monotonic() + _SECONDS_BETWEEN_REFRESHES
+            self._next_refresh = monotonic() + self._seconds_between_refreshes
 
     def __enter__(self) -> None:
         self._live.start()

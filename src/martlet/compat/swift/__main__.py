@@ -39,13 +39,23 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return
+    modern = translated(arguments)
+    verbs.tell(modern)
+    verbs.run(modern)
+
+
+def translated(arguments: Sequence[str]) -> list[verbs.Verb]:
+    """The modern commands that a command becomes, to be run one after the other.
+
+    Raises:
+        ParameterError: If there is no such command, or a flag cannot be used.
+        MartletError: If a file that they need cannot be read or made.
+    """
     command, *flags = arguments
     if command not in _COMMANDS:
         raise ParameterError(f"no command {command!r}; known: {', '.join(_COMMANDS)}")
     table, translate = _COMMANDS[command]
-    modern = translate(table.parse(flags))
-    verbs.tell(modern)
-    verbs.run(modern)
+    return translate(table.parse(flags))
 
 
 if __name__ == "__main__":

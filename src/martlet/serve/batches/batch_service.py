@@ -186,7 +186,7 @@ class BatchService:
             logger.warning("batch %s failed: %s", job.batch.id, error)
             batch = replace(job.newest, errors=[error_of(error)])
             await self._save(job, batch.came_to("failed", time.time()))
-        except Exception:
+        except Exception:  # a bug of ours must not fail a batch whose journal is whole
             logger.exception("batch %s waits for the next server", job.batch.id)
 
     async def _check(self, job: _Job) -> None:

@@ -48,7 +48,7 @@ class TuningRun:
             logger.warning("tuning job %s waits for the next server: %s", self.job.id, error)
         except MartletError as error:
             await self._fail(error)
-        except Exception as error:
+        except Exception as error:  # a bug of ours ends the job, and its client is told
             logger.exception("tuning job %s failed", self.job.id)
             await self._fail(MartletError(f"internal error: {type(error).__name__}: {error}"))
 

@@ -188,7 +188,7 @@ WORDS: Mapping[str, str] = {
         "{rows:,} rows, {tokens:,} tokens, {learned:.0%} of them learned; the longest has "
         "{longest:,}"
     ),
-    "rows_sound": "Nothing stops a training.",
+    "rows_sound": "The rows are fit for training.",
     "rows_unsound": "What is red would spoil a training: mend the file and drop it again.",
     "found": "Found",
     "found_rows": "Rows",
@@ -235,14 +235,14 @@ WORDS: Mapping[str, str] = {
     "step": "Step",
     "token": "Token",
     "logit": "Logit",
-    "after_penalties": "After penalties",
-    "after_temperature": "After temperature",
+    "after_penalties": "After penal\u00adties",
+    "after_temperature": "After tempera\u00adture",
     "draw": "In the draw",
     "dropped": "dropped",
     "candidates_hint": (
         "In the draw: after top-k, top-p and min-p, in this order. ✓ marks what was drawn."
     ),
-    "probability": "Probability",
+    "probability": "Proba\u00adbility",
     "why_stopped_stop": "It ended by itself, with an end token or a stop string.",
     "why_stopped_length": "It ended because no more tokens were allowed.",
     "why_stopped_stopped": "You stopped it.",
