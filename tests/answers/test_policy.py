@@ -241,7 +241,8 @@ def test_another_early_stop_is_refused(spec: str) -> None:
 
 
 def test_contradictory_policies_are_refused() -> None:
-    with pytest.raises(ParameterError, match="at least 1 sample"):
-        policy_of(0)
+    for num_samples in (0, 1025):
+        with pytest.raises(ParameterError, match="1 to 1,024 samples"):
+            policy_of(num_samples)
     with pytest.raises(ParameterError, match="beta counts whole votes"):
         policy_of(3, BETA, "logprob")

@@ -17,8 +17,8 @@ from compat.articles import article, needs_articles, unfolded
 from martlet.lora.provenance import read_provenance
 from martlet.models.context import context_limit
 from martlet.models.folder import ModelFolder, open_folder
-from martlet.models.load import load_config
 from martlet.models.nf4 import load_nf4
+from martlet.models.pretrained import load_config
 from martlet.models.resolve import resolve
 
 # PEFT and bitsandbytes lag behind what transformers and torch deprecate.

@@ -10,7 +10,7 @@ from martlet.engine.params import SamplingParams
 from martlet.errors import ParameterError, PromptTooLongError
 from martlet.models.folder import ModelFolder
 from martlet.models.load import LoadedModel
-from support.engines import greedy, load_fp32, make_engine, run_to_end
+from support.engines import greedy, load_fp32, make_engine, plain_logits, run_to_end
 
 PROMPT = [11, 22, 33, 44, 55]
 
@@ -69,9 +69,7 @@ def test_prompt_logprobs_equal_those_of_a_plain_forward(model: LoadedModel) -> N
     params = SamplingParams(temperature=0, max_tokens=3, prompt_logprobs=2)
     requests = [engine.add(str(i), prompt, params, seed=0) for i in range(2)]
     run_to_end(engine)
-    model.module.set_attn_implementation("eager")
-    with torch.inference_mode():
-        logits = model.module(torch.tensor([prompt]), use_cache=False).logits[0]
+    logits = plain_logits(model, prompt)
     expected = torch.log_softmax(logits, dim=-1)[:-1].gather(1, torch.tensor(prompt[1:])[:, None])
     for request in requests:
         got = [scores.logprob for scores in request.prompt_logprobs]

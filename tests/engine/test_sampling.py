@@ -21,7 +21,7 @@ from martlet.engine.request import Request
 from martlet.engine.shaping import shape
 from martlet.models.folder import ModelFolder
 from martlet.models.load import LoadedModel
-from support.engines import load_fp32, make_engine, run_to_end
+from support.engines import load_fp32, make_engine, plain_logits, run_to_end
 
 NUM_DRAWS = 20_000
 ORDER = ("seed", "position", "token")
@@ -244,9 +244,7 @@ def test_samples_do_not_depend_on_order_batch_size_or_preemption(model: LoadedMo
 
 def test_drawn_tokens_of_the_engine_follow_the_exact_distribution(model: LoadedModel) -> None:
     prompt = [11, 22, 33, 44]
-    model.module.set_attn_implementation("eager")
-    with torch.inference_mode():
-        logits = model.module(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    logits = plain_logits(model, prompt)[-1]
     expected = (logits / 1.3).softmax(dim=-1)
     engine = make_engine(model, max_num_batched_tokens=2048)
     params = SamplingParams(temperature=1.3, max_tokens=1)

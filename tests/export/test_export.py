@@ -24,8 +24,9 @@ from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.rounded import to_fp8
 from martlet.models.linear.rounding import round_groups
 from martlet.models.linear.stored import Awq, Gptq, PackQuantized
-from martlet.models.load import load_model, load_module
+from martlet.models.load import load_model
 from martlet.models.machine_code.support import can_compile
+from martlet.models.pretrained import load_module
 from martlet.models.resolve import resolve
 from support.adapters import load_with_peft, make_adapter
 from support.engines import load_fp32, make_engine

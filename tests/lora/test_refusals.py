@@ -116,7 +116,7 @@ def test_configs(engine: Engine, broken: Path, changes: dict[str, object], words
         ),
         (
             lambda t: t.update({"base_model.model.model.norm.lora_A.weight": t[LORA_B].clone()}),
-            "LoRA is served on linear and embedding layers, and this is a LlamaRMSNorm",
+            "LoRA is served on linear and embedding layers, and this is a RMSNorm",
         ),
         (
             lambda t: t.update({"base_model.model.lm_head.weight": torch.ones(330, 64)}),

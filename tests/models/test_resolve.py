@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -23,7 +24,6 @@ from huggingface_hub.utils import filter_repo_objects
 
 from martlet.demo import model_path
 from martlet.errors import MartletError, MissingExtraError, NotFoundError, ResourceError
-from martlet.models import resolve as subject
 from martlet.models.resolve import resolve
 
 
@@ -45,7 +45,7 @@ class _Hub:
 def hugging_face(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path | Exception], _Hub]:
     def answer_with(answer: Path | Exception) -> _Hub:
         hub = _Hub(answer)
-        monkeypatch.setattr(subject, "snapshot_download", hub)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
         return hub
 
     return answer_with

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
+from martlet.models.causal_lm import logits_of
+from martlet.models.decoder.decoder import Decoder, causal_attention
 from martlet.models.folder import ModelFolder
 from martlet.models.load import LoadedModel, load_model
 
@@ -37,6 +40,18 @@ def load_reference(folder: ModelFolder) -> PreTrainedModel:
         folder.path, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()
+
+
+@torch.inference_mode()
+def plain_logits(model: LoadedModel, token_ids: Sequence[int]) -> Tensor:
+    """What a loaded model computes for one sequence alone, without an engine: `[T, V]`."""
+    if isinstance(model.module, Decoder):
+        model.module.attention = causal_attention
+    else:
+        model.module.set_attn_implementation("eager")
+    places = torch.arange(len(token_ids))
+    ids = torch.tensor([token_ids])
+    return logits_of(model.module, input_ids=ids, position_ids=places[None], rows=places)
 
 
 @torch.inference_mode()

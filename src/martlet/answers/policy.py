@@ -14,6 +14,9 @@ from martlet.answers.ballot import BallotReader, FinishedSample
 from martlet.answers.vote import Answer, Vote, majority, standings
 from martlet.errors import ParameterError
 
+MAX_SAMPLES = 1024
+"""Of one question: what more would cost, no vote is worth."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop:
@@ -68,8 +71,8 @@ class VotePolicy:
         reader: Reads what a sample says; each is read once.
 
     Raises:
-        ParameterError: If `num_samples` is not positive, or weights are to be used with `beta`,
-            which knows whole votes only.
+        ParameterError: If `num_samples` is not from 1 to `MAX_SAMPLES`, or weights are to be used
+            with `beta`, which knows whole votes only.
     """
 
     def __init__(
@@ -79,8 +82,8 @@ class VotePolicy:
         early_stop: EarlyStop,
         reader: BallotReader,
     ) -> None:
-        if num_samples < 1:
-            raise ParameterError(f"a vote takes at least 1 sample, not {num_samples}")
+        if not 1 <= num_samples <= MAX_SAMPLES:
+            raise ParameterError(f"a vote takes 1 to {MAX_SAMPLES:,} samples, not {num_samples:,}")
         if early_stop.mode == "beta" and reader.weighting != "none":
             raise ParameterError(
                 "early stop by beta counts whole votes; use exact or off with weights"

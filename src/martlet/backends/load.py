@@ -14,7 +14,6 @@ from martlet.backends.options import (
     names_server,
     refuse_unused,
 )
-from martlet.backends.transformers import TransformersBackend
 from martlet.engine.config import EngineConfig
 from martlet.errors import (
     AdapterError,
@@ -25,11 +24,12 @@ from martlet.errors import (
 from martlet.lora.folder import open_adapter
 from martlet.lora.provenance import ServingIdentity, check_provenance
 from martlet.lora.store import AdapterInfo
-from martlet.models.context import context_limit, positions_allow
+from martlet.models.context import Config, context_limit, positions_allow
+from martlet.models.decoder.config import read_decoder_config
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.kernels import has_triton
 from martlet.models.linear.packed import can_pack
-from martlet.models.load import LoadedModel, load_config, load_model, load_module
+from martlet.models.load import LoadedModel, load_model
 from martlet.models.memory import GIB, POOL_SHARE, MemoryPlan, kv_bytes_per_token, plan_memory
 from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
@@ -259,7 +259,10 @@ def _adapted(identity: ModelIdentity, adapter: AdapterInfo) -> ModelIdentity:
     )
 
 
-def _load_transformers(opened: OpenedModel) -> TransformersBackend:
+def _load_transformers(opened: OpenedModel) -> Backend:
+    from martlet.backends.transformers import TransformersBackend
+    from martlet.models.pretrained import load_module
+
     module = load_module(
         opened.folder,
         dtype=opened.dtype,
@@ -304,7 +307,7 @@ def _gpu_bytes(device: torch.device, options: BackendOptions) -> int:
 
 
 def _context_tokens(folder: ModelFolder, options: BackendOptions) -> int:
-    config = load_config(folder, trust_remote_code=options.trust_remote_code)
+    config = _config(folder, options)
     longest, allowed = context_limit(config), positions_allow(config)
     asked = options.max_context_tokens
     if asked is not None and asked > longest:
@@ -319,6 +322,15 @@ def _context_tokens(folder: ModelFolder, options: BackendOptions) -> int:
             allowed,
         )
     return asked or longest
+
+
+def _config(folder: ModelFolder, options: BackendOptions) -> Config:
+    config = read_decoder_config(folder)
+    if config is not None:
+        return config
+    from martlet.models.pretrained import load_config
+
+    return load_config(folder, trust_remote_code=options.trust_remote_code)
 
 
 def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype) -> int:

@@ -33,6 +33,11 @@ ENGINES: Mapping[str, Engine] = {
         weights=("stored", "int8", "int4"),
         requirement="openvino-genai 'optimum-intel[openvino]'",
     ),
+    "llama.cpp": Engine(
+        module="llama_cpp",
+        weights=("stored", "int8", "int4"),
+        requirement="xllamacpp gguf",
+    ),
     "ctranslate2": Engine(
         module="ctranslate2", weights=("int8",), requirement="ctranslate2 transformers torch"
     ),

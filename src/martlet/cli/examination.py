@@ -13,7 +13,7 @@ from rich.text import Text
 from martlet.errors import DataError, InputError, NotFoundError
 from martlet.models.context import context_limit
 from martlet.models.folder import open_folder
-from martlet.models.load import load_config
+from martlet.models.pretrained import load_config
 from martlet.models.resolve import resolve
 from martlet.text.tokenizer import Tokenizer
 from martlet.train.config import DataConfig

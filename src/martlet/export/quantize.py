@@ -18,7 +18,7 @@ from martlet.export.weights import check_out, rewrite, write_json
 from martlet.models.companions import copy_companions
 from martlet.models.folder import ModelFolder
 from martlet.models.linear.rounding import round_channels, round_groups
-from martlet.models.load import load_module
+from martlet.models.pretrained import load_module
 
 Bits = Literal[8, 4]
 GROUP_SIZES = (128, 64, 32)

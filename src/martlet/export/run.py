@@ -24,7 +24,7 @@ from martlet.lora.folder import AdapterFolder, open_adapter
 from martlet.lora.provenance import TEMPLATE_NAME
 from martlet.models.context import context_limit
 from martlet.models.folder import ModelFolder, open_folder
-from martlet.models.load import load_config
+from martlet.models.pretrained import load_config
 from martlet.models.resolve import resolve
 from martlet.text.tokenizer import Tokenizer
 

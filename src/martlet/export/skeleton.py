@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from martlet.errors import ModelError
 from martlet.models.folder import ModelFolder
-from martlet.models.load import load_config
+from martlet.models.pretrained import load_config
 
 
 def skeleton(folder: ModelFolder) -> PreTrainedModel:

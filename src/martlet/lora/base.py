@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+
+from martlet.models.causal_lm import CausalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class BaseLeaves:
     @classmethod
     def of(
         cls,
-        model: PreTrainedModel,
+        model: CausalLM,
         own_norms: Mapping[str, nn.Module],
         last_mlp: nn.Module | None = None,
     ) -> "BaseLeaves":

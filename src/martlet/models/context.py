@@ -1,6 +1,13 @@
 """How long a sequence may be, short of where a request would change its neighbours in a batch."""
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING, TypeAlias
+
+from martlet.models.decoder.config import DecoderConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Config: TypeAlias = "PretrainedConfig | DecoderConfig"
 
 FALLBACK_CONTEXT_TOKENS = 2048
 """Assumed where a config does not say how long a sequence may be."""
@@ -8,14 +15,14 @@ _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length",
 _STRETCHING_ROPES = frozenset({"longrope", "dynamic"})
 
 
-def positions_allow(config: PretrainedConfig) -> int:
+def positions_allow(config: Config) -> int:
     """The longest sequence, prompt and reply, that a model has positions for."""
     text = config.get_text_config()
     named = [getattr(text, name, None) for name in _NAMES]
     return next((int(limit) for limit in named if isinstance(limit, int)), FALLBACK_CONTEXT_TOKENS)
 
 
-def context_limit(config: PretrainedConfig) -> int:
+def context_limit(config: Config) -> int:
     """The longest sequence that is computed alike whoever shares its batch.
 
     With `longrope` and `dynamic`, transformers stretches the rotary embedding of a whole batch by
@@ -33,12 +40,12 @@ def context_limit(config: PretrainedConfig) -> int:
     return limit
 
 
-def first_scaled_position(config: PretrainedConfig) -> int | None:
+def first_scaled_position(config: Config) -> int | None:
     """Where Llama 4 begins to scale queries, by their place in the row instead of their sequence.
 
     Below it the scale is 1 in both, so no row may hold more tokens. None for other models.
     """
     text = config.get_text_config()
-    if not getattr(text, "attn_temperature_tuning", False):
+    if isinstance(text, DecoderConfig) or not getattr(text, "attn_temperature_tuning", False):
         return None
     return int(text.floor_scale) - 1

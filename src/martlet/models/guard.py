@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
 
 from martlet.errors import UnsupportedArchitectureError
+from martlet.models.causal_lm import CausalLM, logits_of, use_attention
+from martlet.models.decoder.decoder import Decoder
 
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 PROBE_NAME = "martlet_probe"
@@ -103,7 +104,7 @@ def _probe_attention(
 
 
 @torch.inference_mode()
-def own_logits(model: PreTrainedModel) -> Tensor:
+def own_logits(model: CausalLM) -> Tensor:
     """What a freshly loaded model computes by itself for the probe's sequences, each alone.
 
     Returns:
@@ -113,13 +114,21 @@ def own_logits(model: PreTrainedModel) -> Tensor:
         UnsupportedArchitectureError: If its layers are of a kind that the engine does not know.
     """
     _check_layer_types(model)
-    model.set_attn_implementation("eager")
-    alone = [model(input_ids=tokens, use_cache=False).logits[0] for tokens in _sequences(model)]
+    if isinstance(model, Decoder):
+        alone = [_logits_alone(model, tokens) for tokens in _sequences(model)]
+    else:
+        model.set_attn_implementation("eager")
+        alone = [model(input_ids=tokens, use_cache=False).logits[0] for tokens in _sequences(model)]
     return torch.cat(alone).float()
 
 
+def _logits_alone(model: Decoder, tokens: Tensor) -> Tensor:
+    places = torch.arange(tokens.shape[1])
+    return logits_of(model, input_ids=tokens, position_ids=places[None], rows=places)
+
+
 @torch.inference_mode()
-def check(model: PreTrainedModel, expected: Tensor) -> tuple[LayerShape, ...]:
+def check(model: CausalLM, expected: Tensor) -> tuple[LayerShape, ...]:
     """Proves on a few tokens that a model computes the same packed as the engine packs.
 
     Leaves the model with the guard's attention; the engine sets its own.
@@ -141,7 +150,7 @@ def check(model: PreTrainedModel, expected: Tensor) -> tuple[LayerShape, ...]:
     return layers
 
 
-def _check_layer_types(model: PreTrainedModel) -> None:
+def _check_layer_types(model: CausalLM) -> None:
     name = type(model).__name__
     config = model.config.get_text_config()
     unknown = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES
@@ -149,30 +158,29 @@ def _check_layer_types(model: PreTrainedModel) -> None:
         raise UnsupportedArchitectureError(
             f"{name} has layers that the engine does not know: {', '.join(sorted(unknown))}"
         )
-    if not model._supports_attention_backend:
+    if not isinstance(model, Decoder) and not model._supports_attention_backend:
         raise UnsupportedArchitectureError(f"{name} does not let its attention be replaced")
 
 
-def _sequences(model: PreTrainedModel) -> list[Tensor]:
+def _sequences(model: CausalLM) -> list[Tensor]:
     """Two sequences `[1, T]` of different tokens."""
     vocab_size = model.config.get_text_config().vocab_size
     ids = torch.arange(7, 7 + 13 * sum(LENGTHS), 13, device=model.device) % vocab_size
     return [part[None] for part in ids.split(LENGTHS)]
 
 
-def _packed_logits(model: PreTrainedModel, probe: _Probe) -> Tensor:
+def _packed_logits(model: CausalLM, probe: _Probe) -> Tensor:
     """All rows but the first, both sequences in one row, by the probe's attention."""
-    AttentionInterface.register(PROBE_NAME, _probe_attention)
-    model.set_attn_implementation(PROBE_NAME)
+    use_attention(model, PROBE_NAME, _probe_attention)
     positions = [torch.arange(length, device=model.device) for length in LENGTHS]
     try:
-        logits: Tensor = model(
+        logits = logits_of(
+            model,
             input_ids=torch.cat(_sequences(model), dim=1),
             position_ids=torch.cat(positions)[None],
-            use_cache=False,
-            logits_to_keep=torch.arange(FIRST_KEPT, sum(LENGTHS), device=model.device),
+            rows=torch.arange(FIRST_KEPT, sum(LENGTHS), device=model.device),
             martlet_probe=probe,
-        ).logits[0]
+        )
     except (TypeError, AttributeError) as error:
         # The model drops or refuses the keywords, or its attention does not know its layer.
         raise UnsupportedArchitectureError(
@@ -181,7 +189,7 @@ def _packed_logits(model: PreTrainedModel, probe: _Probe) -> Tensor:
     return logits.float()
 
 
-def _check_calls(probe: _Probe, model: PreTrainedModel) -> tuple[LayerShape, ...]:
+def _check_calls(probe: _Probe, model: CausalLM) -> tuple[LayerShape, ...]:
     num_layers = model.config.get_text_config().num_hidden_layers
     calls = {layer: len(shapes) for layer, shapes in probe.layers.items()}
     if calls != dict.fromkeys(range(num_layers), 1):
@@ -192,7 +200,7 @@ def _check_calls(probe: _Probe, model: PreTrainedModel) -> tuple[LayerShape, ...
     return tuple(probe.layers[layer][0] for layer in range(num_layers))
 
 
-def _check_same(expected: Tensor, got: Tensor, model: PreTrainedModel) -> None:
+def _check_same(expected: Tensor, got: Tensor, model: CausalLM) -> None:
     limit = MAX_RELATIVE_ERROR[model.dtype]
     if got.shape != expected.shape:
         raise UnsupportedArchitectureError(

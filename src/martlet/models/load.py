@@ -1,36 +1,30 @@
-"""A model's folder made ready to run: loaded by transformers, guarded, its slow leaves replaced."""
+"""A model's folder made ready to run: loaded, guarded, its slow leaves replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from martlet.errors import ModelError
+from martlet.models.causal_lm import CausalLM, logits_of, use_attention
 from martlet.models.compiled.threads import compile_all, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
+from martlet.models.decoder.load import load_decoder
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
 from martlet.models.guard import LayerShape, check, own_logits
 from martlet.models.heap import huge_pages, keep_freed_memory
-from martlet.models.quantized import check_quantization, is_read_here, use_stored_layers
 from martlet.models.swap import swap_leaves
 from martlet.models.weights import Weights
-
-LOADING_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ImportError)
-"""What transformers raises for a folder that it cannot load."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A model that the engine can run, and what the engine needs to know of it."""
 
-    module: PreTrainedModel
+    module: CausalLM
     layers: tuple[LayerShape, ...]
     vocab_size: int
     """Width of the logits; some ids at the end may have no text."""
@@ -63,8 +57,7 @@ class LoadedModel:
 
     def use_attention(self, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
         """Makes the model call `function` in place of its own attention."""
-        AttentionInterface.register(name, function)
-        self.module.set_attn_implementation(name)
+        use_attention(self.module, name, function)
 
     @torch.inference_mode()
     def forward(
@@ -89,14 +82,13 @@ class LoadedModel:
             Logits, `[N, V]`.
         """
         with self._last_mlp_computes(None if wants_all_rows else logit_rows):
-            logits: Tensor = self.module(
+            return logits_of(
+                self.module,
                 input_ids=input_ids,
                 position_ids=position_ids,
-                use_cache=False,
-                logits_to_keep=logit_rows,
+                rows=logit_rows,
                 martlet_step=martlet_step,
-            ).logits
-        return logits[0]
+            )
 
     @contextmanager
     def _last_mlp_computes(self, rows: Tensor | None) -> Iterator[None]:
@@ -108,59 +100,6 @@ class LoadedModel:
             yield
         finally:
             self.last_mlp.wanted_rows = None
-
-
-def load_config(folder: ModelFolder, *, trust_remote_code: bool) -> transformers.PretrainedConfig:
-    """Reads a folder's config with the defaults of its architecture filled in.
-
-    Raises:
-        ModelError: If the folder asks for code of its own, or the architecture is unknown.
-    """
-    try:
-        config: transformers.PretrainedConfig = AutoConfig.from_pretrained(
-            folder.path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except LOADING_ERRORS as error:
-        raise ModelError(_cannot_load(folder, error)) from error
-    return config
-
-
-def load_module(
-    folder: ModelFolder, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
-) -> PreTrainedModel:
-    """Loads a folder with transformers, for inference.
-
-    Raises:
-        ModelError: If the folder asks for code of its own, the architecture is unknown, or a weight
-            is missing or has the wrong shape. (transformers would draw it at random and go on.)
-    """
-    transformers.utils.logging.disable_progress_bar()
-    config = load_config(folder, trust_remote_code=trust_remote_code)
-    if is_read_here(folder):
-        check_quantization(folder)
-        use_stored_layers(folder, config)
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder.path,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except LOADING_ERRORS as error:
-        raise ModelError(_cannot_load(folder, error)) from error
-    module, report = cast(tuple[PreTrainedModel, dict[str, set[object]]], loaded)
-    lacking = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
-    if lacking:
-        raise ModelError(
-            f"{folder.path}: {len(lacking)} weights are missing or of the wrong shape, "
-            f"the first is {lacking[0]}; the folder is incomplete or its config is of another model"
-        )
-    module.requires_grad_(False)
-    module.to(device)  # type: ignore[arg-type]  # the stubs lack the overload for a device
-    module.eval()
-    return module
 
 
 def load_model(
@@ -181,7 +120,7 @@ def load_model(
         UnsupportedArchitectureError: If it loads and the guard refuses it.
     """
     keep_freed_memory()
-    module = load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
     with _compiling(module):
         expected = own_logits(module)
     own_norms = {
@@ -211,8 +150,19 @@ def load_model(
     )
 
 
+def _load_module(
+    folder: ModelFolder, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool
+) -> CausalLM:
+    decoder = load_decoder(folder, dtype=dtype) if device.type == "cpu" else None
+    if decoder is not None:
+        return decoder
+    from martlet.models.pretrained import load_module
+
+    return load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+
+
 @contextmanager
-def _compiling(module: PreTrainedModel) -> Iterator[None]:
+def _compiling(module: CausalLM) -> Iterator[None]:
     """Compiles what the model needs, if anything, in a thread beside what is done inside."""
     embedding = module.get_input_embeddings().weight
     if not isinstance(embedding, Tensor) or not is_compiled_for(embedding, embedding.shape[-1]):
@@ -224,17 +174,7 @@ def _compiling(module: PreTrainedModel) -> Iterator[None]:
         compiling.result()
 
 
-def _last_mlp(module: PreTrainedModel) -> GatedMLP | None:
+def _last_mlp(module: CausalLM) -> GatedMLP | None:
     layers = getattr(module.get_decoder(), "layers", None)
     mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, nn.ModuleList) else None
     return mlp if isinstance(mlp, GatedMLP) else None
-
-
-def _cannot_load(folder: ModelFolder, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if "trust_remote_code" in str(error):
-        return (
-            f"{folder.path} asks to run Python code of its own; if you trust whoever made it, "
-            "say --trust-remote-code"
-        )
-    return f"{folder.path} cannot be loaded by transformers {transformers.__version__}: {reason}"

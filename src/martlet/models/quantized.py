@@ -8,7 +8,6 @@ is needed.
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -157,13 +156,3 @@ def _compressed_reason(settings: Mapping[str, object]) -> str | None:
             continue
         return f"compressed-tensors {kind}, activations {inputs and inputs.get('num_bits')}"
     return None if groups else "compressed-tensors that names no groups"
-
-
-def stored_bytes(folder: ModelFolder, dtype: torch.dtype) -> int:
-    """Bytes that the weights take when they are run in a dtype; integers stay as they are."""
-    return sum(
-        tensor.num_values * dtype.itemsize
-        if tensor.dtype.startswith(("F", "BF"))
-        else tensor.size_bytes
-        for tensor in folder.tensors.values()
-    )

@@ -3,15 +3,6 @@
 import errno
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from martlet.errors import MartletError, MissingExtraError, NotFoundError, ResourceError
 
 DEMO = "demo"
@@ -72,6 +63,8 @@ def _is_hub_id(model: str) -> bool:
 
 
 def _download_from_hugging_face(model: str, *, with_code: bool, may_download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
     repository, _, revision = model.partition("@")
     try:
         folder = snapshot_download(
@@ -87,6 +80,14 @@ def _download_from_hugging_face(model: str, *, with_code: bool, may_download: bo
 
 
 def _explain_hugging_face(error: Exception, repository: str, revision: str) -> MartletError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, GatedRepoError):
         reason = f"{repository} is gated: accept its licence at {page}, then run: hf auth login"

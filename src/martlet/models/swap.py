@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
@@ -115,7 +114,8 @@ class _Rules:
 
 
 def _head(model: nn.Module) -> weakref.ref[nn.Module] | None:
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    named = getattr(model, "get_output_embeddings", None)
+    head = named() if callable(named) else None
     return None if head is None else weakref.ref(head)
 
 

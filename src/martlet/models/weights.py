@@ -22,7 +22,6 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
         weights: How linear layers are held; the LM head takes a byte a value in all.
     """
     from martlet.models.machine_code.support import can_compile
-    from martlet.models.quantized import stored_bytes
 
     total = stored_bytes(folder, dtype)
     if weights == "stored":
@@ -40,3 +39,13 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
     saved = sum(t.num_values * (dtype.itemsize - bytes_a_value) for t in layers)
     saved += sum(t.num_values * (dtype.itemsize - 1) for t in ends[-1:])
     return total - int(saved)
+
+
+def stored_bytes(folder: "ModelFolder", dtype: "torch.dtype") -> int:
+    """Bytes that the weights take when they are run in a dtype; integers stay as they are."""
+    return sum(
+        tensor.num_values * dtype.itemsize
+        if tensor.dtype.startswith(("F", "BF"))
+        else tensor.size_bytes
+        for tensor in folder.tensors.values()
+    )

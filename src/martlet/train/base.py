@@ -12,8 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from martlet.errors import ModelError, ParameterError
 from martlet.models.folder import ModelFolder
-from martlet.models.load import LOADING_ERRORS
 from martlet.models.nf4 import load_nf4
+from martlet.models.pretrained import LOADING_ERRORS
 from martlet.train.config import TrainConfig, TunerConfig
 
 

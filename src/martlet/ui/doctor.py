@@ -6,7 +6,7 @@ from threading import Lock
 
 from martlet.models.context import context_limit
 from martlet.models.folder import open_folder
-from martlet.models.load import load_config
+from martlet.models.pretrained import load_config
 from martlet.models.resolve import resolve
 from martlet.text.tokenizer import Tokenizer
 from martlet.train.config import DataConfig

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from martlet.backends.options import BackendName, BackendOptions, DType, VllmOptions
 from martlet.cli.options.model import named_adapter
 from martlet.cli.options.option import option
+from martlet.cli.quick import without_collections
 from martlet.models.weights import Weights
 
 if TYPE_CHECKING:
@@ -232,10 +233,11 @@ class RuntimeOptions:
         Raises:
             MartletError: As `adapted_options` and `load_backend` do.
         """
-        from martlet.backends.load import load_backend
-
         options = self.adapted_options(adapter=adapter, adapters=adapters)
-        return load_backend(model, options=options)
+        with without_collections():
+            from martlet.backends.load import load_backend
+
+            return load_backend(model, options=options)
 
 
 @dataclass(frozen=True, kw_only=True)
