@@ -23,10 +23,13 @@ from torch import Tensor
 from martlet.engine.cuda.noise import waiting_times as device_waiting_times
 from martlet.engine.noise import Keys, waiting_times
 from martlet.engine.params import SamplingParams
+from martlet.models.compiled.threads import is_compiled_for
 
 SEGMENT = 128
 """Width of the first level of a reduction over the vocabulary: one long row becomes many short
 ones, which vectorised reductions are good at."""
+LARGE_VOCABULARY = 2**15
+"""From which on it is worth compiling a search for the largest logit."""
 NUM_CANDIDATES = 256
 """Most likely tokens that a filter looks at first; enough unless a distribution is nearly flat."""
 MORE_CANDIDATES = 4096
@@ -47,7 +50,14 @@ def argmax(logits: Tensor) -> Tensor:
 
     `Tensor.argmax` is not vectorised for bfloat16 on a CPU; `amax` of a short segment is.
     """
-    if logits.shape[1] % SEGMENT or not logits.is_contiguous():
+    vocab_size = logits.shape[1]
+    if not logits.is_contiguous():
+        return logits.argmax(dim=1)
+    if vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size):
+        from martlet.models.compiled.largest import first_largest
+
+        return first_largest(logits)
+    if vocab_size % SEGMENT:
         return logits.argmax(dim=1)
     segments = logits.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
     best = segments.amax(dim=2).argmax(dim=1)  # [M]
