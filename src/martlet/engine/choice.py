@@ -122,17 +122,17 @@ def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys
     Returns:
         Token ids, `[M]`.
     """
-    vocab_size = logits.shape[1]
-    token_ids = torch.zeros(len(params), dtype=torch.long, device=logits.device)
-    held = torch.zeros(len(params), dtype=torch.float64, device=logits.device)
+    token_ids, on_device = _choose_among(logits, params, keys, NUM_CANDIDATES)
+    # Read back once: for nearly all steps nothing follows.
+    held = on_device.cpu()
     # Which stages a row goes through depends on the row alone.
-    for num_candidates, least in ((NUM_CANDIDATES, 0), (MORE_CANDIDATES, FLAT), (vocab_size, 0)):
+    for num_candidates, least in ((MORE_CANDIDATES, FLAT), (logits.shape[1], 0)):
         rows = ((least <= held) & (held < 1)).nonzero()[:, 0]
         if len(rows):
             some = logits if len(rows) == len(params) else logits[rows]
             own_params = [params[row] for row in rows.tolist()]
-            own_keys = keys[rows.cpu().numpy()]
-            token_ids[rows], held[rows] = _choose_among(some, own_params, own_keys, num_candidates)
+            chosen, parts = _choose_among(some, own_params, keys[rows.numpy()], num_candidates)
+            token_ids[rows], held[rows] = chosen, parts.cpu()
     return token_ids
 
 
