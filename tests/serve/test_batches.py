@@ -18,7 +18,7 @@ from serve.test_command import started
 from serve.test_conformance import check
 from support.shared import needs_shared
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 Body = dict[str, object]
 
 
@@ -64,7 +64,7 @@ def assert_alike(first: object, second: object) -> None:
             assert_alike(one, other)
     elif isinstance(first, dict):
         assert first.keys() == second.keys()
-        for name in first.keys() - {"id", "created", "cached_tokens"}:
+        for name in first.keys() - {"id", "created", "created_at", "cached_tokens"}:
             assert_alike(first[name], second[name])
     else:
         assert first == second
@@ -102,6 +102,16 @@ def test_a_batch_answers_as_the_endpoints_do(client: openai.OpenAI, http: httpx.
         assert_alike(one["response"]["body"], live)
     drawn = sum(one["response"]["body"]["usage"]["completion_tokens"] for one in output)
     assert batch.usage.output_tokens == drawn
+
+
+def test_a_batch_of_responses_answers_as_that_endpoint_does(
+    client: openai.OpenAI, http: httpx.Client
+) -> None:
+    body: Body = {"model": "demo", "input": "Hello", "max_output_tokens": 6, "temperature": 0}
+    batch = ended(client, submit(client, [line("a", body, url=RESPONSES)], url=RESPONSES))
+    assert batch.status == "completed"
+    (one,) = lines_of(client, batch.output_file_id)
+    assert_alike(one["response"]["body"], http.post(RESPONSES, json=body).json())
 
 
 def test_texts_are_completed_and_draws_are_of_the_row(client: openai.OpenAI) -> None:

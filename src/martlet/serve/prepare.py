@@ -4,6 +4,7 @@ The one way into the engine for every endpoint, whether it is asked over HTTP or
 """
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from martlet.backends.base import Backend, Prompt, RenderedPrompt
 from martlet.backends.native import NativeBackend
@@ -11,28 +12,33 @@ from martlet.errors import ParameterError
 from martlet.serve.generation import Ask, Stamp
 from martlet.serve.parameters import effective_params
 from martlet.serve.replies.chat import ChatReply
-from martlet.serve.replies.common import ReplyWriter
+from martlet.serve.replies.common import ReplyWriter, Wording
 from martlet.serve.replies.completion import CompletionReply
+from martlet.serve.replies.response import ResponseReply
 from martlet.serve.schema.chat import ChatRequest
 from martlet.serve.schema.completion import DEFAULTS, CompletionRequest
+from martlet.serve.schema.responses import ResponsesRequest
 from martlet.serve.service import Service
 from martlet.serve.structured import reply_form
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
+RESPONSES_PATH = "/v1/responses"
+
+WriterT = TypeVar("WriterT", bound=Wording, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(Generic[WriterT]):
     """What to draw, and who words it."""
 
     ask: Ask
-    writer: ReplyWriter
+    writer: WriterT
 
 
 async def prepare_chat(
     body: ChatRequest, service: Service, *, stamp: Stamp | None = None
-) -> Prepared:
+) -> Prepared[ReplyWriter]:
     """Renders a conversation; nothing is drawn yet.
 
     Args:
@@ -78,9 +84,21 @@ async def prepare_chat(
     return Prepared(ask=ask, writer=writer)
 
 
+async def prepare_response(
+    body: ResponsesRequest, service: Service, *, stamp: Stamp | None = None
+) -> Prepared[ResponseReply]:
+    """As `prepare_chat`, for a conversation in items.
+
+    Raises:
+        MartletError: As there.
+    """
+    chat = await prepare_chat(body.as_chat(), service, stamp=stamp)
+    return Prepared(ask=chat.ask, writer=ResponseReply(body, chat.ask, chat.writer))
+
+
 async def prepare_completion(
     body: CompletionRequest, service: Service, *, stamp: Stamp | None = None
-) -> Prepared:
+) -> Prepared[ReplyWriter]:
     """Tokenizes texts; as `prepare_chat` in all else."""
     backend = service.engine.backend
     adapter = service.catalog.resolve(body.model)

@@ -19,7 +19,7 @@ from martlet.serve.batches.samples_journal import SamplesJournal
 from martlet.serve.envelope import envelope_of
 from martlet.serve.generation import Stamp, check_context, check_whole, sample_requests
 from martlet.serve.prepare import Prepared
-from martlet.serve.replies.common import note_of
+from martlet.serve.replies.common import Wording, note_of
 from martlet.serve.sample_stream import SampleStream
 from martlet.serve.service import Service
 
@@ -32,7 +32,7 @@ class _Row:
     """A row whose samples are being drawn."""
 
     line: BatchLine
-    prepared: Prepared
+    prepared: Prepared[Wording]
     requests: Sequence[SampleRequest]
     key: str
     outputs: dict[int, SampleOutput]

@@ -15,18 +15,22 @@ from martlet.serve.envelope import code_of
 from martlet.serve.generation import Stamp, check_context
 from martlet.serve.prepare import (
     CHAT_PATH,
+    RESPONSES_PATH,
     TEXT_PATH,
     Prepared,
     prepare_chat,
     prepare_completion,
+    prepare_response,
 )
+from martlet.serve.replies.common import Wording
 from martlet.serve.schema.base import RequestModel
 from martlet.serve.schema.chat import ChatRequest
 from martlet.serve.schema.completion import CompletionRequest
+from martlet.serve.schema.responses import ResponsesRequest
 from martlet.serve.schema.sampling import SamplingFields
 from martlet.serve.service import Service
 
-Prepare = Callable[[Service, Stamp], Awaitable[Prepared]]
+Prepare = Callable[[Service, Stamp], Awaitable[Prepared[Wording]]]
 """Renders the prompts of a request."""
 
 _MAX_NUM_ERRORS = 100
@@ -159,7 +163,16 @@ def _read_completion(fields: Mapping[str, object]) -> tuple[SamplingFields, Prep
     return body, lambda service, stamp: prepare_completion(body, service, stamp=stamp)
 
 
+def _read_response(fields: Mapping[str, object]) -> tuple[SamplingFields, Prepare]:
+    body = model_of(ResponsesRequest, fields)
+    return body, lambda service, stamp: prepare_response(body, service, stamp=stamp)
+
+
 _Reader = Callable[[Mapping[str, object]], tuple[SamplingFields, Prepare]]
-_ENDPOINT_TO_READER: Mapping[str, _Reader] = {CHAT_PATH: _read_chat, TEXT_PATH: _read_completion}
+_ENDPOINT_TO_READER: Mapping[str, _Reader] = {
+    CHAT_PATH: _read_chat,
+    TEXT_PATH: _read_completion,
+    RESPONSES_PATH: _read_response,
+}
 ENDPOINTS = tuple(_ENDPOINT_TO_READER)
 """Whose bodies the lines of a batch may hold."""

@@ -15,12 +15,16 @@ LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say."""
 
 
-class ReplyWriter(Protocol):
+class Wording(Protocol):
     """Puts samples into the words of one endpoint."""
 
     def body(self, outputs: Sequence[SampleOutput]) -> dict[str, object]:
         """The whole reply; `outputs` in the order of choices."""
         ...
+
+
+class ReplyWriter(Wording, Protocol):
+    """Words the chunks of a stream too."""
 
     def opening(self, index: int) -> dict[str, object]:
         """The first chunk of a choice in a stream."""

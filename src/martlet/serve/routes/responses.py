@@ -9,27 +9,25 @@ from starlette.responses import Response
 from martlet.serve.answer import Explanation, respond
 from martlet.serve.body import json_body, json_request
 from martlet.serve.generation import Generation
-from martlet.serve.prepare import prepare_chat
-from martlet.serve.replies.response import ResponseReply
+from martlet.serve.prepare import RESPONSES_PATH, prepare_response
 from martlet.serve.schema.responses import ResponsesRequest
 from martlet.serve.service import ServiceDep
 
 router = APIRouter()
 
 
-@router.post("/v1/responses", openapi_extra=json_request(ResponsesRequest))
+@router.post(RESPONSES_PATH, openapi_extra=json_request(ResponsesRequest))
 async def create_response(
     request: Request,
     service: ServiceDep,
     body: Annotated[ResponsesRequest, Depends(json_body(ResponsesRequest))],
 ) -> Response:
     """Goes on with a conversation, in items and events."""
-    prepared = await prepare_chat(body.as_chat(), service)
-    reply = ResponseReply(body, prepared.ask, prepared.writer)
+    prepared = await prepare_response(body, service)
 
     def events(generation: Generation, explanation: Explanation) -> AsyncGenerator[bytes]:
         heartbeat_s = service.settings.heartbeat_s
-        return reply.events(generation, heartbeat_s=heartbeat_s, explanation=explanation)
+        return prepared.writer.events(generation, heartbeat_s=heartbeat_s, explanation=explanation)
 
     events_or_none = events if body.stream else None
-    return await respond(request, prepared.ask, word=reply.body, events=events_or_none)
+    return await respond(request, prepared.ask, word=prepared.writer.body, events=events_or_none)
