@@ -1,4 +1,4 @@
-"""A folder's tokenizer is the one that `AutoTokenizer` finds there, also where that is not asked."""
+"""A folder's tokenizer is the one that `AutoTokenizer` finds there, asked or not."""
 
 import json
 import os

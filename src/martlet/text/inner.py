@@ -38,11 +38,12 @@ def load_inner(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerB
 def _is_plain(folder: Path) -> bool:
     if not (folder / "tokenizer.json").is_file():
         return False
-    config = _read(folder / "tokenizer_config.json")
+    config, own_config = _read(folder / "config.json"), _read(folder / "tokenizer_config.json")
+    has_code = "auto_map" in config or "auto_map" in own_config
     return (
-        config.get("tokenizer_class") in _PLAIN_CLASSES
-        and "auto_map" not in config
-        and _read(folder / "config.json").get("model_type") in _TRUSTED_TYPES
+        not has_code
+        and own_config.get("tokenizer_class") in _PLAIN_CLASSES
+        and config.get("model_type") in _TRUSTED_TYPES
     )
 
 
