@@ -13,9 +13,12 @@ reach. The table goes to `benchmarks/results/gpu.md`.
     vote      128 problems of 1,024 tokens, 8 samples of 128 each; `apart` shares nothing
     adapters  as batch with 128 new tokens, neighbours by different ones of 16 adapters of rank 16
     fp8       as batch, with weights in E4M3
+    fp8-kv    as batch, with keys and values in E4M3
     static    transformers, batches of 128 of the same prompts
     flowing   transformers' continuous batching
     vllm      `vllm bench throughput`, where it is installed
+    lora      `martlet train` beside TRL (`trl-lora`); see `gpu_tuning.py`
+    qlora     the same with the base in NF4 (`trl-qlora`)
 """
 
 import argparse
@@ -36,7 +39,8 @@ import torch
 import transformers
 
 from adapters import make_adapters
-from martlet.engine.config import EngineConfig
+from gpu_tuning import Recipe, Tuned, tune_with_martlet, tune_with_trl
+from martlet.engine.config import EngineConfig, KVDtype
 from martlet.engine.cuda.graphs import graph_ladder
 from martlet.engine.cuda.warm_up import fit_pool
 from martlet.engine.engine import Engine
@@ -63,6 +67,7 @@ class Work:
     sharing: bool = True
     num_adapters: int = 0
     weights: Weights = "stored"
+    kv_dtype: KVDtype = "model"
 
     @property
     def num_requests(self) -> int:
@@ -89,6 +94,7 @@ WORKS = {
     "base": BASE,
     "adapters": Work(num_prompts=1024, prompt_length=256, num_new=128, num_adapters=NUM_ADAPTERS),
     "fp8": Work(num_prompts=1024, prompt_length=256, num_new=256, weights="fp8"),
+    "fp8-kv": Work(num_prompts=1024, prompt_length=256, num_new=256, kv_dtype="fp8"),
 }
 
 
@@ -97,7 +103,7 @@ class Figure:
     """What one process measured."""
 
     tokens_per_second: float
-    """New tokens over the whole time, prompts included."""
+    """New tokens over the whole time, prompts included; of tuning, the tokens of the rows."""
     decode_tokens_per_second: float = 0.0
     """From when every request had its first token; 0 where it was not measured."""
     peak_gib: float = 0.0
@@ -140,7 +146,7 @@ def main() -> None:
         make_adapters(folder, NUM_ADAPTERS)
         card = Card(**measure("card", folder))
         figures = {}
-        for name in arguments.only or [name for name in CONTENDERS if name != "card"]:
+        for name in arguments.only:
             if name == "vllm" and shutil.which("vllm") is None:
                 print("vllm is not installed here and is left out", file=sys.stderr)
                 continue
@@ -224,6 +230,7 @@ def make_engine(folder: Path, work: Work) -> Engine:
     config = EngineConfig(
         num_blocks=work.num_requests * (-(-longest // BLOCK_SIZE) + 2),
         block_size=BLOCK_SIZE,
+        kv_dtype=work.kv_dtype,
         max_num_requests=work.num_requests,
         max_num_batched_tokens=8192,
         max_context_tokens=longest,
@@ -316,12 +323,26 @@ def measure_vllm(folder: Path) -> Figure:
     return Figure(tokens_per_second=float(found[1]))
 
 
+def tuning_contender(tune: Callable[..., Tuned], *, qlora: bool) -> Callable[[Path], Figure]:
+    """Measures a trainer."""
+
+    def run(folder: Path) -> Figure:
+        tuned = tune(folder / "model", Recipe(), torch.device("cuda"), qlora=qlora)
+        return Figure(tokens_per_second=tuned.tokens_per_second, peak_gib=tuned.peak_gib)
+
+    return run
+
+
 CONTENDERS: dict[str, Callable[[Path], Figure | Card]] = {
     "card": measure_card,
     **{name: martlet_contender(name) for name in WORKS},
     "static": measure_static,
     "flowing": measure_flowing,
     "vllm": measure_vllm,
+    "lora": tuning_contender(tune_with_martlet, qlora=False),
+    "trl-lora": tuning_contender(tune_with_trl, qlora=False),
+    "qlora": tuning_contender(tune_with_martlet, qlora=True),
+    "trl-qlora": tuning_contender(tune_with_trl, qlora=True),
 }
 
 
@@ -366,13 +387,16 @@ def _ratios(card: Card, figures: dict[str, Figure]) -> list[tuple[str, str, str]
         ("batch", "static", "-"),
         ("batch", "flowing", "-"),
         ("batch", "vllm", "-"),
+        ("lora", "trl-lora", "1.3"),
+        ("qlora", "trl-qlora", "1.3"),
     ):
         if one in figures and other in figures:
             ratio = figures[one].tokens_per_second / figures[other].tokens_per_second
             rows.append((f"{one} / {other}", f"{ratio:.2f}", aim))
-    if "fp8" in figures and "batch" in figures:
-        speeds = [figures[name].decode_tokens_per_second for name in ("fp8", "batch")]
-        rows.append(("fp8 / batch, decoding", f"{speeds[0] / speeds[1]:.2f}", "1.5"))
+    for name, aim in (("fp8", "1.5"), ("fp8-kv", "-")):
+        if name in figures and "batch" in figures:
+            speeds = [figures[each].decode_tokens_per_second for each in (name, "batch")]
+            rows.append((f"{name} / batch, decoding", f"{speeds[0] / speeds[1]:.2f}", aim))
     return rows
 
 
@@ -393,8 +417,10 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*WORKS, "static", "flowing", "vllm"]
-    parser.add_argument("--only", nargs="+", choices=names, help="some of the measurements")
+    names = [name for name in CONTENDERS if name != "card"]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="some of the measurements"
+    )
     parser.add_argument("--layers", type=int, default=32, help="of the model")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

@@ -5,7 +5,7 @@
 Decode attention: 64 requests of 320 keys, 14 heads over 2 key-value heads of width 64, bf16, the
 keys of 24 layers in turn so that they come from memory. Products: the packed weights of the 0.5B
 model of `offline.py`, one after the other, for some rows. Draws: bf16 logits of 64 rows over a
-vocabulary of 151,936.
+vocabulary of 151,936. Planning: 1,024 decoding requests of 257 tokens, as a GPU waits for it.
 """
 
 import time
@@ -19,10 +19,14 @@ from martlet.engine import compiled_attention
 from martlet.engine.attention import Reach
 from martlet.engine.choice import argmax
 from martlet.engine.compiled_attention import Stretch, TokenTiles
+from martlet.engine.config import EngineConfig
+from martlet.engine.cuda.batch import pack
+from martlet.engine.cuda.work import WorkShape
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
 from martlet.engine.sampler import draw
+from martlet.engine.scheduler import Scheduler
 from martlet.models.compiled.threads import can_compile
 from martlet.models.guard import LayerShape
 from martlet.models.heap import huge_pages
@@ -40,7 +44,7 @@ Timed = Iterator[tuple[str, Callable[[], object], int]]
 def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, milliseconds")
-    for timed in (attention(), products(), draws()):
+    for timed in (attention(), products(), draws(), planning()):
         for name, call, num_parts in timed:
             print(f"{name:56} {best_ms(call) / num_parts:7.2f}", flush=True)
 
@@ -159,18 +163,46 @@ def draws() -> Timed:
         "temperature 0.7, top_p 0.8": SamplingParams(temperature=0.7, top_p=0.8),
     }
     for name, params in wishes.items():
-        requests = [
-            Request(
-                request_id=str(row),
-                prompt_ids=(1,),
-                params=params,
-                seed=row,
-                stop_ids=frozenset(),
-                max_num_tokens=2,
-            )
-            for row in range(64)
-        ]
+        requests = [request(params, row, [1]) for row in range(64)]
         yield f"a draw at {name}", lambda some=requests: draw(logits, some), 1
+
+
+def request(params: SamplingParams, seed: int, prompt_ids: list[int]) -> Request:
+    return Request(
+        request_id=str(seed),
+        prompt_ids=tuple(prompt_ids),
+        params=params,
+        seed=seed,
+        stop_ids=frozenset(),
+        max_num_tokens=2 * len(prompt_ids),
+    )
+
+
+def planning() -> Timed:
+    """The host's part of a large step on a GPU."""
+    num_requests, prompt_length = 1024, 256
+    scheduler = Scheduler(
+        EngineConfig(
+            num_blocks=num_requests * (prompt_length // BLOCK_SIZE + 4),
+            max_num_requests=num_requests,
+            max_num_batched_tokens=8192,
+            max_context_tokens=2 * prompt_length,
+            speculation=False,
+        )
+    )
+    for number in range(num_requests):
+        ids = torch.randint(VOCAB_SIZE, (prompt_length,)).tolist()
+        scheduler.add(request(SamplingParams(temperature=0), number, ids))
+    while any(each.num_computed_tokens < prompt_length for each in scheduler.requests()):
+        plan = scheduler.plan()
+        for chunk in plan.chunks:
+            if chunk.samples:
+                chunk.request.append(0, None)
+        scheduler.commit(plan)
+    plan = scheduler.plan()
+    shape = WorkShape(num_wide_tokens=16, num_items_wanted=66)
+    yield "plan 1,024 decoding requests", scheduler.plan, 1
+    yield "pack their step for the kernels", lambda: pack(plan, shape, BLOCK_SIZE), 1
 
 
 if __name__ == "__main__":

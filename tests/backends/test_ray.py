@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import martlet
 from batch.lines import write_lines
 from martlet.backends.base import Backend, SampleRequest
 from martlet.backends.load import load_backend
@@ -24,6 +23,7 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util import placement_group  # noqa: E402
 
+from backends.ray_nodes import NODE, running_nodes  # noqa: E402
 from martlet.backends.ray.backend import RayBackend  # noqa: E402
 from martlet.backends.ray.cluster import Demand, connect  # noqa: E402
 from martlet.backends.ray.crew import Crew  # noqa: E402
@@ -33,30 +33,13 @@ from martlet.backends.ray.worker import Worker  # noqa: E402
 ROWS = [{"id": i, "prompt": f"Ann sits left of number {i}. Who sits right?"} for i in range(60)]
 PARAMS = {"n": 2, "temperature": 0.9, "max_tokens": 32, "ignore_eos": True}
 OPTIONS = BackendOptions(dtype="fp32", device="cpu", max_num_requests=8, kv_memory_gib=0.05)
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Three nodes of one core; all their processes end with the tests."""
-    environment = {
-        "PYTHONPATH": str(Path(martlet.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray gives way to everything else on a machine, and a test is not to wait for that.
-        "RAY_worker_niceness": "0",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        try:
-            cluster.add_node(**NODE)
-            cluster.add_node(**NODE)
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    """Three nodes of one core."""
+    with running_nodes(3) as cluster:
+        yield cluster
 
 
 def job(folder: Path, out: str) -> Job:

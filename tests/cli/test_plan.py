@@ -41,6 +41,22 @@ def test_a_plan_that_cannot_be_run_ends_with_the_code_of_its_error(
     assert "line 3" in refused.stderr
 
 
+def test_a_training_is_priced_by_what_it_learns_from(call: Call, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "response": "Bo."} for row in ROWS]
+    go = ("train", write_lines(tmp_path / "rows.jsonl", rows), "--model", "demo")
+    go += ("--out", tmp_path / "run", "--epochs", 2, "--plan")
+    text = call(*go, "--price", "1000000")
+    assert text.exit_code == 0, text.stderr
+    line_of = dict(line.split(maxsplit=1) for line in text.stdout.splitlines())
+    assert line_of["price"].removesuffix(".0000") in line_of["tokens"].split(" an epoch, ")[1]
+    assert line_of["go"] == "martlet " + " ".join(map(str, go[:-1]))
+    facts = json.loads(call(*go, "--price=2000000", "--json").stdout)
+    assert facts["price"] == 2 * facts["tokens_left"] == 4 * facts["tokens_per_epoch"]
+    refused = call(*go, "--price", "0.15,0.60")
+    assert refused.exit_code == 2
+    assert "a training draws none" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [(("--price", "1,2"), "belongs to --plan"), (("--plan", "--price", "1"), "0.15,0.60")],

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from datasets import load_dataset
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from compat.articles import article, needs_articles, unfolded
 from martlet.lora.provenance import read_provenance
 from martlet.models.context import context_limit
-from martlet.models.folder import open_folder
+from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.nf4 import load_nf4
 from martlet.models.pretrained import load_config
 from martlet.models.resolve import resolve
 
@@ -43,6 +46,13 @@ LINES = [
     (1, "formatted_prompt ="),
     (1, "sample["),
     (1, "return sample"),
+]
+FOUR_BITS = [
+    (0, "compute_dtype ="),
+    (0, "bnb_config ="),
+    (0, "model_name="),
+    (0, "device_map ="),
+    (0, "original_model ="),
 ]
 LONGEST = [
     (0, "def get_max_length"),
@@ -104,6 +114,32 @@ def test_the_rows_are_those_that_the_article_loads(
     for loaded, row in zip(names["dataset"]["train"], rows_of_example(dialogues), strict=True):
         assert loaded["dialogue"] in row["prompt"]
         assert loaded["summary"] == row["completion"]
+
+
+@needs_articles
+def test_the_base_is_rounded_to_the_articles_four_bits(tiny_llama: ModelFolder) -> None:
+    text = article(4)
+    mashed = text[text.index("compute_dtype =") : text.index("\n\nBitsAndBytesConfig")]
+    code = unfolded(mashed, FOUR_BITS).replace(r"r'D:\临时模型\Meta-Llama-3-8B-Instruct'", "PATH")
+    names: dict[str, Any] = {
+        "PATH": str(tiny_llama.path),
+        "AutoModelForCausalLM": AutoModelForCausalLM,
+        "BitsAndBytesConfig": BitsAndBytesConfig,
+        "torch": torch,
+    }
+    # Of its arguments transformers has since dropped one.
+    code = code.replace('{"": 0}', '{"": "cpu"}').replace(",use_auth_token=True", "")
+    exec(code, names)
+    model = names["original_model"]
+    own = load_nf4(tiny_llama, dtype=model.dtype, device=torch.device("cpu"))
+    codes, expected = (
+        {name: value for name, value in each.named_parameters() if value.dtype == torch.uint8}
+        for each in (own, model)
+    )
+    assert codes.keys() == expected.keys()
+    assert len(codes) == 7 * own.config.num_hidden_layers
+    for name, value in codes.items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
 
 @needs_articles

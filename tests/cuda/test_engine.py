@@ -4,6 +4,7 @@ The kernels' own tests (`tests/engine/cuda`) run compiled here too.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def load(folder: ModelFolder, dtype: torch.dtype, weights: Weights = "stored") -
     return load_model(folder, dtype=dtype, device=torch.device("cuda"), weights=weights)
 
 
-def make_gpu_engine(model: LoadedModel, **sizes: int) -> Engine:
+def make_gpu_engine(model: LoadedModel, **sizes: Any) -> Engine:
     return make_engine(model, uses_kernels=True, graph_sizes=graph_ladder(32), **sizes)
 
 
@@ -70,6 +71,15 @@ def test_logits_in_bf16_are_near_those_in_fp64(tiny_llama: ModelFolder, weights:
     got = engine.logits(prompt).double().cpu()
     error = ((got - exact).norm() / exact.norm()).item()
     assert error < {"stored": 0.02, "int8": 0.05, "int4": 0.5, "fp8": 0.15}[weights]
+
+
+@torch.inference_mode()
+def test_keys_and_values_in_fp8_stray_little(tiny_llama: ModelFolder) -> None:
+    prompt = tuple(range(5, 60))
+    model = load(tiny_llama, torch.bfloat16)
+    exact = load_reference(tiny_llama).double()(torch.tensor([prompt])).logits[0]
+    got = make_gpu_engine(model, kv_dtype="fp8").logits(prompt).double().cpu()
+    assert ((got - exact).norm() / exact.norm()).item() < 0.15
 
 
 def test_draws_are_those_of_the_cpu(tiny_llama: ModelFolder) -> None:

@@ -88,8 +88,8 @@ def test_adapter_of_another_base_of_the_same_shape(
     (fault,) = examined(adapter, other)
     assert (fault.state, fault.exit_code) == ("fault", 4)
     assert f"was trained on {model.folder.path}" in fault.what
-    remedy = f"martlet doctor {model.folder.path} --adapter judge={adapter}"
-    assert fault.remedy == doubt.remedy == remedy
+    given = f"{model.folder.path} --adapter judge={adapter}"
+    assert (doubt.remedy, fault.remedy) == (f"martlet doctor {given}", f"martlet serve {given}")
 
 
 def test_template_changed_since_the_training(
@@ -111,6 +111,7 @@ def test_an_untrained_adapter(tmp_path: Path, model: KnownModel) -> None:
     (fault,) = examined(fresh, model)
     assert (fault.state, fault.exit_code) == ("fault", 4)
     assert "changes nothing" in fault.what
+    assert fault.remedy == "martlet train DATA --model BASE --out NEW"
 
 
 def test_folders_that_are_no_adapter(model: KnownModel, tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def test_vocabulary_mismatch(folder: Path) -> None:
     assert (fault.state, fault.exit_code) == ("fault", 4)
     assert "the first token without a row is '<|extra|>'" in fault.what
     assert fault.remedy is not None
-    assert fault.remedy.startswith(f"hf download ORG/NAME --local-dir {folder} --include 'token*'")
+    begin, *patterns = fault.remedy.split(" --include ")
+    assert begin == f"hf download ORG/NAME --local-dir {folder}"
+    # `hf` takes one pattern each time, and what stands behind it for the name of a file.
+    assert patterns == ["'token*'", "'special*'", "'*.model'", "'vocab*'", "'merges*'"]
 
 
 def with_bos(folder: Path, template: str) -> None:

@@ -18,6 +18,7 @@ from martlet.engine.choice import argmax, choose_filtered, choose_unfiltered, mo
 from martlet.engine.noise import Keys, draw_keys, waiting_times
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
+from martlet.engine.sampler import draw
 from martlet.engine.shaping import shape
 from martlet.models.folder import ModelFolder
 from martlet.models.load import LoadedModel
@@ -170,6 +171,29 @@ def test_noise_is_exponential_and_neighbours_share_nothing(varied: str) -> None:
     assert abs(times.mean() - 1) < 0.02
     assert abs(np.median(times) - math.log(2)) < 0.02
     assert abs(np.corrcoef(times[:-1], times[1:])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 7, "min_p": 0.02}])
+def test_a_row_that_is_not_finite_draws_nothing_and_its_neighbours_do_not_notice(
+    bad: float, filters: dict[str, float]
+) -> None:
+    params = SamplingParams(temperature=0.8, **filters)
+    requests = [
+        Request(
+            request_id=str(seed),
+            prompt_ids=(1, 2),
+            params=params,
+            seed=seed,
+            stop_ids=frozenset(),
+            max_num_tokens=9,
+        )
+        for seed in range(3)
+    ]
+    logits = logits_of(5000).repeat(3, 1)
+    whole = draw(logits, requests)
+    logits[1] = bad
+    assert draw(logits, requests) == [whole[0], None, whole[2]]
 
 
 def shaped(params: SamplingParams, prompt: list[int], reply: list[int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from martlet.engine.config import EngineConfig
 from martlet.errors import ParameterError
 from martlet.forecast.costs import Load, StepCosts
 from martlet.forecast.pace import load_of
-from martlet.forecast.price import Price
+from martlet.forecast.price import Price, TrainingPrice
 from martlet.forecast.survival import Survival
 from martlet.forecast.work import Amount, Open, Work
 
@@ -82,3 +82,10 @@ def test_price() -> None:
     for wrong in ("1", "1,2,3", "-1,2", "nan,1", "one,two", ""):
         with pytest.raises(ParameterError, match=r"0\.15,0\.60"):
             Price.parse(wrong)
+
+
+def test_price_of_a_training() -> None:
+    assert TrainingPrice.parse("3.00").of(500_000) == 1.5
+    for wrong in ("0.15,0.60", "-1", "inf", "three", ""):
+        with pytest.raises(ParameterError, match="a training draws none"):
+            TrainingPrice.parse(wrong)

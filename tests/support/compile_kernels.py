@@ -23,6 +23,7 @@ ATTEND = {
     "CHUNK": 8192,
     "HAS_SOFTCAP": True,
     "HAS_SINKS": True,
+    "IN_FP8": False,
     "PRECISION": "ieee",
 }
 
@@ -52,23 +53,53 @@ def compile_kernel(
 
 
 def compile_attention(
-    kind: str, dim: int, num_rows: int, num_keys: int, capabilities: Sequence[int] = CAPABILITIES
+    kind: str,
+    dim: int,
+    num_rows: int,
+    num_keys: int,
+    capabilities: Sequence[int] = CAPABILITIES,
+    *,
+    pool_kind: str | None = None,
 ) -> None:
     compile_kernel(
         kernels.attend,
         {
-            **dict.fromkeys(("query", "key_pool", "value_pool", "sinks", "out"), kind),
+            **dict.fromkeys(("query", "sinks", "out"), kind),
+            **dict.fromkeys(("key_pool", "value_pool"), pool_kind or kind),
+            **dict.fromkeys(("key_scales", "value_scales"), "fp32"),
             **dict.fromkeys(("items", "positions", "block_ids", "first_parts"), "i64"),
             **dict.fromkeys(("part_out", "part_scale"), "fp32"),
         },
         {"scaling": "fp32", "softcap": "fp32"},
-        {**ATTEND, **widths(dim), "NUM_ROWS": num_rows, "NUM_KEYS": num_keys},
+        {
+            **ATTEND,
+            **widths(dim),
+            "IN_FP8": pool_kind == "u8",
+            "NUM_ROWS": num_rows,
+            "NUM_KEYS": num_keys,
+        },
         capabilities,
+    )
+
+
+def compile_write(pool_kind: str) -> None:
+    compile_kernel(
+        kernels.write_slots,
+        {
+            **dict.fromkeys(("key", "value"), "bf16"),
+            **dict.fromkeys(("key_pool", "value_pool"), pool_kind),
+            **dict.fromkeys(("key_scales", "value_scales"), "fp32"),
+            "slots": "i64",
+        },
+        {},
+        {**widths(80), "IN_FP8": pool_kind == "u8"},
     )
 
 
 def main() -> None:
     compile_attention("bf16", 128, 16, 64)
+    # Ampere knows no E4M3, and has less memory.
+    compile_attention("bf16", 128, 64, 64, CAPABILITIES[:1], pool_kind="u8")
     # In fp32 the compiler takes its time, and the widest head takes the most memory.
     compile_attention("fp32", 256, 64, 16, CAPABILITIES[-1:])
     compile_kernel(
@@ -81,12 +112,8 @@ def main() -> None:
         {},
         {"NUM_HEADS": 32, "VALUE_DIM": 80, "VALUE_WIDTH": 128, "HAS_SINKS": True},
     )
-    compile_kernel(
-        kernels.write_slots,
-        {**dict.fromkeys(("key", "value", "key_pool", "value_pool"), "bf16"), "slots": "i64"},
-        {},
-        widths(80),
-    )
+    compile_write("bf16")
+    compile_write("u8")
     compile_kernel(
         multiply_int4,
         {**dict.fromkeys(("x", "scales", "out"), "bf16"), "words": "i32", "zeros": "i8"},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from martlet.engine.config import EngineConfig
+from martlet.engine.config import EngineConfig, KVDtype
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
@@ -84,6 +84,7 @@ def make_engine(
     max_context_tokens: int | None = None,
     prefix_sharing: bool = True,
     uses_kernels: bool = False,
+    kv_dtype: KVDtype = "model",
     graph_sizes: tuple[int, ...] = (),
     speculation: bool = True,
 ) -> Engine:
@@ -103,6 +104,7 @@ def make_engine(
             headroom_blocks=0,
             prefix_sharing=prefix_sharing,
             uses_kernels=uses_kernels,
+            kv_dtype=kv_dtype,
             graph_sizes=graph_sizes,
             speculation=speculation,
         ),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -38,12 +39,14 @@ _TELL_ERRORS = """new MutationObserver(() => {
 def served(*options: object, **environment: str) -> Iterator[str]:
     """A process that serves the embedded model and its page, and its URL."""
     given = ["--demo", "--ui", "--port", 0, "--dtype", "fp32", "--kv-memory", 0.05, *options]
+    given += ["--drain-seconds", 0]
     given.append("--no-speculation")  # A reply without end would be at its end in a moment.
+    scratch = TemporaryDirectory()
     process = subprocess.Popen(
         [sys.executable, "-m", "martlet.cli.main", "serve", *map(str, given)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": scratch.name, **environment},
     )
     assert process.stderr is not None
     lines: list[str] = []
@@ -56,8 +59,11 @@ def served(*options: object, **environment: str) -> Iterator[str]:
             pytest.fail("".join(lines))
         yield found[1]
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=60)
+        left = list(Path(scratch.name).glob("martlet-page-*"))
+        scratch.cleanup()
+    assert left == []
 
 
 @pytest.fixture(scope="session")

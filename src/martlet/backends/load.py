@@ -14,7 +14,8 @@ from martlet.backends.options import (
     names_server,
     refuse_unused,
 )
-from martlet.engine.config import EngineConfig
+from martlet.backends.rounding import check_rounding, refuse_rounding
+from martlet.engine.config import EngineConfig, KVDtype
 from martlet.errors import (
     AdapterError,
     ModelError,
@@ -71,8 +72,10 @@ class OpenedModel:
     def precision(self) -> str:
         """What it computes in, and how its weights are held where that differs."""
         name = str(self.dtype).removeprefix("torch.")
-        weights = self.options.weights
-        return name if weights == "stored" else f"{name}, {weights} weights"
+        weights, kv_dtype = self.options.weights, self.options.kv_dtype
+        rounded = [f"{weights} weights"] if weights != "stored" else []
+        rounded += [f"{kv_dtype} keys and values"] if kv_dtype != "model" else []
+        return ", ".join([name, *rounded])
 
     @property
     def default_params(self) -> DefaultParams:
@@ -148,7 +151,7 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
         check_provenance(open_adapter(path).path, serving)
     device = _device(options.device)
     dtype = _dtype(options.dtype, folder, device)
-    _check_weights(options, folder, dtype, device)
+    check_rounding(options, folder, dtype, device)
     if device.type == "cpu":
         advice = "the model runs on a CPU here; leave it out, or give --device cuda"
         refuse_unused(options, "native", unused=("gpu_memory_utilization",), advice=advice)
@@ -184,12 +187,7 @@ def load_opened(opened: OpenedModel) -> Backend:
     except UnsupportedArchitectureError as error:
         if opened.options.backend == "native":
             raise
-        if opened.options.weights != "stored":
-            raise ParameterError(
-                f"{error}, so it runs on plain transformers, which does not round weights; leave "
-                "--weights-as out",
-                param="weights",
-            ) from error
+        refuse_rounding(opened.options, error)
         if adapters:
             raise AdapterError(
                 f"{error}, so it runs on plain transformers, where adapter {', '.join(adapters)} "
@@ -212,6 +210,7 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
     config = EngineConfig(
         num_blocks=opened.memory.num_blocks,
         block_size=options.block_size,
+        kv_dtype=options.kv_dtype,
         max_num_requests=options.max_num_requests,
         max_num_batched_tokens=min(
             num_batched_tokens, model.max_packed_tokens or num_batched_tokens
@@ -289,7 +288,7 @@ def _memory(
     is_cuda = device.type == "cuda"
     return plan_memory(
         weights_bytes=held_bytes(folder, dtype, options.weights),
-        kv_bytes_per_token=_cache_bytes_per_token(folder, dtype),
+        kv_bytes_per_token=_cache_bytes_per_token(folder, dtype, options.kv_dtype),
         block_size=options.block_size,
         max_context_tokens=asked,
         max_num_requests=options.max_num_requests,
@@ -333,9 +332,10 @@ def _config(folder: ModelFolder, options: BackendOptions) -> Config:
     return load_config(folder, trust_remote_code=options.trust_remote_code)
 
 
-def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype) -> int:
+def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype, kv_dtype: KVDtype) -> int:
+    bytes_per_value = dtype.itemsize if kv_dtype == "model" else 1
     try:
-        return max(1, kv_bytes_per_token(folder.shape, bytes_per_value=dtype.itemsize))
+        return max(1, kv_bytes_per_token(folder.shape, bytes_per_value=bytes_per_value))
     except ModelError:
         # A model that keeps a state instead of keys: the guard will send it to transformers, which
         # needs no pool.
@@ -352,31 +352,6 @@ def _device(name: str) -> torch.device:
             "device is cuda, and PyTorch sees no CUDA device here; try --device cpu"
         )
     return torch.device(name)
-
-
-def _check_weights(
-    options: BackendOptions, folder: ModelFolder, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Refuses to round weights where that cannot be done, or would not be used."""
-    if options.weights == "stored":
-        return
-    reason = None
-    if options.backend == "transformers":
-        reason = "the transformers backend does not round weights; give --backend native"
-    elif folder.quantization_method is not None:
-        reason = f"{folder.path} is quantised already ({folder.quantization_method}); leave it out"
-    elif device.type == "cpu" and not can_pack():
-        reason = "weights are rounded for CPUs with bf16 instructions alone; leave it out"
-    elif options.weights == "fp8" and not _multiplies_fp8(device):
-        reason = "only NVIDIA GPUs from Ada and Hopper on multiply it; give int8"
-    elif options.weights in ("int4", "fp8") and dtype != torch.bfloat16:
-        reason = f"{options.weights} is multiplied in bf16; give --dtype bf16"
-    if reason:
-        raise ParameterError(f"--weights-as {options.weights}: {reason}", param="weights")
-
-
-def _multiplies_fp8(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _dtype(name: DType, folder: ModelFolder, device: torch.device) -> torch.dtype:

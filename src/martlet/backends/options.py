@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from martlet.engine.config import KVDtype
 from martlet.errors import ParameterError
 from martlet.models.weights import Weights
 
@@ -52,6 +53,9 @@ class BackendOptions:
     weights: Weights = "stored"
     """`stored` as the folder has them; `int8`, `int4` and `fp8` round the linear layers of a model
     that is not quantised while it is loaded; `fp8` on a CUDA device alone."""
+    kv_dtype: KVDtype = "model"
+    """`model` keeps keys and values as it computes them; `fp8` in half the memory of bf16, rounded,
+    on a CUDA device alone."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128
@@ -94,6 +98,7 @@ class BackendOptions:
             ("backend", BackendName),
             ("dtype", DType),
             ("weights", Weights),
+            ("kv_dtype", KVDtype),
         ):
             if getattr(self, name) not in get_args(allowed):
                 raise ParameterError(

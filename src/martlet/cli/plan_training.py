@@ -16,6 +16,7 @@ from martlet.cli.stop import stop_on_signal
 from martlet.cli.summary import counted
 from martlet.cli.training import examine_rows
 from martlet.errors import MissingExtraError
+from martlet.forecast.price import TrainingPrice
 from martlet.models.memory import GIB
 from martlet.train.config import TrainConfig
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from martlet.forecast.training import TrainForecast
 
 
-def plan_training(config: TrainConfig, *, as_json: bool) -> None:
+def plan_training(config: TrainConfig, price: TrainingPrice | None, *, as_json: bool) -> None:
     """Tries a training out, and prints what it will take.
 
     Raises:
@@ -46,9 +47,10 @@ def plan_training(config: TrainConfig, *, as_json: bool) -> None:
                 job, seconds_to_open=open_s, show=show, asked_to_stop=asked_to_stop
             )
     if as_json:
-        print(json.dumps({**asdict(forecast), "command": command_to_go()}))
+        priced = {} if price is None else {"price": price.of(forecast.tokens_left)}
+        print(json.dumps({**asdict(forecast), **priced, "command": command_to_go()}))
         return
-    for name, value in _facts(forecast):
+    for name, value in _facts(forecast, price):
         print(f"{name:<9}{value}")
 
 
@@ -58,7 +60,7 @@ def _shown() -> Iterator[Callable[[float], None]]:
         yield lambda seconds: show(seconds, "training")
 
 
-def _facts(forecast: "TrainForecast") -> Iterator[tuple[str, str]]:
+def _facts(forecast: "TrainForecast", price: TrainingPrice | None) -> Iterator[tuple[str, str]]:
     yield (
         "rows",
         f"{forecast.rows:,}; {forecast.rows_too_long:,} over the limit of "
@@ -66,6 +68,8 @@ def _facts(forecast: "TrainForecast") -> Iterator[tuple[str, str]]:
     )
     tokens, left = f"{forecast.tokens_per_epoch:,}", f"{forecast.tokens_left:,.0f}"
     yield "tokens", f"{tokens} an epoch, {left} to train on"
+    if price is not None:
+        yield "price", f"{price.of(forecast.tokens_left):,.4f}"
     done = f", {forecast.steps_done:,} of them done" if forecast.steps_done else ""
     yield "steps", f"{forecast.steps:,}{done}; {forecast.trained_values:,} values are trained"
     yield "memory", f"{forecast.peak_bytes / GIB:.2f} GiB at most"

@@ -53,8 +53,8 @@ def lines_of_run(summary: JobSummary) -> Iterator[Line]:
     )
     if summary.accepted_tokens:
         yield Line(
-            text=f"foretold: {counted(summary.accepted_tokens, 'token')} took no step of their own "
-            f"({summary.drafted_tokens:,} were guessed)"
+            text=f"foretold: {summary.accepted_tokens:,} of "
+            f"{counted(summary.drafted_tokens, 'guessed token')} right, each a step saved"
         )
     if summary.failed:
         failed = counted(summary.failed, "row")

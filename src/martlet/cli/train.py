@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from martlet.cli.options.option import option
-from martlet.cli.options.plan import PlanOption
+from martlet.cli.options.plan import TrainPlanOptions
 from martlet.cli.options.result import JsonOption
 from martlet.cli.verb import verb
 from martlet.train.config import DataConfig, KeepConfig, StepsConfig, TunerConfig
@@ -72,7 +72,7 @@ def train(
     tuner: _Tuner,  # type: ignore[valid-type]
     steps: _Steps,  # type: ignore[valid-type]
     keep: _Keep,  # type: ignore[valid-type]
-    plan: PlanOption = False,
+    plan: TrainPlanOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model on rows, and prove that what was trained is what is served.
@@ -92,10 +92,10 @@ def train(
         for name, value in group.items()
         if value not in (None, [])
     }
-    resolved = resolve_config(given, file=config)
-    if plan:
+    resolved, price = resolve_config(given, file=config), plan.parsed_price()
+    if plan.plan:
         from martlet.cli.plan_training import plan_training
 
-        plan_training(resolved, as_json=as_json)
+        plan_training(resolved, price, as_json=as_json)
         return
     run_training(resolved, as_json=as_json)

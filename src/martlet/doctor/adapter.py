@@ -82,7 +82,9 @@ class AdapterExamination:
         if _changes_something(adapter.tensors):
             return None
         error = AdapterError(f"{self._path} changes nothing: its matrices are untrained")
-        return Finding.fault(self._subject, error, remedy="martlet train DATA --model BASE")
+        return Finding.fault(
+            self._subject, error, remedy="martlet train DATA --model BASE --out NEW"
+        )
 
     def _misfit(self, adapter: KnownAdapter, provenance: Provenance | None) -> Finding | None:
         model = self._model
@@ -153,7 +155,7 @@ def _remedy_of_misfit(
 ) -> str:
     base = adapter.folder.config.base_model if provenance is None else provenance.base
     if provenance is None or provenance.base_hash != serving.model_hash:
-        return f"martlet doctor {quote(base)} {adapter.as_option}"
+        return f"martlet serve {quote(base)} {adapter.as_option}"
     template = adapter.folder.path / TEMPLATE_NAME
     if provenance.template_hash != serving.template_hash:
         return (

@@ -19,6 +19,8 @@ from martlet.text.tokenizer import Tokenizer
 _GREETING: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
 _CACHED = "models--"
 """Begins the folder of a model among the downloads of Hugging Face."""
+_WORDS = ("token*", "special*", "*.model", "vocab*", "merges*")
+"""The files of a tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ def examine_stops(tokenizer: Tokenizer) -> Finding:
         return Finding.warning(
             "stop tokens",
             "none: config, tokenizer and template name no end, so replies run to --max-tokens",
-            remedy=f"martlet generate DATA --model {quote(str(tokenizer.folder))} --stop TEXT",
+            remedy=f"martlet generate DATA --model {quote(str(tokenizer.folder))} "
+            "--stop TEXT --out NEW",
         )
     return Finding.ok(
         "stop tokens", "; ".join(f"{text} ({sources})" for text, sources in stops.items())
@@ -193,7 +196,7 @@ def _remedy_of_folder(name: str, error: MartletError) -> str:
 
 
 def _fetch_tokenizer(folder: ModelFolder) -> str:
-    return _fetch(folder.path, "--include 'token*' 'special*' '*.model' 'vocab*' 'merges*'")
+    return _fetch(folder.path, " ".join(f"--include '{each}'" for each in _WORDS))
 
 
 def _fetch(folder: Path, options: str) -> str:

@@ -7,7 +7,7 @@ positions  | 7 | 9 | 30| 0 1 2 3 4 | 8 9 |
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,8 @@ from martlet.engine.compiled_attention import Stretch
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.lora.rows import Segment
+
+Ints = npt.NDArray[np.int64]
 
 GROUP_LENGTH_RATIO = 1.25
 """Decoding requests are attended to together while the longest has at most this many times the
@@ -120,16 +122,16 @@ class BatchBuilder:
         longer = [chunk for chunk in plan.chunks if not _is_decoded(chunk)]
         chunks = decoding + longer
         first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
-        positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
+        places = TokenPlaces.of(chunks, self._cache.block_size)
         wanted = logit_rows(chunks, first_rows)
         return StepBatch(
             input_ids=self._tensor([t for chunk in chunks for t in chunk.token_ids])[None],
-            position_ids=self._tensor(positions)[None],
+            position_ids=self._tensor(places.positions)[None],
             logit_rows=self._tensor(wanted),
             wants_all_rows=wanted == list(range(first_rows[-1])),
             attention=StepAttention(
                 cache=self._cache,
-                slots=self._tensor(slots(chunks, positions, self._cache.block_size)),
+                slots=self._tensor(places.slots),
                 decode_groups=self._decode_groups(
                     [(chunk, at) for chunk in decoding for at in range(chunk.start, chunk.end)]
                 ),
@@ -199,16 +201,37 @@ def _is_decoded(chunk: Chunk) -> bool:
     )
 
 
-def slots(
-    chunks: Sequence[Chunk], positions: npt.NDArray[np.int64], block_size: int
-) -> npt.NDArray[np.int64]:
-    """Where each token's keys and values go, as block id times block size plus offset."""
-    block_ids = [
-        np.asarray(chunk.block_ids, dtype=np.int64)[np.arange(chunk.start, chunk.end) // block_size]
-        for chunk in chunks
-    ]
-    places: npt.NDArray[np.int64] = np.concatenate(block_ids) * block_size + positions % block_size
-    return places
+@dataclass(frozen=True, kw_only=True)
+class TokenPlaces:
+    """Where the tokens of a step stand, T of them, and where their keys and values go."""
+
+    positions: Ints
+    """`[T]`, in their requests."""
+    slots: Ints
+    """`[T]`, block id times block size plus offset."""
+    block_ids: Ints
+    """The block tables of the chunks, one behind the other."""
+    tables: Ints
+    """Where the table of each chunk starts."""
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], block_size: int) -> Self:
+        """The places of some chunks' tokens, computed for all at once: there may be a thousand."""
+        num_tokens = np.array([chunk.num_tokens for chunk in chunks])
+        starts = np.array([chunk.start for chunk in chunks])
+        num_blocks = np.array([len(chunk.block_ids) for chunk in chunks])
+        first_rows, tables = np.cumsum(num_tokens) - num_tokens, np.cumsum(num_blocks) - num_blocks
+        block_ids = np.fromiter(
+            chain.from_iterable(chunk.block_ids for chunk in chunks), np.int64, num_blocks.sum()
+        )
+        positions = np.arange(num_tokens.sum()) + np.repeat(starts - first_rows, num_tokens)
+        blocks = block_ids[np.repeat(tables, num_tokens) + positions // block_size]
+        return cls(
+            positions=positions,
+            slots=blocks * block_size + positions % block_size,
+            block_ids=block_ids,
+            tables=tables,
+        )
 
 
 def logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
@@ -220,7 +243,9 @@ def logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:
             rows.extend(range(first_row, first_row + chunk.num_tokens))
     for chunk, first_row in zip(chunks, first_rows, strict=False):
         if chunk.samples:
-            rows.append(first_row + chunk.known_end - chunk.start - 1)
+            rows.append(first_row + chunk.num_tokens - len(chunk.draft) - 1)
     for chunk, first_row in zip(chunks, first_rows, strict=False):
-        rows.extend(range(first_row + chunk.known_end - chunk.start, first_row + chunk.num_tokens))
+        if chunk.draft:
+            end_row = first_row + chunk.num_tokens
+            rows.extend(range(end_row - len(chunk.draft), end_row))
     return rows

@@ -23,10 +23,13 @@ from torch import Tensor
 from martlet.engine.cuda.noise import waiting_times as device_waiting_times
 from martlet.engine.noise import Keys, waiting_times
 from martlet.engine.params import SamplingParams
+from martlet.models.compiled.threads import is_compiled_for
 
 SEGMENT = 128
 """Width of the first level of a reduction over the vocabulary: one long row becomes many short
 ones, which vectorised reductions are good at."""
+LARGE_VOCABULARY = 2**15
+"""From which on it is worth compiling a search for the largest logit."""
 NUM_CANDIDATES = 256
 """Most likely tokens that a filter looks at first; enough unless a distribution is nearly flat."""
 MORE_CANDIDATES = 4096
@@ -47,7 +50,14 @@ def argmax(logits: Tensor) -> Tensor:
 
     `Tensor.argmax` is not vectorised for bfloat16 on a CPU; `amax` of a short segment is.
     """
-    if logits.shape[1] % SEGMENT or not logits.is_contiguous():
+    vocab_size = logits.shape[1]
+    if not logits.is_contiguous():
+        return logits.argmax(dim=1)
+    if vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size):
+        from martlet.models.compiled.largest import first_largest
+
+        return first_largest(logits)
+    if vocab_size % SEGMENT:
         return logits.argmax(dim=1)
     segments = logits.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
     best = segments.amax(dim=2).argmax(dim=1)  # [M]
@@ -112,17 +122,17 @@ def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys
     Returns:
         Token ids, `[M]`.
     """
-    vocab_size = logits.shape[1]
-    token_ids = torch.zeros(len(params), dtype=torch.long, device=logits.device)
-    held = torch.zeros(len(params), dtype=torch.float64, device=logits.device)
+    token_ids, on_device = _choose_among(logits, params, keys, NUM_CANDIDATES)
+    # Read back once: for nearly all steps nothing follows.
+    held = on_device.cpu()
     # Which stages a row goes through depends on the row alone.
-    for num_candidates, least in ((NUM_CANDIDATES, 0), (MORE_CANDIDATES, FLAT), (vocab_size, 0)):
+    for num_candidates, least in ((MORE_CANDIDATES, FLAT), (logits.shape[1], 0)):
         rows = ((least <= held) & (held < 1)).nonzero()[:, 0]
         if len(rows):
             some = logits if len(rows) == len(params) else logits[rows]
             own_params = [params[row] for row in rows.tolist()]
-            own_keys = keys[rows.cpu().numpy()]
-            token_ids[rows], held[rows] = _choose_among(some, own_params, own_keys, num_candidates)
+            chosen, parts = _choose_among(some, own_params, keys[rows.numpy()], num_candidates)
+            token_ids[rows], held[rows] = chosen, parts.cpu()
     return token_ids
 
 

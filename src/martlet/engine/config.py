@@ -1,8 +1,12 @@
 """What an engine is built with, resolved once: nothing here is "auto" and nothing writes to it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from martlet.errors import ParameterError
+
+KVDtype = Literal["model", "fp8"]
+"""How keys and values are kept: as the model computes them, or rounded to E4M3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,7 @@ class EngineConfig:
     """Blocks of the key-value pool."""
     block_size: int = 16
     """Tokens in a block."""
+    kv_dtype: KVDtype = "model"
     max_num_requests: int = 64
     """Requests computed at once; the others wait."""
     max_num_batched_tokens: int = 1024

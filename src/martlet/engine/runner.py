@@ -7,6 +7,7 @@ from torch import Tensor
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
 from martlet.engine.batch import BatchBuilder, LogitRows, StepBatch
 from martlet.engine.config import EngineConfig
+from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import StepPlan
 from martlet.lora.step import AdapterStep
@@ -72,13 +73,21 @@ def new_runner(
 
 def new_cache(model: LoadedModel, config: EngineConfig, num_blocks: int) -> KVCache:
     """A pool for a model's keys and values."""
-    return KVCache(
+    make = Fp8Cache if config.kv_dtype == "fp8" else KVCache
+    return make(
         model.layers,
         num_blocks=num_blocks,
         block_size=config.block_size,
         dtype=model.dtype,
         device=model.device,
     )
+
+
+def cache_bytes_per_token(model: LoadedModel, config: EngineConfig) -> int:
+    """What `new_cache` takes for each token that it has room for."""
+    if config.kv_dtype == "fp8":
+        return fp8_bytes_per_token(model.layers)
+    return model.cache_bytes_per_token
 
 
 def forward(

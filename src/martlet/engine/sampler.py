@@ -96,10 +96,8 @@ def _draw_shaped(
     shaped[:, :vocab_size] = logits
     shaped[:, vocab_size:] = float("-inf")
     shape(shaped, requests, row_to_mask)
+    # What comes of a row that is not finite is thrown away below: nothing waits to know it here.
     is_finite = shaped.amax(dim=1).isfinite()
-    if not is_finite.all():
-        # A row of zeros has a draw like any other; what comes of it is thrown away.
-        shaped[~is_finite] = 0
     # The draw for the token at a position depends on the seed and that position alone.
     keys = draw_keys([r.seed for r in requests], [r.num_tokens for r in requests])
     token_ids = torch.empty(len(requests), dtype=torch.long, device=logits.device)

@@ -242,19 +242,21 @@ class Scheduler:
     def _extend(self, request: Request, num_tokens: int) -> bool:
         """Gets the blocks for the next tokens of a request; False if the pool is exhausted."""
         end = request.num_computed_tokens + num_tokens
-        taken = self.pool.take(max(0, self._num_blocks(end) - len(request.block_table)))
-        if taken is None:
-            return False
-        request.block_table.extend(taken)
+        num_new = self._num_blocks(end) - len(request.block_table)
+        if num_new > 0:
+            taken = self.pool.take(num_new)
+            if taken is None:
+                return False
+            request.block_table.extend(taken)
         self._register_full_blocks(request, request.num_computed_tokens, end)
         return True
 
     def _register_full_blocks(self, request: Request, start: int, end: int) -> None:
         """Makes the blocks that become full between two positions findable."""
-        if not self._config.prefix_sharing:
-            return
         size = self._config.block_size
         num_full = end // size
+        if num_full == start // size or not self._config.prefix_sharing:
+            return
         self._compute_keys(request, num_full)
         for index in range(start // size, num_full):
             parent = request.block_keys[index - 1] if index else root_key(request.namespace)

@@ -12,6 +12,8 @@ from martlet.models.shape import ModelShape
 GIB = 1 << 30
 RESERVE_BYTES = GIB
 """Kept free for activations, logits, the tokenizer and Python itself."""
+SCALE_BYTES = 4
+"""Of one head's key, or value, that is kept in eight bits."""
 POOL_SHARE = 0.5
 """The part of what remains that keys and values may take: the machine has other work."""
 MIN_CONTEXT_TOKENS = 512
@@ -78,7 +80,7 @@ def kv_bytes_per_token(shape: ModelShape, *, bytes_per_value: int) -> int:
 
     Args:
         shape: The model's measures.
-        bytes_per_value: 2 for bf16 and fp16, 4 for fp32.
+        bytes_per_value: 1 for fp8, whose scales are counted too, 2 for bf16 and fp16, 4 for fp32.
 
     Raises:
         ModelError: If the config does not tell the layers, heads or head lengths.
@@ -89,7 +91,8 @@ def kv_bytes_per_token(shape: ModelShape, *, bytes_per_value: int) -> int:
             "the config does not tell how many bytes a token's keys and values take: it names no "
             "number of layers, of heads, or no hidden size"
         )
-    return layers * heads * (shape.key_dim + shape.value_dim) * bytes_per_value
+    bytes_a_head = (shape.key_dim + shape.value_dim) * bytes_per_value
+    return layers * heads * (bytes_a_head + (2 * SCALE_BYTES if bytes_per_value == 1 else 0))
 
 
 def plan_memory(

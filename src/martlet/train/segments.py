@@ -4,15 +4,20 @@ Rows of different lengths are put behind one another instead of being padded to 
 engine's attention does the same for serving; this one has a backward pass.
 """
 
+from collections.abc import MutableMapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 
 ATTENTION_NAME = "martlet_segments"
 _TOLERANCE = 1e-3
 _PROBE_LENGTHS = (7, 5)
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
+_KNOWN_ENDS: MutableMapping[Tensor, list[int]] = WeakTensorKeyDictionary()
+"""Of the steps that are being computed."""
 
 
 def segment_attention(
@@ -45,9 +50,10 @@ def segment_attention(
     if asked := [name for name in _UNSUPPORTED if other.get(name) is not None]:
         raise ValueError(f"attention in segments knows no {asked[0]}")
     num_groups = query.shape[1] // key.shape[1]
-    if num_groups > 1:  # the CPU's fused kernel is slow with enable_gqa
+    is_on_cpu = query.device.type == "cpu"
+    if num_groups > 1 and is_on_cpu:  # whose fused kernel is slow with enable_gqa
         key, value = (part.repeat_interleave(num_groups, dim=1) for part in (key, value))
-    ends: list[int] = [query.shape[2]] if segment_ends is None else segment_ends.tolist()
+    ends = [query.shape[2]] if segment_ends is None else _read(segment_ends)
     pieces = [
         scaled_dot_product_attention(
             query[:, :, start:end],
@@ -56,10 +62,19 @@ def segment_attention(
             is_causal=True,
             scale=scaling,
             dropout_p=dropout,
+            enable_gqa=num_groups > 1 and not is_on_cpu,
         )
         for start, end in zip([0, *ends], ends, strict=False)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _read(segment_ends: Tensor) -> list[int]:
+    """Its numbers, read once a step: in each layer anew, a GPU would be waited for as often."""
+    ends = _KNOWN_ENDS.get(segment_ends)
+    if ends is None:
+        _KNOWN_ENDS[segment_ends] = ends = segment_ends.tolist()
+    return ends
 
 
 @torch.no_grad()

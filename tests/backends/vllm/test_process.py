@@ -30,8 +30,9 @@ STAND_IN = Path(__file__).with_name("martlet_as_vllm.py")
 
 @pytest.fixture(autouse=True)
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where logs are kept."""
+    """Where logs are kept; temporary files go there too."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path / "state" / "martlet"
 
 
@@ -128,12 +129,12 @@ def test_all_that_it_started_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
-    """No handler of ours runs: the pipe to the keeper closes."""
+    """No handler of ours runs: the pipe to the keeper closes. Ray kills our children with us."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "from martlet.backends.vllm.process import VllmProcess\n"
-        f"started = VllmProcess(['/bin/sh', '-c', 'sleep 1000 & sleep 1000'], port=1, "
-        f"log=Path({str(tmp_path / 'log')!r}))\n"
+        "command = ['/bin/sh', '-c', 'touch $TMPDIR/left; sleep 1000 & sleep 1000']\n"
+        f"started = VllmProcess(command, port=1, log=Path({str(tmp_path / 'log')!r}))\n"
         "print(started.process_id, flush=True); time.sleep(1000)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
@@ -143,8 +144,11 @@ def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
         assert is_alive(group)
+        wait_until(lambda: any(tmp_path.glob("vllm-*/left")), timeout_s=20)
         parent.kill()
+        os.kill(group, signal.SIGKILL)
     wait_until(lambda: not is_alive(group), timeout_s=20)
+    assert not any(tmp_path.glob("vllm-*"))
 
 
 def test_what_would_have_no_effect_is_refused_before_anything_starts(tmp_path: Path) -> None:

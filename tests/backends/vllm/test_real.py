@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,12 @@ from martlet.backends.openai.backend import OpenAIBackend
 from martlet.backends.options import BackendOptions, VllmOptions
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions
+from martlet.batch.summary import Progress
 from martlet.batch.task import GENERATE
 from martlet.engine.params import SamplingParams
 from martlet.errors import EngineError
 from martlet.models.folder import ModelFolder, open_folder
-from serve.servers import serving
+from serve.servers import serving, wait_until
 from support.adapters import make_adapter
 from support.shared import SHARED
 
@@ -38,6 +41,14 @@ pytestmark = [
 ]
 PROMPT = Prompt(messages=[{"role": "user", "content": "Who sits between Ann and 小明?"}])
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where temporary files go: vLLM leaves them behind when it is killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("t")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +173,47 @@ def test_a_kill_in_the_middle_ends_the_run_and_keeps_what_is_finished(
         job.run(vllm, on_progress=kill)
     assert json.loads(Path(f"{out}.card.json").read_text())["status"] == "failed"
     assert len(read_lines(Path(f"{out}.partial"))) >= 40
+
+
+def processes_of(folder: ModelFolder) -> set[int]:
+    """The groups of all vLLM processes of a model."""
+    named = os.fsencode(folder.path)
+    groups = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if named in path.read_bytes().split(b"\0"):
+                groups.add(os.getpgid(int(path.parent.name)))
+    return groups
+
+
+def test_on_a_cluster_one_that_dies_loses_no_row_and_leaves_no_process(
+    folder: ModelFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = pytest.importorskip("backends.ray_nodes")
+    data = write_lines(tmp_path / "data.jsonl", [{"prompt": f"number {i}"} for i in range(60)])
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.num_rows_done >= 10 and not killed:
+            killed.append(min(processes_of(folder)))
+            os.killpg(killed[0], signal.SIGKILL)
+
+    def run(name: str, options: BackendOptions, **meddling: Callable[[Progress], None]) -> bytes:
+        given = JobOptions(
+            data=str(data), out=tmp_path / name, given_params={"temperature": 0, "max_tokens": 16}
+        )
+        backend = load_backend(str(folder.path), options=options)
+        try:
+            Job.read(GENERATE, given).run(backend, **meddling)
+        finally:
+            backend.close()
+        return given.out.read_bytes()
+
+    plain = BackendOptions(dtype="fp32", max_num_requests=4, max_context_tokens=256)
+    with nodes.running_nodes(2) as cluster:
+        each = replace(plain, backend="vllm", vllm=VllmOptions(program=VLLM), ray=cluster.address)
+        there = run("ray.jsonl", each, on_progress=kill)
+        assert "lost its engine: vLLM has ended with code -9" in caplog.text
+        # The one that takes its place was still starting when the run was over.
+        wait_until(lambda: not processes_of(folder), timeout_s=30)
+    assert there == run("native.jsonl", replace(plain, kv_memory_gib=0.1))

@@ -34,6 +34,7 @@ _UNUSED = (
     "weights",
     "max_num_batched_tokens",
     "kv_memory_gib",
+    "kv_dtype",
     "gpu_memory_utilization",
     "prefix_sharing",
     "speculation",

@@ -31,6 +31,7 @@ _UNUSED = (
     "weights",
     "max_num_batched_tokens",
     "kv_memory_gib",
+    "kv_dtype",
     "gpu_memory_utilization",
     "block_size",
     "speculation",

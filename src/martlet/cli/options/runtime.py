@@ -9,6 +9,7 @@ from martlet.backends.options import BackendName, BackendOptions, DType, VllmOpt
 from martlet.cli.options.model import named_adapter
 from martlet.cli.options.option import option
 from martlet.cli.quick import without_collections
+from martlet.engine.config import KVDtype
 from martlet.models.weights import Weights
 
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ class RuntimeOptions:
             "--weights-as",
         ),
     ] = BackendOptions.weights
+    kv_dtype: Annotated[
+        KVDtype,
+        option(
+            _RUNTIME,
+            "Keys and values: as the model computes them, or fp8, rounded, for NVIDIA GPUs: room "
+            "for nearly twice the tokens of bf16.",
+            "--kv-dtype",
+        ),
+    ] = BackendOptions.kv_dtype
     device: Annotated[str, option(_RUNTIME, "auto, cpu, cuda or cuda:N.", "--device")] = "auto"
     max_requests: Annotated[
         int, option(_RUNTIME, "Samples computed at once.", "--max-requests", metavar="N")
@@ -178,6 +188,7 @@ class RuntimeOptions:
             backend=self.backend,
             dtype=self.dtype,
             weights=self.weights_as,
+            kv_dtype=self.kv_dtype,
             device=self.device,
             max_num_requests=self.max_requests,
             max_num_batched_tokens=self.max_batched_tokens,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from martlet.engine.attention import layer_index
 from martlet.engine.cuda import kernels
+from martlet.engine.cuda.fp8_cache import Fp8Cache
 from martlet.engine.kv_cache import KVCache
 from martlet.models.guard import LayerShape
 
@@ -110,6 +111,7 @@ def write(cache: KVCache, layer: int, key: Tensor, value: Tensor, slots: Tensor)
     """Stores the keys `[Hkv, T, Dk]` and values `[Hkv, T, Dv]` of a step's tokens in the pool."""
     key, value = _with_dense_columns(key), _with_dense_columns(value)
     key_pool, value_pool = cache.pools(layer)
+    key_scales, value_scales = _scales(cache, layer)
     num_heads, num_rows, key_dim = key.shape
     value_dim = value.shape[-1]
     kernels.write_slots[(num_rows, num_heads)](
@@ -117,6 +119,8 @@ def write(cache: KVCache, layer: int, key: Tensor, value: Tensor, slots: Tensor)
         value,
         key_pool,
         value_pool,
+        key_scales,
+        value_scales,
         slots,
         key_pool.shape[1],
         key.stride(0),
@@ -127,7 +131,13 @@ def write(cache: KVCache, layer: int, key: Tensor, value: Tensor, slots: Tensor)
         VALUE_DIM=value_dim,
         KEY_WIDTH=triton.next_power_of_2(key_dim),
         VALUE_WIDTH=triton.next_power_of_2(value_dim),
+        IN_FP8=isinstance(cache, Fp8Cache),
     )
+
+
+def _scales(cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
+    """Of keys and values; anything where they have none."""
+    return cache.scales(layer) if isinstance(cache, Fp8Cache) else cache.pools(layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +177,7 @@ class _Launch:
             self.query,
             key_pool,
             value_pool,
+            *_scales(step.cache, self.layer),
             self.query if self.sinks is None else self.sinks,
             items,
             step.positions,
@@ -191,6 +202,7 @@ class _Launch:
             CHUNK=self.chunk,
             HAS_SOFTCAP=self.softcap is not None,
             HAS_SINKS=self.sinks is not None,
+            IN_FP8=isinstance(step.cache, Fp8Cache),
             NUM_ROWS=max(MIN_ROWS, triton.next_power_of_2(num_tokens * group)),
             NUM_KEYS=self._num_keys,
             # Three bf16 products or TF32 would not give fp32's own result.

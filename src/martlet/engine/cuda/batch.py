@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from martlet.engine.batch import logit_rows, slots
+from martlet.engine.batch import TokenPlaces, logit_rows
 from martlet.engine.cuda.shared_runs import Ints, find_shared_runs, sharing_order
 from martlet.engine.cuda.step_buffer import StepArrays
 from martlet.engine.cuda.work import PromptRows, WorkShape, plan_work
@@ -43,32 +43,33 @@ def pack(plan: StepPlan, shape: WorkShape, block_size: int) -> PackedStep:
     lengths = np.array([chunk.end for chunk in decoding], dtype=np.int64)
     chunks = (*decoding, *(chunk for chunk in plan.chunks if chunk.num_tokens > 1))
     first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
-    tables = [0, *accumulate(len(chunk.block_ids) for chunk in chunks)]
+    places = TokenPlaces.of(chunks, block_size)
     work = plan_work(
         shape,
         lengths=lengths,
-        tables=np.array(tables[: len(decoding)], dtype=np.int64),
+        tables=places.tables[: len(decoding)],
         runs=find_shared_runs(padded[order], (lengths - 1) // block_size, block_size),
         block_size=block_size,
         prompts=[
             PromptRows(
                 first_row=first_row, num_rows=chunk.num_tokens, start=chunk.start, table=table
             )
-            for chunk, first_row, table in zip(chunks, first_rows, tables, strict=False)
+            for chunk, first_row, table in zip(
+                chunks, first_rows, places.tables.tolist(), strict=False
+            )
             if chunk.num_tokens > 1
         ],
     )
-    positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
     arrays = StepArrays(
         input_ids=np.array([t for chunk in chunks for t in chunk.token_ids], dtype=np.int64),
-        position_ids=positions,
-        slots=slots(chunks, positions, block_size),
+        position_ids=places.positions,
+        slots=places.slots,
         logit_rows=np.array(logit_rows(chunks, first_rows), dtype=np.int64),
         first_parts=work.first_parts,
         num_parts=work.num_parts,
         narrow=work.narrow,
         wide=work.wide,
-        block_ids=np.concatenate([np.asarray(chunk.block_ids) for chunk in chunks]),
+        block_ids=places.block_ids,
     )
     return PackedStep(chunks=chunks, arrays=arrays, has_wide=len(work.wide) > 0)
 

@@ -14,6 +14,8 @@ widths of a head, S slots of the pool (blocks times tokens a block).
 import triton
 import triton.language as tl
 
+from martlet.engine.cuda.e4m3 import HALF_BIAS, from_e4m3, to_e4m3
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 ITEM_FIELDS = tl.constexpr(6)
 WHOLE = tl.constexpr(-1)
@@ -26,6 +28,8 @@ def write_slots(
     value,  # [Hkv, T, Dv], strided
     key_pool,  # [Hkv, S, Dk]
     value_pool,  # [Hkv, S, Dv]
+    key_scales,  # [Hkv, S], or anything where IN_FP8 is false
+    value_scales,  # as `key_scales`
     slots,  # [T]; negative for rows that are no tokens
     num_slots,
     key_head_stride,
@@ -36,6 +40,7 @@ def write_slots(
     VALUE_DIM: tl.constexpr,
     KEY_WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
+    IN_FP8: tl.constexpr,
 ):
     """Stores one token's key and value of one head; a program for each of `(T, Hkv)`."""
     row, head = tl.program_id(0), tl.program_id(1)
@@ -45,12 +50,19 @@ def write_slots(
     place = tl.cast(head, tl.int64) * num_slots + slot
     columns = tl.arange(0, KEY_WIDTH)
     is_column = columns < KEY_DIM
-    read = tl.load(key + head * key_head_stride + row * key_row_stride + columns, mask=is_column)
+    source = key + head * key_head_stride + row * key_row_stride + columns
+    read = tl.load(source, mask=is_column, other=0.0)
+    if IN_FP8:
+        read, scale = to_e4m3(read)
+        tl.store(key_scales + place, scale)
     tl.store(key_pool + place * KEY_DIM + columns, read, mask=is_column)
     columns = tl.arange(0, VALUE_WIDTH)
     is_column = columns < VALUE_DIM
     source = value + head * value_head_stride + row * value_row_stride + columns
-    read = tl.load(source, mask=is_column)
+    read = tl.load(source, mask=is_column, other=0.0)
+    if IN_FP8:
+        read, scale = to_e4m3(read)
+        tl.store(value_scales + place, scale)
     tl.store(value_pool + place * VALUE_DIM + columns, read, mask=is_column)
 
 
@@ -59,6 +71,8 @@ def attend(
     query,  # [Hq, T, Dk], strided
     key_pool,  # [Hkv, S, Dk]
     value_pool,  # [Hkv, S, Dv]
+    key_scales,  # [Hkv, S], or anything where IN_FP8 is false
+    value_scales,  # as `key_scales`
     sinks,  # [Hq], or anything where HAS_SINKS is false
     items,  # [items, ITEM_FIELDS]
     positions,  # [T]
@@ -83,6 +97,7 @@ def attend(
     CHUNK: tl.constexpr,  # 0 for none
     HAS_SOFTCAP: tl.constexpr,
     HAS_SINKS: tl.constexpr,
+    IN_FP8: tl.constexpr,
     NUM_ROWS: tl.constexpr,
     NUM_KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -132,9 +147,13 @@ def attend(
         keys = tl.load(
             key_pool + slot[None, :] * KEY_DIM + key_columns[:, None],
             mask=is_key[None, :] & is_key_column[:, None],
-            other=0.0,
+            other=0,
         )
+        if IN_FP8:
+            keys = from_e4m3(keys).to(queries.dtype)
         scores = tl.dot(queries, keys, input_precision=PRECISION) * scaling
+        if IN_FP8:
+            scores *= HALF_BIAS * tl.load(key_scales + slot, mask=is_key, other=0.0)[None, :]
         if HAS_SOFTCAP:
             scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)  # tanh
         is_seen = is_key[None, :] & (key_position[None, :] <= position[:, None])
@@ -151,11 +170,14 @@ def attend(
         values = tl.load(
             value_pool + slot[:, None] * VALUE_DIM + value_columns[None, :],
             mask=is_key[:, None] & is_value_column[None, :],
-            other=0.0,
+            other=0,
         )
+        total = total * shrink + tl.sum(weights, axis=1)
+        if IN_FP8:
+            values = from_e4m3(values).to(queries.dtype)
+            weights *= HALF_BIAS * tl.load(value_scales + slot, mask=is_key, other=0.0)[None, :]
         mixed = mixed * shrink[:, None]
         mixed += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-        total = total * shrink + tl.sum(weights, axis=1)
         largest = new_largest
 
     is_out = is_row[:, None] & is_value_column[None, :]

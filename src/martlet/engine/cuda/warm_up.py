@@ -8,6 +8,7 @@ import torch
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams
+from martlet.engine.runner import cache_bytes_per_token
 from martlet.errors import ResourceError
 from martlet.models.load import LoadedModel
 from martlet.models.memory import GIB, MIN_CONTEXT_TOKENS
@@ -44,7 +45,7 @@ def fit_pool(model: LoadedModel, config: EngineConfig, *, utilization: float) ->
         ResourceError: If a useful pool does not fit.
     """
     memory = _measure(model, config)
-    block_bytes = config.block_size * model.cache_bytes_per_token
+    block_bytes = config.block_size * cache_bytes_per_token(model, config)
     num_blocks = min(config.num_blocks, memory.pool_bytes(utilization) // block_bytes)
     num_tokens = num_blocks * config.block_size
     least_tokens = min(config.max_context_tokens, MIN_CONTEXT_TOKENS)

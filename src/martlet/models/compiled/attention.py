@@ -20,11 +20,14 @@ from martlet.models.compiled.blocks import (
     copy,
     fill,
     largest_of,
-    mix_block,
+    mix_panel,
     multiply,
-    score_block,
+    pair_block,
+    score_panel,
+    turn_block,
     weigh,
 )
+from martlet.models.compiled.panel import PANEL
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     VECTOR_BYTES,
@@ -39,9 +42,13 @@ from martlet.models.compiled.vectors import (
 
 BLOCKS_AT_ONCE = 16
 """Blocks that are scored before their values are mixed: their scores stay in the cache."""
+BLOCKS_OF_PANEL = PANEL // BLOCK_SIZE
+"""Blocks whose keys are the columns of a panel."""
 BLOCKS_AHEAD = 2
 """How far ahead blocks are asked for; the CPU cannot foresee where the table leads."""
 _NUM_KEYS = BLOCK_SIZE * BLOCKS_AT_ONCE
+_VALUES_BYTES = PANEL // 2 * PANEL * 4
+"""Of a panel of as many values: pairs of keys for each column."""
 _SCORES_BYTES = _NUM_KEYS * 4
 _WEIGHTS_BYTES = _NUM_KEYS * 2
 _LOG2_E = np.float32(1.4426950408889634)
@@ -104,8 +111,11 @@ def attend() -> Any:
 
 @njit  # type: ignore[untyped-decorator]
 def _scratch_bytes(num_rows: int, dim: int) -> int:
-    """For each row: scores, weights, query, what it mixed, the largest score, all weights."""
-    return num_rows * (_SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4)
+    """For each row: scores, weights, query, what it mixed, the largest score, all weights; and the
+    panels of a few blocks, of the keys and then of the values."""
+    num_panels = (dim + PANEL - 1) // PANEL
+    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + num_panels * PANEL * 4 + 4 + 4
+    return num_rows * row_bytes + num_panels * _VALUES_BYTES
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
@@ -132,9 +142,12 @@ def _attend_tile(
     weights = scores + num_rows * _SCORES_BYTES
     rows = weights + num_rows * _WEIGHTS_BYTES
     mixed = rows + num_rows * dim * 2
-    largest = floats_at(mixed + num_rows * dim * 4)
-    totals = floats_at(mixed + num_rows * (dim * 4 + 4))
-    fill(mixed, num_rows * dim // WIDTH, _ZERO)
+    num_panels = (dim + PANEL - 1) // PANEL
+    mixed_bytes = num_panels * PANEL * 4
+    largest = floats_at(mixed + num_rows * mixed_bytes)
+    totals = floats_at(mixed + num_rows * (mixed_bytes + 4))
+    panels = mixed + num_rows * (mixed_bytes + 8)
+    fill(mixed, num_rows * mixed_bytes // VECTOR_BYTES, _ZERO)
     for row in range(num_rows):
         largest[row], totals[row] = _LEAST, _ZERO
         place = query + row // num_heads * token_bytes + row % num_heads * head_bytes
@@ -143,13 +156,14 @@ def _attend_tile(
     end = lasts[num_tokens - 1] // BLOCK_SIZE + 1
     for start in range(firsts[0] // BLOCK_SIZE, end, BLOCKS_AT_ONCE):
         count = min(BLOCKS_AT_ONCE, end - start)
-        fill(scores, num_rows * _NUM_KEYS // WIDTH, _ZERO)
-        for index in range(count):
-            soon = min(start + index + BLOCKS_AHEAD, end - 1)
-            prefetch(keys + ids[soon] * block_bytes, block_bytes)
-            prefetch(values + ids[start + index] * block_bytes, block_bytes)
-            own_keys = keys + ids[start + index] * block_bytes
-            score_block(rows, num_rows, own_keys, dim, scores + index * VECTOR_BYTES, _SCORES_BYTES)
+        for first in range(0, count, BLOCKS_OF_PANEL):
+            for index in range(first, min(first + BLOCKS_OF_PANEL, count)):
+                soon = min(start + index + BLOCKS_AHEAD, end - 1)
+                prefetch(keys + ids[soon] * block_bytes, block_bytes)
+                prefetch(values + ids[start + index] * block_bytes, block_bytes)
+                turn_block(keys + ids[start + index] * block_bytes, dim, panels, index - first)
+            own = scores + first * VECTOR_BYTES
+            score_panel(rows, dim * 2, num_rows, panels, dim // 2, own, _SCORES_BYTES)
         first_key = start * BLOCK_SIZE
         for row in range(num_rows):
             own, token = scores + row * _SCORES_BYTES, row // num_heads
@@ -159,17 +173,22 @@ def _attend_tile(
                 shrink = _TWO ** (largest[row] - score)
                 largest[row] = score
                 totals[row] *= shrink
-                multiply(mixed + row * dim * 4, dim // WIDTH, shrink)
+                multiply(mixed + row * mixed_bytes, dim // WIDTH, shrink)
             own_weights = weights + row * _WEIGHTS_BYTES
             totals[row] += weigh(own, count, scale, largest[row], own_weights)
-        for index in range(count):
-            own_values = values + ids[start + index] * block_bytes
-            own_weights = weights + index * BLOCK_SIZE * 2
-            mix_block(own_weights, _WEIGHTS_BYTES, num_rows, own_values, dim, mixed)
+        for first in range(0, count, BLOCKS_OF_PANEL):
+            last = min(first + BLOCKS_OF_PANEL, count)
+            for index in range(first, last):
+                own_values = values + ids[start + index] * block_bytes
+                pair_block(own_values, dim, panels, index - first, _VALUES_BYTES)
+            own_weights, num_pairs = weights + first * BLOCK_SIZE * 2, (last - first) * 8
+            for part in range(num_panels):
+                panel, own = panels + part * _VALUES_BYTES, mixed + part * PANEL * 4
+                mix_panel(own_weights, _WEIGHTS_BYTES, num_rows, panel, num_pairs, own, mixed_bytes)
     for row in range(num_rows):
-        multiply(mixed + row * dim * 4, dim // WIDTH, _ONE / totals[row])
+        multiply(mixed + row * mixed_bytes, dim // WIDTH, _ONE / totals[row])
         place = out + row // num_heads * out_bytes + row % num_heads * dim * 2
-        round_to(mixed + row * dim * 4, dim // WIDTH, place)
+        round_to(mixed + row * mixed_bytes, dim // WIDTH, place)
 
 
 @njit  # type: ignore[untyped-decorator]

@@ -1,14 +1,19 @@
 """The inner loops of compiled attention: a block of 16 keys, or some vectors of scores, at a time.
 
+Keys and values become panels (`panel`): one of keys has those of four blocks as its columns and the
+width of a head as its inputs, one of values the other way round.
+
 Memory is passed by address, as in `vectors`; D is the width of a head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
@@ -18,14 +23,13 @@ from martlet.models.compiled.vectors import (
     WIDTH,
     Builder,
     Value,
-    add_products,
     at,
     broadcast,
-    broadcast_pair,
     call,
     constant,
     interleave,
     load,
+    multiply_add,
     power_of_two,
     round_sums,
     store,
@@ -81,35 +85,52 @@ def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def score_block(
-    _: Any, rows: Any, num_rows: Any, keys: Any, dim: Any, scores: Any, stride: Any
-) -> Any:
-    """Adds the products of rows of queries and the 16 keys of a block to the rows' scores."""
+def turn_block(_: Any, keys: Any, dim: Any, panel: Any, index: Any) -> Any:
+    """Writes the 16 keys of a block to a panel, as its columns from 16 times the index on."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        rows, num_rows, keys, dim, scores, stride = arguments
+        keys, dim, panel, index = arguments
         row_bytes = builder.mul(dim, ADDRESS(2))
+        own = at(builder, panel, index, VECTOR_BYTES)
         with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
             columns = at(builder, keys, part.index, VECTOR_BYTES)
-            turned = transpose(
-                builder,
-                [
-                    load(builder, at(builder, columns, token, row_bytes), PAIRS)
-                    for token in range(BLOCK_SIZE)
-                ],
-            )
-            with cgutils.for_range(builder, num_rows) as row:
-                place = at(builder, scores, row.index, stride)
-                query = at(builder, rows, row.index, row_bytes)
-                query = at(builder, query, part.index, VECTOR_BYTES)
-                sums = load(builder, place, SUMS)
-                for index, pairs in enumerate(turned):
-                    pair = broadcast_pair(builder, at(builder, query, index, PAIR_BYTES))
-                    sums = add_products(builder, sums, pairs, pair)
-                store(builder, sums, place)
+            rows = [
+                load(builder, at(builder, columns, token, row_bytes), PAIRS)
+                for token in range(BLOCK_SIZE)
+            ]
+            target = at(builder, own, part.index, WIDTH * PANEL * PAIR_BYTES)
+            for pair, turned in enumerate(transpose(builder, rows)):
+                store(builder, turned, at(builder, target, pair, PANEL * PAIR_BYTES))
         return context.get_dummy_value()
 
-    return types.void(rows, num_rows, keys, dim, scores, stride), generate
+    return types.void(keys, dim, panel, index), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pair_block(_: Any, values: Any, dim: Any, panel: Any, index: Any, panel_bytes: Any) -> Any:
+    """Writes the 16 values of a block to panels, as their inputs from 16 times the index on."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        values, dim, panel, index, panel_bytes = arguments
+        row_bytes = builder.mul(dim, ADDRESS(2))
+        own = at(builder, panel, index, BLOCK_SIZE // 2 * PANEL * PAIR_BYTES)
+        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
+            columns = at(builder, values, part.index, VECTOR_BYTES)
+            number = builder.udiv(part.index, ADDRESS(2))
+            half = builder.urem(part.index, ADDRESS(2))
+            target = at(builder, own, number, panel_bytes)
+            target = at(builder, target, half, 2 * VECTOR_BYTES)
+            for pair in range(BLOCK_SIZE // 2):
+                two = [
+                    load(builder, at(builder, columns, 2 * pair + token, row_bytes), PAIRS)
+                    for token in range(2)
+                ]
+                place = at(builder, target, pair, PANEL * PAIR_BYTES)
+                for index, vector in enumerate(interleave(builder, *two)):
+                    store(builder, vector, at(builder, place, index, VECTOR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(values, dim, panel, index, panel_bytes), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -134,11 +155,11 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
 
     def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
         scores, num_vectors, scale, offset, weights = arguments
-        scale, offset = broadcast(builder, scale), broadcast(builder, offset)
+        scale, offset = broadcast(builder, scale), broadcast(builder, builder.fneg(offset))
         total = cgutils.alloca_once_value(builder, constant(0))
         with cgutils.for_range(builder, num_vectors) as loop:
             vector = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
-            power = power_of_two(builder, builder.fsub(builder.fmul(vector, scale), offset))
+            power = power_of_two(builder, multiply_add(builder, vector, scale, offset))
             builder.store(builder.fadd(builder.load(total), power), total)
             place = at(builder, weights, loop.index, VECTOR_BYTES // 2)
             store(builder, round_sums(builder, power), place)
@@ -147,40 +168,73 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
     return types.float32(scores, num_vectors, scale, offset, weights), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def mix_block(
-    _: Any, weights: Any, stride: Any, num_rows: Any, values: Any, dim: Any, mixed: Any
-) -> Any:
-    """Adds the 16 values of a block, by their weights, to what each row has mixed."""
+def _add_rows_by(num_rows: int, *, is_sum: bool) -> Callable[..., None]:
+    """`(rows, row_bytes, panel, num_pairs, out, out_bytes)`: the products of rows with a panel.
 
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        weights, stride, num_rows, values, dim, mixed = arguments
-        value_bytes, mixed_bytes = (builder.mul(dim, ADDRESS(size)) for size in (2, 4))
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, values, part.index, VECTOR_BYTES)
-            rows = [
-                load(builder, at(builder, columns, token, value_bytes), PAIRS)
-                for token in range(BLOCK_SIZE)
+    Args:
+        is_sum: Whether they are added to what is there already.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add_rows(
+        _: Any, rows: Any, row_bytes: Any, panel: Any, num_pairs: Any, out: Any, out_bytes: Any
+    ) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            rows, row_bytes, panel, num_pairs, out, out_bytes = arguments
+            outs = [at(builder, out, row, out_bytes) for row in range(num_rows)]
+            places = [[at(builder, row, index, VECTOR_BYTES) for index in VECTORS] for row in outs]
+            starts = [
+                [load(builder, place, SUMS) if is_sum else constant(0) for place in row]
+                for row in places
             ]
-            pairs = [
-                interleave(builder, *rows[token : token + 2]) for token in range(0, BLOCK_SIZE, 2)
-            ]
-            with cgutils.for_range(builder, num_rows) as row_loop:
-                row = at(builder, mixed, row_loop.index, mixed_bytes)
-                places = [
-                    at(builder, at(builder, row, part.index, 2 * VECTOR_BYTES), half, VECTOR_BYTES)
-                    for half in range(2)
-                ]
-                sums = [load(builder, place, SUMS) for place in places]
-                own = at(builder, weights, row_loop.index, stride)
-                for index, halves in enumerate(pairs):
-                    weight = broadcast_pair(builder, at(builder, own, index, 4))
-                    sums = [
-                        add_products(builder, total, half, weight)
-                        for total, half in zip(sums, halves, strict=True)
-                    ]
-                for total, place in zip(sums, places, strict=True):
+            own = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
+            sums = add_panel(builder, starts, own, panel, num_pairs)
+            for row, totals in zip(places, sums, strict=True):
+                for place, total in zip(row, totals, strict=True):
                     store(builder, total, place)
-        return context.get_dummy_value()
+            return context.get_dummy_value()
 
-    return types.void(weights, stride, num_rows, values, dim, mixed), generate
+        return types.void(rows, row_bytes, panel, num_pairs, out, out_bytes), generate
+
+    function: Callable[..., None] = add_rows
+    return function
+
+
+def _all_rows_by(*, is_sum: bool) -> Callable[..., None]:
+    """`(rows, row_bytes, num_rows, panel, num_pairs, out, out_bytes)`, for any number of rows."""
+    six, four, three, two, one = (_add_rows_by(n, is_sum=is_sum) for n in (6, 4, 3, 2, 1))
+
+    @njit  # type: ignore[untyped-decorator]
+    def all_rows(
+        rows: int,
+        row_bytes: int,
+        num_rows: int,
+        panel: int,
+        num_pairs: int,
+        out: int,
+        out_bytes: int,
+    ) -> None:
+        row = 0
+        while row < num_rows:
+            some, target, left = rows + row * row_bytes, out + row * out_bytes, num_rows - row
+            if left >= 6 and left != 7:
+                six(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 6
+            elif left >= 4:
+                four(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 4
+            elif left == 3:
+                three(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 3
+            elif left == 2:
+                two(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 2
+            else:
+                one(some, row_bytes, panel, num_pairs, target, out_bytes)
+                row += 1
+
+    function: Callable[..., None] = all_rows
+    return function
+
+
+score_panel, mix_panel = (_all_rows_by(is_sum=is_sum) for is_sum in (False, True))

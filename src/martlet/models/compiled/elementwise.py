@@ -26,6 +26,7 @@ from martlet.models.compiled.vectors import (
     fetch_add,
     floats_at,
     load,
+    multiply_add,
     power_of_two,
     round_sums,
     store,
@@ -97,7 +98,7 @@ def _normalise(_: Any, row: Any, weight: Any, out: Any, num_vectors: Any, epsilo
         squares = cgutils.alloca_once_value(builder, constant(0))
         with cgutils.for_range(builder, num_vectors) as loop:
             x = widen(builder, at(builder, row, loop.index, _HALF))
-            builder.store(_fma(builder, x, x, builder.load(squares)), squares)
+            builder.store(multiply_add(builder, x, x, builder.load(squares)), squares)
         number = builder.sitofp(builder.mul(num_vectors, num_vectors.type(WIDTH)), SUMS.element)
         mean = builder.fdiv(sum_of(builder, builder.load(squares)), number)
         root = call(builder, "llvm.sqrt.f32", SUMS.element, builder.fadd(mean, epsilon))
@@ -127,7 +128,3 @@ def _activate(_: Any, x: Any, y: Any, num_vectors: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, y, num_vectors), generate
-
-
-def _fma(builder: Builder, left: Value, right: Value, added: Value) -> Value:
-    return call(builder, "llvm.fma.v16f32", SUMS, left, right, added)

@@ -39,12 +39,13 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
 
 def compile_all() -> None:
     """Compiles what a model will need, or takes it from the cache of an earlier process."""
-    from martlet.models.compiled import attention, elementwise, few_rows
+    from martlet.models.compiled import attention, elementwise, largest, product
 
     attention.attend()
     elementwise.rms_norm()
     elementwise.silu_times()
-    few_rows.multiply_rows()
+    largest.find_largest()
+    product.multiply_rows()
 
 
 @cache

@@ -8,7 +8,7 @@ that touches private operators of PyTorch.
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.few_rows import MAX_ROWS, few_rows
+from martlet.models.linear.packed_product import packed_product
 
 ROWS_HINT = 4
 """The number of rows that the layout is chosen for. A layout for many rows can be ten times slower
@@ -37,14 +37,14 @@ class PackedLinear(nn.Module):
             linear.weight.detach(), ROWS_HINT
         )
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._few_rows = few_rows(self.weight_packed, self.bias)
+        self._product = packed_product(self.weight_packed, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
-        if self._few_rows is not None and x.numel() <= MAX_ROWS * self.in_features:
-            return self._few_rows.multiply(x)
+        if self._product is not None and self._product.is_fastest(x):
+            return self._product.multiply(x)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight_packed, self.bias, "none", [], ""
         )

@@ -1,12 +1,12 @@
-"""The compiled product of a few rows computes what oneDNN computes with the same packed weight."""
+"""The compiled product of rows computes what oneDNN computes with the same packed weight."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from martlet.models.compiled.threads import can_compile
-from martlet.models.linear.few_rows import MAX_ROWS, few_rows
 from martlet.models.linear.packed import PackedLinear
+from martlet.models.linear.packed_product import packed_product
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
 
@@ -24,11 +24,11 @@ def by_onednn(layer: PackedLinear, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("shape", [(512, 512), (1088, 544), (576, 4864)])
-def test_any_few_rows(shape: tuple[int, int], has_bias: bool) -> None:
+def test_any_packed_product(shape: tuple[int, int], has_bias: bool) -> None:
     layer = packed(*shape, has_bias=has_bias)
-    product = few_rows(layer.weight_packed, layer.bias)
+    product = packed_product(layer.weight_packed, layer.bias)
     assert product is not None
-    for num_rows in range(1, 10):
+    for num_rows in (*range(1, 13), 100, 203):
         x = torch.randn(1, num_rows, shape[1]).bfloat16()
         torch.testing.assert_close(
             product.multiply(x).float(), by_onednn(layer, x), rtol=1e-2, atol=1e-2
@@ -37,9 +37,11 @@ def test_any_few_rows(shape: tuple[int, int], has_bias: bool) -> None:
 
 def test_a_row_comes_out_the_same_beside_others() -> None:
     layer = packed(512, 512)
-    x = torch.randn(MAX_ROWS, 512).bfloat16()
-    alone = torch.cat([layer(row[None]) for row in x])
-    assert torch.equal(layer(x), alone)
+    product = packed_product(layer.weight_packed, layer.bias)
+    assert product is not None
+    x = torch.randn(103, 512).bfloat16()
+    alone = torch.cat([product.multiply(row[None]) for row in x])
+    assert torch.equal(product.multiply(x), alone)
 
 
 def test_rows_that_lie_apart_and_rows_that_are_not_finite() -> None:
@@ -54,7 +56,7 @@ def test_rows_that_lie_apart_and_rows_that_are_not_finite() -> None:
 def test_a_weight_that_onednn_pads_is_left_to_it() -> None:
     layer = packed(528, 512)
     assert layer.out_features % 64
-    assert few_rows(layer.weight_packed, layer.bias) is None
+    assert packed_product(layer.weight_packed, layer.bias) is None
 
 
 def test_a_weight_that_is_laid_out_otherwise_is_left_to_onednn(
@@ -63,4 +65,4 @@ def test_a_weight_that_is_laid_out_otherwise_is_left_to_onednn(
     layer = packed(512, 512)
     rows = torch.ones(512, 512, dtype=torch.bfloat16)  # as if they were not packed
     monkeypatch.setattr(torch.ops.mkldnn, "data_ptr", lambda _: rows.data_ptr())
-    assert few_rows(layer.weight_packed, layer.bias) is None
+    assert packed_product(layer.weight_packed, layer.bias) is None

@@ -1,22 +1,26 @@
-"""A packed bf16 weight multiplied with a few rows by a compiled function.
+"""A packed bf16 weight multiplied with rows by a compiled function.
 
 The function reads oneDNN's packed weight, whose layout is oneDNN's own affair. So it is used only
 for a weight with which it was seen to compute what oneDNN computes.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile, run
 
-MAX_ROWS = 8
-"""Rows up to which it is faster than oneDNN."""
+FEW_ROWS = 8
+"""Rows up to which it is faster than oneDNN where the CPU has tiles (AMX): it uses none."""
 _PANEL = 64
 """Outputs; oneDNN pads what is no multiple of it."""
 
 
-class FewRows:
-    """The product of a packed weight `[out, in]` and a few rows.
+class PackedProduct:
+    """The product of a packed weight `[out, in]` and rows.
+
+    A row comes out the same to the last bit, whoever its neighbours are.
 
     Args:
         weight: As `_reorder_linear_weight` made it; it is kept.
@@ -24,13 +28,17 @@ class FewRows:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        from martlet.models.compiled.few_rows import multiply_rows
+        from martlet.models.compiled.product import multiply_rows
 
         self._multiply = multiply_rows()
         self._weight = weight
         self._address: int = torch.ops.mkldnn.data_ptr(weight)
         self._num_outputs, self._num_inputs = weight.shape
         self._bias = torch.zeros(self._num_outputs) if bias is None else bias.float().contiguous()
+
+    def is_fastest(self, x: Tensor) -> bool:
+        """Whether oneDNN would take longer."""
+        return not _has_tiles() or x.numel() <= FEW_ROWS * self._num_inputs
 
     def multiply(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`, in bf16."""
@@ -51,17 +59,24 @@ class FewRows:
         return out
 
 
-def few_rows(weight: Tensor, bias: Tensor | None) -> FewRows | None:
+def packed_product(weight: Tensor, bias: Tensor | None) -> PackedProduct | None:
     """The compiled product of a packed weight, or None where it cannot be had."""
     num_outputs, num_inputs = weight.shape
     is_padded = num_outputs % _PANEL or num_inputs % WIDTH
     if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
         return None
-    candidate = FewRows(weight, bias)
+    candidate = PackedProduct(weight, bias)
     return candidate if _computes_the_same(candidate, weight, bias) else None
 
 
-def _computes_the_same(candidate: FewRows, weight: Tensor, bias: Tensor | None) -> bool:
+@cache
+def _has_tiles() -> bool:
+    from llvmlite import binding
+
+    return bool(binding.get_host_cpu_features().get("amx-bf16", False))
+
+
+def _computes_the_same(candidate: PackedProduct, weight: Tensor, bias: Tensor | None) -> bool:
     generator = torch.Generator(device="cpu").manual_seed(0)
     x = torch.randn(1, weight.shape[1], generator=generator).bfloat16()
     expected = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "").float()

@@ -1,0 +1,62 @@
+"""The inner loop of every compiled product: a few rows times a panel, their sums in registers.
+
+A panel has 64 columns, of which the pairs of the first two inputs lie side by side, then those of
+the next two. Memory is passed by address, as in `vectors`.
+"""
+
+from collections.abc import Sequence
+
+from numba.core import cgutils
+
+from martlet.models.compiled.vectors import (
+    PAIR_BYTES,
+    PAIRS,
+    VECTOR_BYTES,
+    WIDTH,
+    Builder,
+    Value,
+    add_products,
+    at,
+    broadcast_pair,
+    load,
+    prefetch_line,
+)
+
+PANEL = 64
+"""Columns of a panel."""
+VECTORS = range(PANEL // WIDTH)
+"""Of the columns."""
+
+
+def add_panel(
+    builder: Builder,
+    starts: Sequence[Sequence[Value]],
+    rows: Sequence[Value],
+    panel: Value,
+    num_pairs: Value,
+    *,
+    ahead: Value | None = None,
+) -> list[list[Value]]:
+    """Adds the products of rows with a panel.
+
+    Args:
+        starts: What sums begin with: the vectors of each row.
+        rows: Addresses of bf16 values.
+        num_pairs: Of inputs.
+        ahead: Where memory is asked for a quarter of a panel meanwhile.
+    """
+    # Variables that the compiler keeps in registers.
+    sums = [[cgutils.alloca_once_value(builder, start) for start in row] for row in starts]
+    with cgutils.for_range(builder, num_pairs) as loop:
+        if ahead is not None:
+            prefetch_line(builder, at(builder, ahead, loop.index, VECTOR_BYTES))
+        inputs = at(builder, panel, loop.index, PANEL * PAIR_BYTES)
+        columns = [
+            load(builder, at(builder, inputs, index, VECTOR_BYTES), PAIRS) for index in VECTORS
+        ]
+        for row, variables in zip(rows, sums, strict=True):
+            pair = broadcast_pair(builder, at(builder, row, loop.index, PAIR_BYTES))
+            for variable, column in zip(variables, columns, strict=True):
+                added = add_products(builder, builder.load(variable), column, pair)
+                builder.store(added, variable)
+    return [[builder.load(variable) for variable in row] for row in sums]

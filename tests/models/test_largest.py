@@ -1,0 +1,20 @@
+"""The compiled search for the largest number of each row finds what NumPy finds."""
+
+import pytest
+import torch
+
+from martlet.models.compiled.threads import can_compile
+
+pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
+
+
+def test_the_first_of_equals_and_rows_that_are_not_finite() -> None:
+    from martlet.models.compiled.largest import first_largest
+
+    rows = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert first_largest(rows).tolist() == rows.float().numpy().argmax(axis=1).tolist()
+    rows[0, 17] = float("nan")
+    rows[1, 18] = -float("nan")
+    rows[2, 19:] = float("inf")
+    rows[3] = float("-inf")
+    assert first_largest(rows)[:4].tolist() == [17, 18, 19, 0]
