@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from martlet.errors import MissingExtraError, ModelError, NotFoundError, TemplateError
 from martlet.text.incremental import REPLACEMENT, ByteDecoder, IncrementalDecoder, WindowDecoder
+from martlet.text.inner import load_inner
 from martlet.text.messages import Message
 from martlet.text.stop_ids import gather_stop_ids
 from martlet.text.template import ChatTemplate
@@ -101,14 +102,10 @@ class Tokenizer:
             MissingExtraError: If the tokenizer needs SentencePiece and it is not installed.
             ModelError: If the tokenizer's files are missing or cannot be read.
         """
-        from transformers import AutoTokenizer
-
         if not folder.is_dir():
             raise NotFoundError(f"no folder {folder}; name the folder that holds the model")
         try:
-            inner = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, local_files_only=True
-            )
+            inner = load_inner(folder, trust_remote_code=trust_remote_code)
         except Exception as error:  # each kind of tokenizer has its own ways to fail
             if _lacks_sentencepiece(folder):
                 raise MissingExtraError(
