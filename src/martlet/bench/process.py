@@ -51,6 +51,15 @@ class Conversation:
             raise self._failure() from None
         return self._answer()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps it off the cores meanwhile: some engines wait for work by turning in circles."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

@@ -66,7 +66,8 @@ class Bench:
         with conversation(contestant, self._job(contestant, own), scratch=own) as peer:
             for index, work in enumerate(self.works):
                 report(f"round {number}: {contestant.name}, {work.name}")
-                limits = measure_limits(self._product_dtype(contestant))
+                with peer.paused():
+                    limits = measure_limits(self._product_dtype(contestant))
                 measured = peer.measure(index)
                 _check_length(contestant, work, measured["num_tokens"])
                 figure = Figure(
