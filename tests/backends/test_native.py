@@ -6,8 +6,9 @@ import pytest
 
 from martlet import LLM, SamplingParams
 from martlet.backends.base import Prompt, SampleRequest
-from martlet.backends.load import load_backend, open_model
+from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
+from martlet.backends.opened import open_model
 from martlet.backends.options import BackendOptions
 from martlet.backends.transformers import TransformersBackend
 from martlet.errors import (

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from martlet.backends.load import load_backend, open_model
+from martlet.backends.load import load_backend
+from martlet.backends.opened import open_model
 from martlet.backends.options import BackendOptions
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams

@@ -7,8 +7,9 @@ import pytest
 
 from batch.echo_backend import EchoBackend
 from batch.lines import write_lines
-from martlet.backends.load import OpenedModel, load_opened, open_model
+from martlet.backends.load import load_opened
 from martlet.backends.native import NativeBackend
+from martlet.backends.opened import OpenedModel, open_model
 from martlet.backends.options import BackendOptions
 from martlet.batch.job import Job
 from martlet.batch.options import JobOptions

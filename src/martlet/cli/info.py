@@ -9,7 +9,7 @@ from martlet.cli.options.runtime import RuntimeOptions
 from martlet.cli.verb import verb
 
 if TYPE_CHECKING:
-    from martlet.backends.load import OpenedModel
+    from martlet.backends.opened import OpenedModel
 
 
 @verb
@@ -33,7 +33,7 @@ def info(
     """
     import json
 
-    from martlet.backends.load import open_model
+    from martlet.backends.opened import open_model
 
     opened = open_model(model, runtime.backend_options())
     facts = _facts(opened)

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from time import monotonic
 
 from martlet.backends.base import Backend
-from martlet.backends.load import OpenedModel, load_backend, load_opened, open_model
+from martlet.backends.load import load_backend, load_opened
+from martlet.backends.opened import OpenedModel, open_model
 from martlet.backends.options import BackendOptions, names_server
 from martlet.batch.job import Job
 from martlet.cli.ask import announce, fitted_job

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from martlet.backends.load import open_model
+from martlet.backends.opened import open_model
 from martlet.backends.options import BackendOptions
 from martlet.doctor.finding import Finding
 from martlet.errors import MartletError, ModelError, NotFoundError, ResourceError, TemplateError

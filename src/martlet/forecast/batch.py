@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from martlet.backends.base import Backend
-from martlet.backends.load import OpenedModel
 from martlet.backends.native import NativeBackend
+from martlet.backends.opened import OpenedModel
 from martlet.batch.job import Job
 from martlet.batch.journal import Journal, journal_path
 from martlet.batch.plan import Plan

@@ -7,8 +7,8 @@ of a long run holds less than the run will.
 from dataclasses import dataclass
 
 from martlet.backends.base import Backend
-from martlet.backends.load import OpenedModel
 from martlet.backends.native import NativeBackend
+from martlet.backends.opened import OpenedModel
 from martlet.forecast.costs import Load
 from martlet.forecast.peak import Peak
 from martlet.forecast.probe import Probe

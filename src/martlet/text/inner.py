@@ -27,7 +27,10 @@ def load_inner(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerB
         # model files of transformers.
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        plain: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True
+        )
+        return plain
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, Trainer, set_seed
 
 from martlet import __version__
-from martlet.backends.load import open_model
+from martlet.backends.opened import open_model
 from martlet.backends.options import BackendOptions
 from martlet.errors import Interrupted, ParameterError, ParityError, ResourceError
 from martlet.lora.provenance import TEMPLATE_NAME, ParityProof, Provenance

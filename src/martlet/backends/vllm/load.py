@@ -6,7 +6,6 @@ from pathlib import Path
 import httpx
 
 from martlet.backends.base import ModelIdentity
-from martlet.backends.load import recommended_params
 from martlet.backends.openai.address import ServerAddress
 from martlet.backends.openai.backend import OpenAIBackend
 from martlet.backends.openai.courier import Courier
@@ -14,6 +13,7 @@ from martlet.backends.openai.load import choose_rendering
 from martlet.backends.openai.pace import Pace
 from martlet.backends.openai.rendering import Renders
 from martlet.backends.openai.server import Server, look_at
+from martlet.backends.opened import recommended_params
 from martlet.backends.options import BackendOptions, is_url, refuse_unused
 from martlet.backends.vllm.command import SERVED_NAME, find_program, serve_command
 from martlet.backends.vllm.process import VllmProcess, free_port, new_log_path, started_shown
