@@ -152,8 +152,10 @@ def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
     options.fill("\n".join(OPTIONS))
     page.locator("#vote-sampling > button").click()
     temperature = page.locator("#vote-sampling input[type=number]").first
+    expect(temperature).not_to_have_value("0")  # what the server says comes after the slider
     temperature.fill("0")  # all samples agree
     temperature.press("Tab")
+    expect(page.locator("#vote-sampling input[type=range]").first).to_have_value("0")
     page.locator("#vote-ask").click()
     told = "不再需要" if visitor.is_chinese else "were not needed"
     expect(page.locator(".bars p")).to_contain_text(told)
