@@ -190,7 +190,7 @@ def test_on_a_cluster_one_that_dies_loses_no_row_and_leaves_no_process(
     folder: ModelFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes = pytest.importorskip("backends.ray_nodes")
-    data = write_lines(tmp_path / "data.jsonl", [{"prompt": f"number {i}"} for i in range(60)])
+    data = write_lines(tmp_path / "data.jsonl", [{"prompt": f"number {i}"} for i in range(200)])
     killed: list[int] = []
     others = processes_of(folder)  # the one that the other tests share
 
