@@ -34,14 +34,13 @@ class Part:
     rows: slice
     adapters: tuple[AdapterRevision, ...]
     """The adapters that `slots` counts; a part without slots has one."""
+    sorted_rows: Tensor
+    """The rows that have an adapter, those of each one together, as an index into all rows."""
+    ends: Tensor
+    """`[adapters]` in int32, where the rows of each adapter end in `sorted_rows`."""
     slots: Tensor | None = None
     """`[rows]`, the place of each row's adapter in `adapters`, -1 for the base; None if all rows
     have the one adapter."""
-    sorted_rows: Tensor | None = None
-    """Where there are slots: the rows that have an adapter, those of each one together, as an index
-    into all rows."""
-    ends: Tensor | None = None
-    """`[adapters]` in int32, where the rows of each adapter end in `sorted_rows`."""
     masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     """By the ranks of the adapters; the same in most layers."""
 
@@ -107,9 +106,7 @@ def map_rows(
     for group, mixed in zip(groups, is_mixed, strict=True):
         if not mixed:
             parts.extend(
-                Part(rows=slice(rows.start, rows.stop), adapters=(adapter,))
-                for rows, adapter in group
-                if adapter is not None
+                _own_part(rows, adapter, device) for rows, adapter in group if adapter is not None
             )
         elif any(adapter is not None for _, adapter in group):
             parts.append(_mixed_part(group, tuple(stack), device))
@@ -139,6 +136,15 @@ def _choose_stack(
     kept = [adapter for adapter in previous if adapter in needed]
     added = sorted(needed - set(kept), key=lambda adapter: adapter.namespace)
     return [*kept, *added]
+
+
+def _own_part(rows: range, adapter: AdapterRevision, device: torch.device) -> Part:
+    return Part(
+        rows=slice(rows.start, rows.stop),
+        adapters=(adapter,),
+        sorted_rows=torch.arange(rows.start, rows.stop, device=device),
+        ends=torch.full((1,), len(rows), dtype=torch.int32, device=device),
+    )
 
 
 def _mixed_part(
