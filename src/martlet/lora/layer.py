@@ -110,6 +110,10 @@ class AdaptedLinear(AdaptedLeaf):
         self._check(x, row_map)
         for part in row_map.parts:
             self._adjust(x, out, part)
+        if self._is_compiled(row_map.whole):
+            self._add_grouped(x, out, row_map.whole)
+            return out.view(shape)
+        for part in row_map.parts:
             out = self._add_rank(x, out, part)
         return out.view(shape)
 
@@ -122,27 +126,32 @@ class AdaptedLinear(AdaptedLeaf):
             if delta is not None and not delta.only_adds_rank:
                 out[rows] = self._adjusted(x[rows], out[rows], delta)
 
+    def _is_compiled(self, part: Part) -> bool:
+        deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
+        return any(delta is not None and delta.panels is not None for delta in deltas)
+
     def _add_rank(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
         """`out` `[T, out]` with the low-rank parts added; it may be overwritten."""
         if part.slots is None:
-            self._add_one(x, out, part)
+            delta = part.adapters[0].deltas.get(self._name)
+            if delta is not None and delta.down is not None and delta.up is not None:
+                out[part.rows].addmm_(F.linear(x[part.rows], delta.down), delta.up)
             return out
         stack = self._stacked(part.adapters)
         if isinstance(stack.product, LowRank):
             return _add_masked(x, out, part, stack.product, stack.ranks)
-        if stack.product is not None:
-            stack.product.add_(out, x, part.sorted_rows, part.ends)
+        self._add_grouped(x, out, part)
         return out
 
-    def _add_one(self, x: Tensor, out: Tensor, part: Part) -> None:
-        """Adds the low-rank part of a part's only adapter, in place."""
-        delta = part.adapters[0].deltas.get(self._name)
-        if delta is None:
+    def _add_grouped(self, x: Tensor, out: Tensor, part: Part) -> None:
+        """Adds the low-rank parts to `out` `[T, out]`, in place."""
+        product = self._stacked(part.adapters).product
+        if product is None:
             return
-        if delta.panels is not None:
-            CompiledLowRank([delta.panels]).add_(out, x, part.sorted_rows, part.ends)
-        elif delta.down is not None and delta.up is not None:
-            out[part.rows].addmm_(F.linear(x[part.rows], delta.down), delta.up)
+        assert not isinstance(product, LowRank)
+        assert part.sorted_rows is not None
+        assert part.ends is not None
+        product.add_(out, x, part.sorted_rows, part.ends)
 
     def _has_more_than_rank(self, part: Part) -> bool:
         deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
@@ -160,7 +169,7 @@ class AdaptedLinear(AdaptedLeaf):
         return out if delta.shift is None else out + delta.shift
 
     def _stacked(self, adapters: tuple[AdapterRevision, ...]) -> _Stack:
-        if self._stack.adapters is not adapters:
+        if self._stack.adapters != adapters:
             self._stack = _Stack(
                 adapters=adapters,
                 ranks=tuple(adapter.rank_in(self._name) for adapter in adapters),

@@ -9,6 +9,7 @@ the matrices of all adapters that occur stacked on each other and a mask.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -25,6 +26,8 @@ copies the matrices of every layer."""
 
 Segment = tuple[int, AdapterRevision | None]
 """Consecutive rows, and their adapter; None for the base."""
+Run = tuple[range, AdapterRevision | None]
+"""The same, with their places among all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,14 @@ class Part:
     rows: slice
     adapters: tuple[AdapterRevision, ...]
     """The adapters that `slots` counts; a part without slots has one."""
-    sorted_rows: Tensor
-    """The rows that have an adapter, those of each one together, as an index into all rows."""
-    ends: Tensor
-    """`[adapters]` in int32, where the rows of each adapter end in `sorted_rows`."""
     slots: Tensor | None = None
     """`[rows]`, the place of each row's adapter in `adapters`, -1 for the base; None if all rows
     have the one adapter."""
+    sorted_rows: Tensor | None = None
+    """Where there are slots: the rows that have an adapter, those of each one together, as an index
+    into all rows."""
+    ends: Tensor | None = None
+    """`[adapters]` in int32, where the rows of each adapter end in `sorted_rows`."""
     masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     """By the ranks of the adapters; the same in most layers."""
 
@@ -75,6 +79,14 @@ class RowMap:
     """Empty if every row is the base's."""
     stack: tuple[AdapterRevision, ...] = ()
     """The adapters of the mixed parts, and perhaps more."""
+    runs: tuple[Run, ...] = ()
+
+    @cached_property
+    def whole(self) -> Part:
+        """All rows as one part, on the CPU, for leaves whose adapters are compiled."""
+        adapters = {adapter for _, adapter in self.runs if adapter is not None}
+        in_order = sorted(adapters, key=lambda adapter: adapter.namespace)
+        return _mixed_part(self.runs, tuple(in_order), torch.device("cpu"))
 
 
 def map_rows(
@@ -106,14 +118,21 @@ def map_rows(
     for group, mixed in zip(groups, is_mixed, strict=True):
         if not mixed:
             parts.extend(
-                _own_part(rows, adapter, device) for rows, adapter in group if adapter is not None
+                Part(rows=slice(rows.start, rows.stop), adapters=(adapter,))
+                for rows, adapter in group
+                if adapter is not None
             )
         elif any(adapter is not None for _, adapter in group):
             parts.append(_mixed_part(group, tuple(stack), device))
-    return RowMap(num_rows=runs[-1][0].stop if runs else 0, parts=tuple(parts), stack=tuple(stack))
+    return RowMap(
+        num_rows=runs[-1][0].stop if runs else 0,
+        parts=tuple(parts),
+        stack=tuple(stack),
+        runs=tuple(runs),
+    )
 
 
-def _merged(segments: Iterable[Segment]) -> list[tuple[range, AdapterRevision | None]]:
+def _merged(segments: Iterable[Segment]) -> list[Run]:
     """Segments with those of the same adapter that follow each other made one."""
     lengths = [
         (adapter, sum(length for length, _ in group))
@@ -138,24 +157,14 @@ def _choose_stack(
     return [*kept, *added]
 
 
-def _own_part(rows: range, adapter: AdapterRevision, device: torch.device) -> Part:
-    return Part(
-        rows=slice(rows.start, rows.stop),
-        adapters=(adapter,),
-        sorted_rows=torch.arange(rows.start, rows.stop, device=device),
-        ends=torch.full((1,), len(rows), dtype=torch.int32, device=device),
-    )
-
-
 def _mixed_part(
-    group: Sequence[tuple[range, AdapterRevision | None]],
+    group: Sequence[Run],
     stack: tuple[AdapterRevision, ...],
     device: torch.device,
 ) -> Part:
     places = {adapter: place for place, adapter in enumerate(stack)}
-    slots = np.array(
-        [-1 if adapter is None else places[adapter] for rows, adapter in group for _ in rows]
-    )
+    own_places = [-1 if adapter is None else places[adapter] for _, adapter in group]
+    slots = np.repeat(own_places, [len(rows) for rows, _ in group])
     first_row = group[0][0].start
     in_order = np.argsort(slots, kind="stable")[np.count_nonzero(slots < 0) :]
     ends = np.bincount(slots[in_order], minlength=len(stack)).cumsum().astype(np.int32)
