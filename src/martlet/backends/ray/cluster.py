@@ -135,7 +135,7 @@ def _knock(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"no Ray cluster answers at {address} ({first_line(error)}); start one with: "
+        f"no Ray cluster answers at {address} ({_first_line(error)}); start one with: "
         "ray start --head"
     )
 
@@ -187,7 +187,7 @@ def result_of(call: Any) -> Any:
     except ActorUnavailableError as error:
         raise EngineError("its process or its node cannot be reached any more") from error
     except RayError as error:
-        raise EngineError(first_line(error)) from error
+        raise EngineError(_first_line(error)) from error
 
 
 def ready_of(calls: list[Any], *, timeout_s: float) -> list[Any]:
@@ -199,7 +199,7 @@ def ready_of(calls: list[Any], *, timeout_s: float) -> list[Any]:
     return list(done)
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message: Ray's go on for pages."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(":") if lines else type(error).__name__
