@@ -113,7 +113,8 @@ def test_one_that_does_not_start_shows_its_last_words(tmp_path: Path, logs: Path
 
 
 def test_an_error_is_found_before_what_is_said_behind_it(tmp_path: Path) -> None:
-    command = ["/bin/sh", "-c", "echo Value''Error: no room; seq 99; exit 3"]
+    warning = "echo WARNING as in OSError: too many files"
+    command = ["/bin/sh", "-c", f"echo Value''Error: no room; {warning}; seq 99; exit 3"]
     process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
     with pytest.raises(EngineError, match=r"(?s)with code 3; .*:\nValueError: no room$"):
         process.wait_until_ready(on_wait=lambda _seconds, _line: None)
