@@ -16,6 +16,9 @@ from pathlib import Path
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\x07")
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, UP, TAB = "\r", "\x03", "\x04", "\x1b\r", "\x1b[A", "\t"
+_PATIENCE_S = 60
+_LOCAL_FLAGS = 3
+"""Of what `tcgetattr` returns."""
 
 
 class Terminal:
@@ -33,18 +36,21 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def press(self, key: str) -> None:
-        """Types a key that means something else before the program reads its line.
+        """Types a key that means something else before the program edits its line.
 
-        The prompt stands there a moment earlier.
+        The line is edited once the terminal itself no longer gathers lines.
         """
-        time.sleep(0.3)
+        end = time.monotonic() + _PATIENCE_S
+        while termios.tcgetattr(self._master)[_LOCAL_FLAGS] & termios.ICANON:
+            assert time.monotonic() < end, plain(self.raw)
+            time.sleep(0.01)
         self.type(key)
 
     def say(self, line: str) -> None:
         """Types a line and Enter."""
         self.type(line + ENTER)
 
-    def wait_for(self, pattern: str, *, timeout_s: float = 60) -> str:
+    def wait_for(self, pattern: str, *, timeout_s: float = _PATIENCE_S) -> str:
         """Reads until a regular expression matches, in what came since the last match.
 
         Returns:
