@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.transformers.asking import (
-    load_plain,
-)
+from backends.transformers.asking import load_plain
 from martlet.backends.transformers import TransformersBackend
-from support.tiny_models import (
-    tiny_model_folder,
-)
+from support.tiny_models import tiny_model_folder
 
 
 @pytest.fixture(scope="module")

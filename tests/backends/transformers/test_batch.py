@@ -21,10 +21,7 @@ from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
-from support.tiny_models import (
-    REFUSED,
-    tiny_model_folder,
-)
+from support.tiny_models import REFUSED, tiny_model_folder
 
 _GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": SHORT_CONTEXT_TOKENS}
 _PLAIN = {

@@ -8,12 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.transformers.asking import (
-    GREEDY,
-    make_prompts,
-    make_requests,
-    run_all,
-)
+from backends.transformers.asking import GREEDY, make_prompts, make_requests, run_all
 from martlet.backends.base import Prompt, SampleRequest
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
@@ -24,9 +19,7 @@ from martlet.errors import (
     PromptTooLongError,
     TemplateError,
 )
-from support.tiny_models import (
-    VOCAB_SIZE,
-)
+from support.tiny_models import VOCAB_SIZE
 
 
 def test_a_failing_model_fails_its_batch_and_no_other(

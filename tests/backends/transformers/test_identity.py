@@ -2,15 +2,10 @@
 
 from pathlib import Path
 
-from backends.transformers.asking import (
-    load_plain,
-)
+from backends.transformers.asking import load_plain
 from martlet.backends.base import Prompt
 from martlet.backends.transformers import TransformersBackend
-from support.tiny_models import (
-    MAX_CONTEXT_TOKENS,
-    tiny_model_folder,
-)
+from support.tiny_models import MAX_CONTEXT_TOKENS, tiny_model_folder
 
 
 def test_a_prompt_is_rendered_in_three_ways(backend: TransformersBackend) -> None:

@@ -20,10 +20,7 @@ from backends.transformers.asking import (
 from martlet.backends.load import load_backend
 from martlet.backends.options import BackendOptions, DType
 from martlet.backends.transformers import TransformersBackend
-from support.tiny_models import (
-    REFUSED,
-    tiny_model_folder,
-)
+from support.tiny_models import REFUSED, tiny_model_folder
 
 _DECODER = {
     "is_decoder": True,

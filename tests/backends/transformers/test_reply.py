@@ -20,9 +20,7 @@ from martlet.backends.base import SampleRequest
 from martlet.backends.transformers import TransformersBackend
 from martlet.engine.params import SamplingParams
 from martlet.models.folder import open_folder
-from support.tiny_models import (
-    tiny_model_folder,
-)
+from support.tiny_models import tiny_model_folder
 
 LETTERS = replace(GREEDY, logit_bias=dict.fromkeys(range(3, 97), 50.0))
 """Replies of the tokens `!` to `~` alone, where a random model writes half characters."""
