@@ -13,6 +13,12 @@ from martlet.models.folder import ModelFolder, open_folder
 from support.tiny_models import tiny_model_folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test go first: of several processes, none is left alone with one."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Tiny models run fastest on one thread, and two test runs may share a machine."""

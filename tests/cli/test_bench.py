@@ -8,6 +8,7 @@ import pytest
 from cli.conftest import Call
 
 
+@pytest.mark.slow
 def test_martlet_and_transformers(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,6 +288,7 @@ def _num_samples_drawn(http: httpx.Client) -> int:
     return sum(int(float(count)) for count in counts)
 
 
+@pytest.mark.slow
 def test_a_killed_server_goes_on_and_draws_nothing_twice(
     tmp_path: Path, client: openai.OpenAI
 ) -> None:

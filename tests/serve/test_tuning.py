@@ -180,6 +180,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         )
 
 
+@pytest.mark.slow
 def test_a_model_is_tuned_and_asked_while_the_server_runs(seen: Seen) -> None:
     base, organization, suffix, short_id = seen.job.fine_tuned_model.removeprefix("ft:").split(":")
     assert (base, organization, suffix) == ("demo", "martlet", "turner")
@@ -256,6 +257,7 @@ def test_what_is_not_proven_is_not_served(
         assert [model.id for model in client.models.list()] == ["demo"]
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_its_job_to_the_next(tmp_path: Path) -> None:
     folders = ("--data-dir", str(tmp_path / "data"), "--tuning-dir", str(tmp_path / "jobs"))
     rows = list(islice(turning_rows(seed=5), 64))
