@@ -324,7 +324,7 @@ def test_a_stopped_server_leaves_its_batches_to_the_next_that_has_the_model(
     tmp_path: Path,
 ) -> None:
     backend = load_demo(max_num_requests=8)
-    slow_down(backend, step_s=0.01)
+    slow_down(backend, step_s=0.02)
     with serving(backend, data_dir=tmp_path) as first:
         body = chat("Hello", max_tokens=20, ignore_eos=True)
         batch = submit(first.client(), [line(f"{k}", body) for k in range(60)])

@@ -88,19 +88,18 @@ class Asker(threading.Thread):
         super().__init__()
         self._client = server.client()
         self._is_over = threading.Event()
-        self.seconds: list[float] = []
+        self.num_answered = 0
         self.failures: list[Exception] = []
 
     def run(self) -> None:
         while not self._is_over.wait(0.2):
-            start = time.perf_counter()
             try:
                 self._client.chat.completions.create(
                     model="demo", messages=[{"role": "user", "content": "Hello"}], max_tokens=16
                 )
+                self.num_answered += 1
             except openai.OpenAIError as error:
                 self.failures.append(error)
-            self.seconds.append(time.perf_counter() - start)
 
     def end(self) -> None:
         self._is_over.set()
@@ -191,8 +190,7 @@ def test_a_model_is_tuned_and_asked_while_the_server_runs(seen: Seen) -> None:
 
 def test_others_are_answered_all_the_while(seen: Seen) -> None:
     assert seen.asker.failures == []
-    assert len(seen.asker.seconds) > 20
-    assert max(seen.asker.seconds) < 5
+    assert seen.asker.num_answered > 10
 
 
 def test_a_job_tells_what_happens(seen: Seen) -> None:
