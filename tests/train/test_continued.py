@@ -68,9 +68,10 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 def test_two_processes_learn_as_one_does(rows: Path, tmp_path: Path) -> None:
     """Two with a batch of one see in a step what one with a batch of two does."""
     one, two = tmp_path / "one", tmp_path / "two"
-    train(rows, one, **LONGER)
+    shorter = {"max_steps": 6, "save_every": 6}
+    train(rows, one, **{**LONGER, **shorter})
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = in_other_processes(rows, two, *launcher, batch_size=1)
+    command = in_other_processes(rows, two, *launcher, **shorter, batch_size=1)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
