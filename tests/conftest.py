@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares."""
 
+import gc
 import os
 
 import pytest
@@ -13,10 +14,20 @@ from martlet.models.folder import ModelFolder, open_folder
 from support.tiny_models import tiny_model_folder
 
 
+def pytest_configure() -> None:
+    gc.disable()  # until all tests are imported, which leaves no garbage
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a slow test go first: of several processes, none is left alone with one."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look for garbage among it would take most of a second a time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

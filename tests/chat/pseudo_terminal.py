@@ -36,15 +36,18 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def press(self, key: str) -> None:
-        """Types a key that means something else before the program edits its line.
-
-        The line is edited once the terminal itself no longer gathers lines.
-        """
+        """Types a key that means something else, or is lost, before the program waits for one."""
         end = time.monotonic() + _PATIENCE_S
-        while termios.tcgetattr(self._master)[_LOCAL_FLAGS] & termios.ICANON:
+        while not self._waits_for_a_key():
             assert time.monotonic() < end, plain(self.raw)
             time.sleep(0.01)
         self.type(key)
+
+    def _waits_for_a_key(self) -> bool:
+        """Whether the terminal leaves the line to the program, and the program sleeps."""
+        gathers_lines = termios.tcgetattr(self._master)[_LOCAL_FLAGS] & termios.ICANON
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return not gathers_lines and stat.rpartition(") ")[2].startswith("S")
 
     def say(self, line: str) -> None:
         """Types a line and Enter."""
