@@ -30,6 +30,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is never let go of, some libraries report as leaked
+
+
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Tiny models run fastest on one thread, and two test runs may share a machine."""
