@@ -4,6 +4,9 @@ import gc
 import os
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by NumPy, and by the commands of tests
+
 import torch
 
 # Read when a kernel is defined, so before any module that has one is imported.
@@ -38,7 +41,6 @@ def pytest_unconfigure() -> None:
 def few_threads() -> None:
     """Tiny models run fastest on one thread, and two test runs may share a machine."""
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
 
 
 @pytest.fixture(scope="session")
