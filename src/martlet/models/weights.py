@@ -11,6 +11,8 @@ Weights = Literal["stored", "int8", "int4", "fp8"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
+SCALE_SIZES = (128, 64, 32)
+"""Inputs whose scales are whole multiples of one number; the first that divides a layer's."""
 
 
 def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) -> int:
