@@ -50,9 +50,7 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
     num_scales = width // next(size for size in SCALE_SIZES if width % size == 0)
 
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
-        rounded = round_in_two_levels(
-            rows, num_scales=num_scales, num_groups=width // GROUP_SIZE
-        )
+        rounded = round_in_two_levels(rows, num_scales=num_scales, num_groups=width // GROUP_SIZE)
         return rounded.values, rounded.scales, rounded.multipliers, rounded.zeros
 
     values, scales, multipliers, zeros = _in_slices(linear.weight, rounding)

@@ -137,12 +137,3 @@ def ceil_div(b: Builder, value: Value, divisor: int) -> Value:
 
 def smaller(b: Builder, left: Value, right: Value) -> Value:
     return b.select(b.icmp_unsigned("<", left, right), left, right)
-
-
-def prefetch(b: Builder, pointer: Value) -> None:
-    """Has 64 bytes brought to the second level of the cache."""
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, INT, INT, INT])
-    name = "llvm.prefetch.p0"
-    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    reading, second_level, data = INT(0), INT(2), INT(1)
-    b.call(function, [pointer, reading, second_level, data])

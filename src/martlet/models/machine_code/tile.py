@@ -97,16 +97,14 @@ class _Tile:
         """Adds the sums to the totals, times the scales of tokens and weights."""
         b = self._b
         columns = [self._weight_scale(column) for column in COLUMNS]
-        places = (VECTOR_BYTES * place for place in range(len(sums)))
-        remaining = iter(sums)
-        for row in self._rows:
-            scale = load_each(b, FLOAT, self._scales, self._of_row(row))
-            for column in columns:
-                place = WORD(next(places))
-                of_token = b.fmul(b.sitofp(next(remaining), FLOATS), scale)
-                total = load(b, FLOATS, self._totals, place, align=VECTOR_BYTES)
-                total = b.call(self._fma, [of_token, column, total])
-                b.store(total, at(b, self._totals, place), align=VECTOR_BYTES)
+        scales = [load_each(b, FLOAT, self._scales, self._of_row(row)) for row in self._rows]
+        for index, products in enumerate(sums):
+            row, column = divmod(index, len(columns))
+            place = WORD(VECTOR_BYTES * index)
+            of_token = b.fmul(b.sitofp(products, FLOATS), scales[row])
+            total = load(b, FLOATS, self._totals, place, align=VECTOR_BYTES)
+            total = b.call(self._fma, [of_token, columns[column], total])
+            b.store(total, at(b, self._totals, place), align=VECTOR_BYTES)
 
     def _weight_scale(self, column: int) -> Value:
         b, scales = self._b, self._weight_scales

@@ -6,6 +6,7 @@ from martlet.models.machine_code.emit import (
     BYTE,
     BYTES,
     HALF,
+    INT,
     INTS,
     LANES,
     POINTER,
@@ -16,24 +17,27 @@ from martlet.models.machine_code.emit import (
     at,
     each,
     load,
-    prefetch,
     repeat,
 )
 from martlet.models.machine_code.kind import PANEL
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES
-from martlet.models.machine_code.worker import new_function
+from martlet.models.machine_code.worker import known_function, new_function
 
 _UNSIGNED_ZERO = 128
 _HALVES = ir.VectorType(HALF, 2 * LANES)
 _NIBBLE = 4
+_READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
+"""How memory is asked for: to be read, to the cache's second level, as data."""
 
 
 def write_unpacking(module: ir.Module, part_size: int) -> ir.Function:
     """A function of a group of inputs of a panel.
 
     A stored value `q` becomes `(q - zero) * multiplier + 128`, a byte. Its parameters are the
-    stored values, the multipliers and zeros, where the bytes go, and the number of parts.
+    stored values, the multipliers and zeros, where the bytes go, and the number of parts. Memory is
+    asked for the next group meanwhile, so that it comes while this one is multiplied.
     """
+    prefetch = known_function(module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT, INT, INT])
     function, b = new_function(module, "unpack", [POINTER] * 3 + [WORD])
     stored, multipliers, out, num_parts = function.args
     part_bytes = part_size * PANEL // 2
@@ -49,7 +53,7 @@ def write_unpacking(module: ir.Module, part_size: int) -> ir.Function:
             ahead = at(b, here, b.mul(num_parts, WORD(part_bytes)))
             for column in COLUMNS:
                 place = VECTOR_BYTES * column
-                prefetch(b, at(b, ahead, WORD(place)))
+                b.call(prefetch, [at(b, ahead, WORD(place)), *_READ_TO_SECOND_LEVEL])
                 both = load(b, BYTES, here, WORD(place), align=VECTOR_BYTES)
                 for half, values in enumerate(_halves(b, both)):
                     # Products stay below 256: the bytes of a pair do not meet.
