@@ -39,13 +39,14 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
 
 def compile_all() -> None:
     """Compiles what a model will need, or takes it from the cache of an earlier process."""
-    from martlet.models.compiled import attention, elementwise, largest, product
+    from martlet.models.compiled import attention, elementwise, largest, product, rotary
 
     attention.attend()
     elementwise.rms_norm()
     elementwise.silu_times()
     largest.find_largest()
     product.multiply_rows()
+    rotary.rotate()
 
 
 @cache
