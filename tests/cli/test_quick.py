@@ -17,8 +17,8 @@ class Ring:
 
 def test_what_there_is_stays_and_garbage_made_later_goes(request: pytest.FixtureRequest) -> None:
     request.addfinalizer(gc.unfreeze)
-    early = weakref.ref(Ring())
     with without_collections():
+        early = weakref.ref(Ring())
         keep_what_there_is()
         late = weakref.ref(Ring())
         assert not gc.isenabled()
