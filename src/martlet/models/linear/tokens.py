@@ -35,9 +35,9 @@ class RoundedTokens:
     """Tokens as the compiled products take them."""
 
     memory: Tensor
-    """In one piece, since a step rounds a hundred times: the values `[T, K]` in int8 from -127 to
-    127, the scales `[T, G]` in fp32, and the offsets `[T, G]` in int32, which are the sum of a
-    group's values times the middle, negative."""
+    """In one piece, since a step rounds a hundred times: the values `[G, T, K / G]` in int8, from
+    -127 to 127, the scales `[G, T]` in fp32, and the offsets `[G, T]` in int32, which are the sum
+    of a group's values times the middle, negative. A product goes through it group by group."""
     num_rows: int
     num_groups: int
     shape: torch.Size

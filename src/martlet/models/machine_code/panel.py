@@ -94,14 +94,14 @@ class Panel:
             of_panel = b.add(first_group, index)
             weights = self._weights(b, weight, multipliers, unpacked, of_panel, size)
             place = b.mul(of_panel, WORD(PANEL * scale_bytes))
-            of_rows = b.mul(b.add(b.mul(first_row, num_groups), index), WORD(4))
+            of_rows = b.add(b.mul(index, num_rows), first_row)
             tokens = (
-                at(b, values, b.add(b.mul(first_row, width), b.mul(index, size))),
-                at(b, scales, of_rows),
-                at(b, offsets, of_rows),
+                at(b, values, b.mul(of_rows, size)),
+                at(b, scales, b.mul(of_rows, WORD(4))),
+                at(b, offsets, b.mul(of_rows, WORD(4))),
             )
             panels = (weights, at(b, weight_scales, place))
-            self._multiply(b, rows, tokens, panels, totals, (width, num_groups, size))
+            self._multiply(b, rows, tokens, panels, totals, size)
             return []
 
         repeat(b, num_groups, [], group)
@@ -149,23 +149,21 @@ class Panel:
         tokens: tuple[Value, Value, Value],
         panels: tuple[Value, Value],
         totals: Value,
-        sizes: tuple[Value, Value, Value],
+        size: Value,
     ) -> None:
         """Adds a group's products to the totals, tile by tile."""
         values, scales, offsets = tokens
-        width, num_groups, _ = sizes
         row = WORD(0)
         for count, tile in self._tiles.items():
 
             def some(first: Value, tile: ir.Function = tile) -> None:
-                of_row = b.mul(b.mul(first, num_groups), WORD(4))
                 of_rows = (
-                    at(b, values, b.mul(first, width)),
-                    at(b, scales, of_row),
-                    at(b, offsets, of_row),
+                    at(b, values, b.mul(first, size)),
+                    at(b, scales, b.mul(first, WORD(4))),
+                    at(b, offsets, b.mul(first, WORD(4))),
                 )
                 to = at(b, totals, b.mul(first, WORD(_PANEL_BYTES)))
-                b.call(tile, [*of_rows, *panels, to, *sizes])
+                b.call(tile, [*of_rows, *panels, to, size])
 
             row = advance(b, row, rows, count, some)
 

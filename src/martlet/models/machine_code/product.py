@@ -62,9 +62,8 @@ def product_of_few(kind: ProductKind) -> Worker:
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
         sizes = (b.mul(num_rows, width), scale_bytes, scale_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in sizes]
-        rounding.rows(
-            b, WORD(0), num_rows, x, *tokens, width=width, group_size=group_size, middle=middle
-        )
+        sizes = (num_rows, width, group_size)
+        rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes, middle=middle)
         return panel.prepare(b, *tokens, *others)
 
     return Worker(module, [POINTER, WORD, WORD, *_PARAMETERS[3:]], panel.item, prepare)

@@ -28,15 +28,15 @@ COLUMNS = range(PANEL // LANES)
 STEP = 4
 """Inputs that an instruction multiplies for each output."""
 STEP_BYTES = PANEL * STEP
-_PARAMETERS = [POINTER] * 6 + [WORD] * 3
+_PARAMETERS = [POINTER] * 6 + [WORD]
 
 
 def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Function:
     """A function that adds the products of a group of inputs to what the rows have.
 
     Its parameters, each beginning at the tile: the tokens' values, scales and offsets; the panel's
-    weights plus 128, and their scales; the totals, `[rows, panel]` in fp32, which are changed; the
-    inputs and the groups of a row, and the inputs of this group.
+    weights plus 128, and their scales; the totals, `[rows, panel]` in fp32, which are changed; and
+    the inputs of the group.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", _PARAMETERS)
     _Tile(module, b, kind, num_rows, *function.args).write()
@@ -59,13 +59,11 @@ class _Tile:
         weight: Value,
         weight_scales: Value,
         totals: Value,
-        width: Value,
-        num_groups: Value,
         size: Value,
     ) -> None:
         self._b, self._kind, self._rows = b, kind, range(num_rows)
-        self._values = [at(b, values, b.mul(width, WORD(row))) for row in self._rows]
-        self._scales, self._offsets, self._num_groups = scales, offsets, num_groups
+        self._values = [at(b, values, b.mul(size, WORD(row))) for row in self._rows]
+        self._scales, self._offsets = scales, offsets
         self._weight, self._weight_scales = weight, weight_scales
         self._totals, self._size = totals, size
         self._dot = known_function(module, "llvm.x86.avx512.vpdpbusd.512", INTS, [INTS] * 3)
@@ -74,7 +72,7 @@ class _Tile:
     def write(self) -> None:
         b = self._b
         # Sums begin with what makes up for the 128 that the weights have too much.
-        offsets = [load_each(b, INT, self._offsets, self._of_row(row)) for row in self._rows]
+        offsets = [load_each(b, INT, self._offsets, WORD(4 * row)) for row in self._rows]
         first = [offset for offset in offsets for _ in COLUMNS]
         self._add_scaled(repeat(b, b.udiv(self._size, WORD(STEP)), first, self._multiply))
 
@@ -97,7 +95,7 @@ class _Tile:
         """Adds the sums to the totals, times the scales of tokens and weights."""
         b = self._b
         columns = [self._weight_scale(column) for column in COLUMNS]
-        scales = [load_each(b, FLOAT, self._scales, self._of_row(row)) for row in self._rows]
+        scales = [load_each(b, FLOAT, self._scales, WORD(4 * row)) for row in self._rows]
         for index, products in enumerate(sums):
             row, column = divmod(index, len(columns))
             place = WORD(VECTOR_BYTES * index)
@@ -111,7 +109,3 @@ class _Tile:
         if self._kind.bits == 8:
             return load(b, FLOATS, scales, WORD(LANES * column * 4))
         return from_bf16(b, load(b, HALVES, scales, WORD(LANES * column * 2)))
-
-    def _of_row(self, row: int) -> Value:
-        """Where what a row has for the group lies behind what the tile has."""
-        return self._b.mul(self._num_groups, WORD(4 * row))
