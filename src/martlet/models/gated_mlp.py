@@ -84,7 +84,7 @@ class GatedMLP(nn.Module):
     def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = self.gate_proj, self.up_proj
         if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
-            if gate.token_format == up.token_format and not gate.is_few(x):
+            if gate.group_size == up.group_size and not gate.is_few(x):
                 tokens = gate.rounded(x)
                 return gate.multiply(tokens), up.multiply(tokens)
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):

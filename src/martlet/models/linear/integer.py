@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.panels import UNSIGNED_ZERO, by_panel, lay_out
+from martlet.models.linear.panels import by_panel, lay_out
 from martlet.models.linear.stored import StoredInt4, StoredInt8
-from martlet.models.linear.tokens import RoundedTokens, TokenFormat, round_tokens
+from martlet.models.linear.tokens import RoundedTokens, round_tokens
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
 
@@ -56,7 +56,8 @@ class IntegerLinear(nn.Module):
         self.bias = None if stored.bias is None else stored.bias.detach()
         self._products: dict[tuple[torch.dtype, bool], Worker] = {}
         self._panels = panels = lay_out(stored)
-        self.token_format = TokenFormat(group_size=panels.group_size, middle=UNSIGNED_ZERO)
+        self.group_size = panels.group_size
+        """Inputs of a token that are rounded by one scale."""
         self._num_groups = self.in_features // panels.group_size
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
         self._bias_in_panels = by_panel(bias.unsqueeze(1))
@@ -75,15 +76,15 @@ class IntegerLinear(nn.Module):
         out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
         self._call(
             self._product(x.dtype, of_few=True),
-            (rows.data_ptr(), self.token_format.group_size, self.token_format.middle),
+            (rows.data_ptr(), self.group_size),
             out,
             num_rows,
         )
         return out
 
     def rounded(self, x: Tensor) -> RoundedTokens:
-        """What `multiply` takes; layers of one token format can share it."""
-        return round_tokens(x, self.token_format)
+        """What `multiply` takes; layers of one group size can share it."""
+        return round_tokens(x, self.group_size)
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""

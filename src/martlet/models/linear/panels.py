@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from martlet.models.linear.stored import StoredInt4, StoredInt8
-from martlet.models.machine_code.kind import PANEL
+from martlet.models.machine_code.kind import PANEL, WEIGHT_ZERO
 
-UNSIGNED_ZERO = 128
-"""What the bytes that meet tokens have too much."""
 _OUTPUTS_AT_ONCE = 1024
 """A multiple of a panel. Laid out in parts, a weight is not in memory three times."""
 
@@ -50,7 +48,7 @@ def _eight_bits(stored: StoredInt8) -> Panels:
         bits=8,
         group_size=stored.in_features,
         part_size=None,
-        values=_in_panels(values, 8, lambda rows: (rows ^ UNSIGNED_ZERO).unflatten(-1, (-1, 4))),
+        values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
         scales=by_panel(stored.weight_scale.float()),
         multipliers=None,
     )

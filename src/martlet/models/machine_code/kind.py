@@ -8,6 +8,8 @@ TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
 ROWS_AT_ONCE = 192
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
+WEIGHT_ZERO = 128
+"""The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
 

@@ -48,22 +48,19 @@ def product_of_few(kind: ProductKind) -> Worker:
     """The same for tokens that are not rounded yet, in the type of the output.
 
     Each thread rounds all of them for itself, which for a few takes less time than another call.
-    In the places of the values, scales and offsets are the tokens, the size of a group and the
-    middle.
+    In the places of the values, scales and offsets are the tokens and the size of a group.
     """
     module = ir.Module("product_of_few")
     rounding = Rounding(module, kind.dtype)
     panel = Panel(module, kind)
 
-    def prepare(
-        b: Builder, x: Value, group_size: Value, middle: Value, *others: Value
-    ) -> list[Value]:
+    def prepare(b: Builder, x: Value, group_size: Value, *others: Value) -> list[Value]:
         num_rows, width, _, num_groups = others[-4:]
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
         sizes = (b.mul(num_rows, width), scale_bytes, scale_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in sizes]
         sizes = (num_rows, width, group_size)
-        rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes, middle=middle)
+        rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes)
         return panel.prepare(b, *tokens, *others)
 
-    return Worker(module, [POINTER, WORD, WORD, *_PARAMETERS[3:]], panel.item, prepare)
+    return Worker(module, [POINTER, WORD, *_PARAMETERS[3:]], panel.item, prepare)

@@ -6,7 +6,7 @@ The parameters of `token_rounding`, by the shapes of `linear/tokens`:
     values   [G, T, K / G], int8, written
     scales   [G, T], fp32, written
     offsets  [G, T], int32, written
-    T, K, the size of a group, the middle
+    T, K, the size of a group
 """
 
 import torch
@@ -33,7 +33,7 @@ from martlet.models.machine_code.emit import (
     repeat,
     smaller,
 )
-from martlet.models.machine_code.kind import TOKENS_AT_ONCE
+from martlet.models.machine_code.kind import TOKENS_AT_ONCE, WEIGHT_ZERO
 from martlet.models.machine_code.worker import Worker, known_function
 
 _LARGEST = 127.0
@@ -47,13 +47,13 @@ def token_rounding(dtype: torch.dtype) -> Worker:
     rounding = Rounding(module, dtype)
 
     def item(b: Builder, number: Value, *parameters: Value) -> None:
-        *tensors, num_rows, width, group_size, middle = parameters
+        *tensors, num_rows, width, group_size = parameters
         first = b.mul(number, WORD(TOKENS_AT_ONCE))
         end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
         sizes = (num_rows, width, group_size)
-        rounding.rows(b, first, end, *tensors, sizes=sizes, middle=middle)
+        rounding.rows(b, first, end, *tensors, sizes=sizes)
 
-    return Worker(module, [POINTER] * 4 + [WORD] * 4, item)
+    return Worker(module, [POINTER] * 4 + [WORD] * 3, item)
 
 
 class Rounding:
@@ -80,7 +80,6 @@ class Rounding:
         offsets: Value,
         *,
         sizes: tuple[Value, Value, Value],
-        middle: Value,
     ) -> None:
         """Rounds the rows from the first on; the sizes are T, K and that of a group."""
         num_rows, width, group_size = sizes
@@ -93,7 +92,7 @@ class Rounding:
                 to = at(b, values, b.mul(here, group_size))
                 scale, total = self._group(b, x, to, start, group_size)
                 b.store(scale, at(b, scales, b.mul(here, WORD(4))), align=4)
-                offset = b.mul(total, b.neg(b.trunc(middle, INT)))
+                offset = b.mul(total, INT(-WEIGHT_ZERO))
                 b.store(offset, at(b, offsets, b.mul(here, WORD(4))), align=4)
                 return []
 

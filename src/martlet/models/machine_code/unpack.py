@@ -19,11 +19,10 @@ from martlet.models.machine_code.emit import (
     load,
     repeat,
 )
-from martlet.models.machine_code.kind import PANEL
+from martlet.models.machine_code.kind import PANEL, WEIGHT_ZERO
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES
 from martlet.models.machine_code.worker import known_function, new_function
 
-_UNSIGNED_ZERO = 128
 _HALVES = ir.VectorType(HALF, 2 * LANES)
 _NIBBLE = 4
 _READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
@@ -82,7 +81,7 @@ def _factors(b: Builder, multipliers: Value) -> tuple[list[Value], list[Value]]:
         both = load(b, ir.VectorType(BYTE, LANES), multipliers, WORD(LANES * column))
         both = b.zext(both, INTS)
         multiplier, zero = b.and_(both, each(INTS, 15)), b.lshr(both, each(INTS, _NIBBLE))
-        rest = b.sub(each(INTS, _UNSIGNED_ZERO), b.mul(multiplier, zero))
+        rest = b.sub(each(INTS, WEIGHT_ZERO), b.mul(multiplier, zero))
         factors.append(b.bitcast(_repeated(b, multiplier, 16), _HALVES))
         added.append(b.bitcast(_repeated(b, _repeated(b, rest, 8), 16), BYTES))
     return factors, added
