@@ -57,8 +57,8 @@ def product_of_few(kind: ProductKind) -> Worker:
     def prepare(b: Builder, x: Value, group_size: Value, *others: Value) -> list[Value]:
         num_rows, width, _, num_groups = others[-4:]
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
-        sizes = (b.mul(num_rows, width), scale_bytes, scale_bytes)
-        tokens = [allocate(b, num_bytes) for num_bytes in sizes]
+        lengths = (b.mul(num_rows, width), scale_bytes, scale_bytes)
+        tokens = [allocate(b, num_bytes) for num_bytes in lengths]
         sizes = (num_rows, width, group_size)
         rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes)
         return panel.prepare(b, *tokens, *others)
