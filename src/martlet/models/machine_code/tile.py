@@ -84,7 +84,7 @@ class _Tile:
             load(b, INTS, panel, WORD(VECTOR_BYTES * column), align=VECTOR_BYTES)
             for column in COLUMNS
         ]
-        results = []
+        results: list[Value] = []
         for values in self._values:
             inputs = load_each(b, INT, values, b.mul(number, WORD(STEP)))
             for weights in columns:
