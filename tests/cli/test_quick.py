@@ -3,8 +3,6 @@
 import gc
 import weakref
 
-import pytest
-
 from martlet.cli.quick import keep_what_there_is, without_collections
 
 
@@ -15,8 +13,7 @@ class Ring:
         self.itself = self
 
 
-def test_what_there_is_stays_and_garbage_made_later_goes(request: pytest.FixtureRequest) -> None:
-    request.addfinalizer(gc.unfreeze)
+def test_what_there_is_stays_and_garbage_made_later_goes() -> None:
     with without_collections():
         early = weakref.ref(Ring())
         keep_what_there_is()
