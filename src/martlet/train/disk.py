@@ -1,5 +1,7 @@
 """The disk of a run: room for what it must write, and clear words when it is full."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ _BYTES_A_VALUE = 4 * 4
 _SPARE_BYTES = 16 << 20
 _FULL_BYTES = 1 << 20
 """A file that could not be written to its end leaves less."""
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 def check_room(folder: Path, *, num_trained: int = 0) -> None:
@@ -42,8 +45,9 @@ def full_disk_named(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's
-        if disk_usage(folder).free >= _FULL_BYTES:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # safetensors says so and leaves no file, torch.save leaves a file and does not say.
+        if _NO_SPACE not in str(error) and disk_usage(folder).free >= _FULL_BYTES:
             raise
         raise ResourceError(
             f"the disk of {folder} is full; make room and run the same command again, which goes "
