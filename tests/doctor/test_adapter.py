@@ -25,8 +25,8 @@ def model(tiny_llama: ModelFolder) -> KnownModel:
     return known(tiny_llama.path)
 
 
-def known(path: Path) -> KnownModel:
-    examination = ModelExamination(str(path))
+def known(path: Path, chat_template: Path | None = None) -> KnownModel:
+    examination = ModelExamination(str(path), chat_template)
     assert [each.state for each in examination.findings()] == ["ok"] * 5
     assert examination.model is not None
     return examination.model

@@ -56,7 +56,7 @@ class AdapterExamination:
     """
 
     adapter: KnownAdapter | None = None
-    """None until its files were read, and if they cannot be."""
+    """None until it was found sound: whether a server has it matters then."""
 
     def __init__(self, name: str, path: str, model: KnownModel | None) -> None:
         self._name = name
@@ -73,10 +73,10 @@ class AdapterExamination:
         except MartletError as error:
             yield Finding.fault(self._subject, error, remedy=_remedy_of_folder(self._path, error))
             return
-        self.adapter = adapter
         fault = self._idleness(adapter) or self._misfit(adapter, provenance)
         yield fault or Finding.ok(self._subject, _described(adapter, provenance, self._model))
         if fault is None:
+            self.adapter = adapter
             yield from self._doubts(adapter, provenance)
 
     def _idleness(self, adapter: KnownAdapter) -> Finding | None:

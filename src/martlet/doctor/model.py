@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
 
 from martlet.backends.opened import open_model
@@ -14,6 +15,7 @@ from martlet.models.memory import GIB
 from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
 from martlet.text.messages import Message
+from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
 _GREETING: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
@@ -27,6 +29,8 @@ class KnownModel:
     """As the user named it."""
     folder: ModelFolder
     tokenizer: Tokenizer
+    chat_template: Path | None = None
+    """In place of the folder's own."""
 
 
 class ModelExamination:
@@ -34,13 +38,15 @@ class ModelExamination:
 
     Args:
         name: As the user named it; nothing is downloaded.
+        chat_template: A Jinja file in place of the model's own template.
     """
 
     model: KnownModel | None = None
     """None until its files were read, and if they cannot be."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, chat_template: Path | None = None) -> None:
         self._name = name
+        self._chat_template = chat_template
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, the files first: what rests on a fault is left out."""
@@ -51,8 +57,9 @@ class ModelExamination:
             yield Finding.fault("model", error, remedy=mend(self._name, error))
             return
         yield Finding.ok("model", _described(folder))
+        given = None if self._chat_template is None else read_template(self._chat_template)
         try:
-            tokenizer = Tokenizer.load(folder.path)
+            tokenizer = Tokenizer.load(folder.path, chat_template=given)
         except MartletError as error:
             yield Finding.fault("tokenizer", error, remedy=fetch_tokenizer(folder))
             return
@@ -62,7 +69,12 @@ class ModelExamination:
         yield examine_stops(tokenizer)
         if vocabulary.state == "ok":  # what is loaded to see whether it fits has the same fault
             yield _examine_room(self._name, folder)
-        self.model = KnownModel(name=self._name, folder=folder, tokenizer=tokenizer)
+        self.model = KnownModel(
+            name=self._name,
+            folder=folder,
+            tokenizer=tokenizer,
+            chat_template=self._chat_template,
+        )
 
 
 def examine_vocabulary(folder: ModelFolder, tokenizer: Tokenizer) -> Finding:

@@ -68,7 +68,7 @@ def merge(
         CertificateError: If the merged model answers otherwise than the adapter on its base.
     """
     folder = open_adapter(adapter)
-    base = open_folder(resolve(model) if model else _base_of(folder))
+    base = open_folder(resolve(model)) if model else _base_of(folder)
     provenance = check_base(base, folder)
     with TemporaryDirectory(prefix="martlet-") as place:
         allowed = base_dtype(base)
