@@ -121,6 +121,12 @@ class Visitor:
             button = self.page.locator(".overflow-dropdown button", has_text=name)
         button.click()
 
+    def unfold(self, part: str) -> None:
+        """Opens what is folded, by its id; in the frame after it Gradio sets its values again."""
+        self.page.locator(f"#{part} > button").click()
+        self.page.locator(f"#{part} input").first.wait_for()
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(done))")
+
     def check_layout(self) -> None:
         """Nothing is wider than the window, and no text is cut off by its box."""
         clipped = self.page.evaluate(

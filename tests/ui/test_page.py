@@ -150,7 +150,7 @@ def test_a_vote_stops_early_and_shows_its_samples(visitor: Visitor) -> None:
         expect(filled).not_to_have_value("")
     question.fill(QUESTION)
     options.fill("\n".join(OPTIONS))
-    page.locator("#vote-sampling > button").click()
+    visitor.unfold("vote-sampling")
     temperature = page.locator("#vote-sampling input[type=number]").first
     expect(temperature).not_to_have_value("0")  # what the server says comes after the slider
     temperature.fill("0")  # all samples agree

@@ -40,7 +40,7 @@ def test_another_conversation_is_not_disturbed_by_the_one_that_was_left(visit: V
 
 def make_replies_endless(visitor: Visitor) -> None:
     """Rewards every repetition: what was said once is said until the context is full."""
-    visitor.page.locator("#chat-sampling > button").click()
+    visitor.unfold("chat-sampling")
     numbers = visitor.page.locator("#chat-sampling input[type=number]")
     for slider, value in ((numbers.first, "0"), (numbers.last, "-2")):
         expect(slider).not_to_have_value(value)  # what the server says comes after the slider
