@@ -35,7 +35,7 @@ def mend(name: str, error: MartletError) -> str:
     if (path / CONFIG_NAME).is_file():
         return f"martlet doctor {_base_of(path)} --adapter {quote(f'{path.name}={name}')}"
     if "git lfs pull" in str(error):
-        return f"git -C {quote(name)} lfs pull"
+        return f"git -C {quote(str(path))} lfs pull"
     if broken := _broken_weights(path):
         return _fetch(path, *map(quote, broken), "--force-download")
     if "JSON" in str(error):
