@@ -17,7 +17,7 @@ from martlet.batch.options import JobOptions
 from martlet.batch.summary import Progress
 from martlet.batch.task import GENERATE
 from martlet.engine.params import SamplingParams
-from martlet.errors import ParameterError, ResourceError, UnavailableError
+from martlet.errors import NotFoundError, ParameterError, ResourceError, UnavailableError
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -75,6 +75,17 @@ def test_a_cluster_at_other_work_is_waited_for_a_while(
 
 
 @pytest.mark.slow
+def test_what_a_node_refuses_is_said_once_and_with_its_name(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(OPTIONS, ray=cluster.address, adapters={"a": "/nowhere"})
+    with pytest.raises(NotFoundError, match=r"^node .+ \([0-9a-f]{6}\): .*/nowhere"):
+        load_backend("demo", options=options)
+    assert not caplog.text
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
 def test_a_node_that_dies_and_one_that_joins_change_no_byte(
     cluster: Cluster,
     tmp_path: Path,
@@ -120,7 +131,9 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(
     assert summary.samples_drawn == 120
     assert max(joined) > 0, "the engine that joined got no requests"
     assert f"node {doomed.seat.node} lost its engine" in caplog.text
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Ray: engines ") == 2, "at the start, and when a node joined"
 
 
 def test_what_a_cluster_cannot_do_is_said_at_once() -> None:

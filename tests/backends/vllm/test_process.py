@@ -77,8 +77,8 @@ def is_alive(group: int) -> bool:
     """Whether a process of a group lives; what nobody waited for yet does not."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
+            state, _, its_group = path.read_bytes().rpartition(b")")[2].split()[:3]
+            if int(its_group) == group and state != b"Z":
                 return True
     return False
 
@@ -113,7 +113,8 @@ def test_one_that_does_not_start_shows_its_last_words(tmp_path: Path, logs: Path
 
 
 def test_an_error_is_found_before_what_is_said_behind_it(tmp_path: Path) -> None:
-    command = ["/bin/sh", "-c", "echo Value''Error: no room; seq 99; exit 3"]
+    warning = "echo WARNING as in OSError: too many files"
+    command = ["/bin/sh", "-c", f"echo Value''Error: no room; {warning}; seq 99; exit 3"]
     process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
     with pytest.raises(EngineError, match=r"(?s)with code 3; .*:\nValueError: no room$"):
         process.wait_until_ready(on_wait=lambda _seconds, _line: None)
@@ -124,6 +125,17 @@ def test_all_that_it_started_ends_with_it(tmp_path: Path) -> None:
     command = ["/bin/sh", "-c", "sleep 1000 & sleep 1000"]
     process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
     assert process.why_gone() is None
+    process.close()
+    assert not is_alive(process.process_id)
+
+
+def test_a_process_whose_name_is_no_text_does_not_stop_the_keeper(tmp_path: Path) -> None:
+    """Linux cuts names at 15 bytes, which may be in the middle of a character."""
+    is_named = tmp_path / "named"
+    line = rf"printf '\344\275' > /proc/$$/comm; touch {is_named}; sleep 1000; :"
+    command = ["/bin/sh", "-c", 'sh -c "$0" & sleep 1000', line]
+    process = VllmProcess(command, port=free_port(), log=tmp_path / "log")
+    wait_until(is_named.exists, timeout_s=20)
     process.close()
     assert not is_alive(process.process_id)
 

@@ -97,7 +97,7 @@ def connect(address: str) -> Callable[[], None]:
 
     Raises:
         ParameterError: If it is neither of these.
-        UnavailableError: If no cluster answers there.
+        UnavailableError: If no cluster answers there, or it does not let this program in.
     """
     if ray.is_initialized():
         return lambda: None
@@ -105,8 +105,10 @@ def connect(address: str) -> Callable[[], None]:
         _knock(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, error) from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise _no_cluster(address, error) from error
+        raise _not_joined(address, error) from error
     show = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = _log_message
 
@@ -135,8 +137,16 @@ def _knock(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"no Ray cluster answers at {address} ({first_line(error)}); start one with: "
+        f"no Ray cluster answers at {address} ({_first_line(error)}); start one with: "
         "ray start --head"
+    )
+
+
+def _not_joined(address: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"--ray {address}: something answers, but Ray does not join its cluster "
+        f"({_first_line(error)}); it must have the same versions of Ray and Python, and the same "
+        "token, if it wants one: see RAY_AUTH_MODE in Ray's documentation"
     )
 
 
@@ -187,7 +197,7 @@ def result_of(call: Any) -> Any:
     except ActorUnavailableError as error:
         raise EngineError("its process or its node cannot be reached any more") from error
     except RayError as error:
-        raise EngineError(first_line(error)) from error
+        raise EngineError(_first_line(error)) from error
 
 
 def ready_of(calls: list[Any], *, timeout_s: float) -> list[Any]:
@@ -199,7 +209,7 @@ def ready_of(calls: list[Any], *, timeout_s: float) -> list[Any]:
     return list(done)
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message: Ray's go on for pages."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(":") if lines else type(error).__name__

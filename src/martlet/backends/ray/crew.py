@@ -78,11 +78,10 @@ class Crew:
                 bar.refresh()
         if not self.engines:
             raise self._no_room() if self._starting else self._last_loss
-        num_nodes = len({engine.seat.node_id for engine in self.engines})
-        print(f"Ray: engines {len(self.engines)}, nodes {num_nodes}", file=sys.stderr)
+        self._tell_size()
 
     def look_around(self) -> None:
-        """Every few seconds: fills seats that are free, and takes in what is loaded.
+        """Every few seconds: fills seats that are free, takes in what is loaded, and says so.
 
         Raises:
             EngineError: If no engine is left and none can be started.
@@ -93,7 +92,10 @@ class Crew:
             if self._last_manned < self._next_look:
                 return
         self._fill_seats()
+        before = list(self.engines)
         self._admit_loaded(timeout_s=0 if self.engines else _LOOK_EVERY_S, is_strict=False)
+        if self.engines != before:
+            self._tell_size()
         if self.engines or self._awaited(monotonic() - self._last_manned):
             return
         if self._starting:
@@ -116,6 +118,10 @@ class Crew:
         for engine in everyone:
             engine.end()
         self.engines, self._starting = [], []
+
+    def _tell_size(self) -> None:
+        num_nodes = len({engine.seat.node_id for engine in self.engines})
+        print(f"Ray: engines {len(self.engines)}, nodes {num_nodes}", file=sys.stderr)
 
     def _no_room(self) -> ResourceError:
         return ResourceError(
@@ -140,9 +146,10 @@ class Crew:
             try:
                 self._admit(engine)
             except MartletError as error:
-                self.lose(engine, error)
                 if is_strict and not isinstance(error, EngineError):
+                    error.args = (f"node {engine.seat.node}: {error}",)
                     raise
+                self.lose(engine, error)
 
     def _admit(self, engine: RemoteEngine) -> None:
         facts = engine.facts()
@@ -151,10 +158,7 @@ class Crew:
             for remark in facts.remarks:
                 logger.warning("%s", remark)
         elif different := self._facts.differences(facts):
-            raise ParityError(
-                f"the engine on {engine.seat.node} would not draw what the others do: "
-                f"{'; '.join(different)}"
-            )
+            raise ParityError(f"it would not draw what the others do: {'; '.join(different)}")
         self._starting.remove(engine)
         self.engines.append(engine)
 

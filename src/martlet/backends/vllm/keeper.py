@@ -79,11 +79,12 @@ def _others() -> list[int]:
     for name in os.listdir("/proc"):  # noqa: PTH208  # pathlib takes long to import
         if name.isdigit() and int(name) not in own:
             try:
-                with open(f"/proc/{name}/stat") as file:  # noqa: PTH123
-                    state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+                # Bytes: a process's name, in brackets, may be no text.
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                    state, _, its_group = file.read().rpartition(b")")[2].split()[:3]
             except OSError:
                 continue
-            if int(its_group) == group and state != "Z":
+            if int(its_group) == group and state != b"Z":
                 others.append(int(name))
     return others
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,10 @@ _STOP_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.5
 _LOG_END_BYTES = 65_536
 _NUM_LAST_WORDS = 12
-_ERROR = re.compile(r"\b[A-Z]\w+(?:Error|Exception): ")
+_ERROR = re.compile(r"^(?!.*\b(?:INFO|WARNING)\b).*\b[A-Z]\w+(?:Error|Exception): ")
+"""A warning may speak of an error that it expects."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""What a process has ended with that could not say why; the second is the keeper's word for it."""
 _NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """They name our environment, not vLLM's."""
 
@@ -64,10 +68,13 @@ class VllmProcess:
         code = self._process.poll()
         if code is None:
             return None
-        return EngineError(
-            f"vLLM has ended with code {code}; the last errors or lines of its log, {self.log}:\n"
-            f"{self.last_words()}"
-        )
+        ended = f"vLLM has ended with code {code}"
+        if code in _KILLED:
+            return EngineError(
+                f"{ended}, as when it is killed or out of memory; its log: {self.log}"
+            )
+        words = self.last_words()
+        return EngineError(f"{ended}; the last errors or lines of its log, {self.log}:\n{words}")
 
     def wait_until_ready(self, *, on_wait: Callable[[float, str], None]) -> None:
         """Waits until it answers.
@@ -111,7 +118,7 @@ class VllmProcess:
             self._process.wait(timeout=_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             logger.warning("vLLM (process %d) did not stop; it is killed", self._process.pid)
-            os.killpg(self._process.pid, 9)
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
 
