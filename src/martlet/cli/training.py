@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from martlet.cli.progress import clock
+from martlet.cli.quick import without_collections
 from martlet.cli.quiet import quiet_libraries
 from martlet.cli.stop import stop_on_signal
 from martlet.errors import DataError, MissingExtraError
@@ -31,7 +32,8 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
     """Opens a run, trains, and tells what came of it."""
     quiet_libraries()
     try:
-        from martlet.train.job import open_job, run_job
+        with without_collections():
+            from martlet.train.job import open_job, run_job
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training ({error.name})", extra="train") from error
 
