@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format bench clean
+.PHONY: demo test types tests format bench clean
 
 # The stamp is as new as the requirements that were installed.
 $(VENV)/.run: pyproject.toml
@@ -23,8 +23,14 @@ demo: $(VENV)/.run  ## Answer the embedded puzzles with the embedded model, by v
 test: $(VENV)/.dev  ## Check style and types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+# The tests wait at times, so that three processes fit two cores; mypy needs one for a minute.
+types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+
+tests: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,6 @@
 """The folder tree is the architecture: imports point downwards, and the light parts stay light."""
 
 import ast
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,17 +104,9 @@ def test_help_is_instant_and_imports_no_torch() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "vote" in done.stdout
     assert " torch" not in done.stderr
-    # Of the processor, the least of three: other programs use the machine meanwhile.
-    assert min(seconds_of_help() for _ in range(3)) < 0.3
-
-
-def seconds_of_help() -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "martlet.cli.main", "--help"], capture_output=True, check=True
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # Counted and not timed, since other programs use the machine meanwhile. Two hundred are those
+    # of Typer and Rich; torch alone has seven hundred.
+    assert len(done.stderr.splitlines()) < 450
 
 
 def test_the_public_surface_is_listed_and_importable() -> None:

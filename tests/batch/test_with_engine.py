@@ -24,7 +24,7 @@ from martlet.batch.task import GENERATE
 from martlet.models.folder import ModelFolder
 
 NUM_KILLS = 30
-LONGEST_RUN_S = 0.6
+LONGEST_RUN_S = 0.35
 PARAMS = {"n": 3, "temperature": 0.9, "top_p": 0.95, "max_tokens": 24, "ignore_eos": True}
 STORY = "Anna sits left of Bo and Bo sits left of Cleo. " * 2
 ROWS = [{"id": i, "prompt": f"{STORY}Who sits left of number {i}?"} for i in range(48)]

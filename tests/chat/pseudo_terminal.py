@@ -16,6 +16,9 @@ from pathlib import Path
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\x07")
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, UP, TAB = "\r", "\x03", "\x04", "\x1b\r", "\x1b[A", "\t"
+_PATIENCE_S = 60
+_LOCAL_FLAGS = 3
+"""Of what `tcgetattr` returns."""
 
 
 class Terminal:
@@ -33,18 +36,24 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def press(self, key: str) -> None:
-        """Types a key that means something else before the program reads its line.
-
-        The prompt stands there a moment earlier.
-        """
-        time.sleep(0.3)
+        """Types a key that means something else, or is lost, before the program waits for one."""
+        end = time.monotonic() + _PATIENCE_S
+        while not self._waits_for_a_key():
+            assert time.monotonic() < end, plain(self.raw)
+            time.sleep(0.01)
         self.type(key)
+
+    def _waits_for_a_key(self) -> bool:
+        """Whether the terminal leaves the line to the program, and the program sleeps."""
+        gathers_lines = termios.tcgetattr(self._master)[_LOCAL_FLAGS] & termios.ICANON
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return not gathers_lines and stat.rpartition(") ")[2].startswith("S")
 
     def say(self, line: str) -> None:
         """Types a line and Enter."""
         self.type(line + ENTER)
 
-    def wait_for(self, pattern: str, *, timeout_s: float = 60) -> str:
+    def wait_for(self, pattern: str, *, timeout_s: float = _PATIENCE_S) -> str:
         """Reads until a regular expression matches, in what came since the last match.
 
         Returns:

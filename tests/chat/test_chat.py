@@ -11,12 +11,15 @@ from rich.console import Console
 from chat.conversations import SYSTEM, conversation, visible_turns
 from martlet import LLM, SamplingParams
 from martlet.backends.base import SampleRequest
+from martlet.backends.load import load_backend
 from martlet.backends.native import NativeBackend
+from martlet.backends.options import BackendOptions
 from martlet.cli.terminal.chat import Chat
 from martlet.cli.terminal.commands import completions, run_command
 from martlet.cli.terminal.dialogue import Dialogue
 from martlet.cli.terminal.settings import Settings
 from martlet.errors import MartletError, PromptTooLongError
+from martlet.models.folder import ModelFolder
 from martlet.text.conversation import ContextPolicy
 from serve.servers import load_demo
 
@@ -61,8 +64,11 @@ def obey(chat: Chat, line: str) -> str:
 
 
 def test_three_hundred_turns_never_lose_the_system_message(
-    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = BackendOptions(dtype="fp32", kv_memory_gib=0.05)
+    backend = load_backend(str(tiny_llama.path), options=options)
+    assert isinstance(backend, NativeBackend)
     prompts: list[str] = []
     submit = backend.submit
 
@@ -82,6 +88,7 @@ def test_three_hundred_turns_never_lose_the_system_message(
     assert first > 250
     assert f"{first} old turns dropped" in told(chat.talk)
     assert len(chat.dialogue.turns) == 600, "what the model no longer sees is not forgotten"
+    backend.close()
 
 
 def test_replies_are_those_of_python_and_retry_draws_the_next(backend: NativeBackend) -> None:

@@ -7,12 +7,15 @@ import pytest
 
 from cli.conftest import Call
 
+NUM_REQUESTS = 2
 
+
+@pytest.mark.slow
 def test_martlet_and_transformers(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["bench", "demo", "--work", "batch,puzzles", "--requests", 4, "--quick"]
+    command = ["bench", "demo", "--work", "batch,puzzles", "--requests", NUM_REQUESTS, "--quick"]
     command += ["--against", "transformers", "--rounds", 1, "--dtype", "fp32"]
     called = call(*command)
     assert called.exit_code == 0, called.stderr
@@ -25,12 +28,12 @@ def test_martlet_and_transformers(
     ]
     for each in measured:
         if each["work"] == "batch":
-            assert each["num_tokens"] == 4 * 32
+            assert each["num_tokens"] == NUM_REQUESTS * 32
             assert 0 < each["share_of_limit"] < 1
         else:
-            assert each["num_replies"] == 4 * 8
+            assert each["num_replies"] == NUM_REQUESTS * 8
             # The model ends its replies itself.
-            assert 4 * 8 * 2 < each["num_tokens"] < 4 * 8 * 96
+            assert 2 < each["num_tokens"] / each["num_replies"] < 96
         assert each["tokens_per_second"] == pytest.approx(each["num_tokens"] / each["seconds"])
         assert each["first_token_p50_ms"] <= each["first_token_p99_ms"] <= 1e3 * each["seconds"]
         assert each["peak_bytes"] > 2**27

@@ -32,7 +32,8 @@ def test_a_fault_has_its_exit_code_and_one_command(
     called = call("doctor", folder, "--adapter", f"judge={adapter}")
     assert called.exit_code == 4
     lines = called.stderr.splitlines()
-    assert f"model: hf download ORG/NAME --local-dir {folder} --force-download" in lines
+    again = "hf download ORG/NAME model.safetensors --force-download"
+    assert f"model: {again} --local-dir {folder}" in lines
     assert "adapter judge" in called.stderr
     assert called.stdout == ""
 

@@ -25,8 +25,8 @@ def model(tiny_llama: ModelFolder) -> KnownModel:
     return known(tiny_llama.path)
 
 
-def known(path: Path) -> KnownModel:
-    examination = ModelExamination(str(path))
+def known(path: Path, chat_template: Path | None = None) -> KnownModel:
+    examination = ModelExamination(str(path), chat_template)
     assert [each.state for each in examination.findings()] == ["ok"] * 5
     assert examination.model is not None
     return examination.model
@@ -120,3 +120,21 @@ def test_folders_that_are_no_adapter(model: KnownModel, tmp_path: Path) -> None:
     (whole,) = examined(model.folder.path, model)
     assert "holds a whole model" in whole.what
     assert whole.remedy == f"martlet doctor {model.folder.path}"
+
+
+def test_an_adapter_whose_base_has_moved(
+    adapter: Path, provenance: Provenance, tmp_path: Path
+) -> None:
+    other = known(tiny_model_folder("llama", tmp_path / "another", seed=1))
+    for base in ("./moved", str(other.folder.path)):  # gone, and replaced by another
+        replace(provenance, base=base).write(adapter)
+        (fault,) = examined(adapter, other)
+        assert fault.remedy == f"martlet serve BASE --adapter judge={adapter}"
+
+
+def test_an_adapter_in_place_of_a_model(
+    adapter: Path, model: KnownModel, provenance: Provenance
+) -> None:
+    provenance.write(adapter)
+    (fault,) = ModelExamination(str(adapter)).findings()
+    assert fault.remedy == f"martlet doctor {model.folder.path} --adapter judge={adapter}"

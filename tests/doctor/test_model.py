@@ -42,26 +42,34 @@ def test_truncated_shard(folder: Path) -> None:
     fault = findings["model"]
     assert (fault.state, fault.exit_code) == ("fault", 4)
     assert "model.safetensors is cut short" in fault.what
-    assert fault.remedy == f"hf download ORG/NAME --local-dir {folder} --force-download"
+    assert fault.remedy == (
+        f"hf download ORG/NAME model.safetensors --force-download --local-dir {folder}"
+    )
 
 
 def test_truncated_shard_among_the_downloads(folder: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--fruit--apple-1b" / "snapshots" / "0a1b"
     shutil.copytree(folder, snapshot)
     (snapshot / "model.safetensors").write_bytes(b"\0" * 9)
-    assert examined(snapshot)["model"].remedy == "hf download fruit/apple-1b --force-download"
+    again = "hf download fruit/apple-1b model.safetensors --force-download"
+    assert examined(snapshot)["model"].remedy == again
+    (snapshot / "model.safetensors").unlink()
+    assert examined(snapshot)["model"].remedy == "hf download fruit/apple-1b"
 
 
 def test_vocabulary_mismatch(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<|extra|>"])
     tokenizer.save_pretrained(folder)
-    fault = examined(folder)["tokenizer"]
+    findings = examined(folder)
+    assert [each.subject for each in findings.values() if each.state == "fault"] == ["tokenizer"]
+    fault = findings["tokenizer"]
     assert (fault.state, fault.exit_code) == ("fault", 4)
     assert "the first token without a row is '<|extra|>'" in fault.what
     assert fault.remedy is not None
-    begin, *patterns = fault.remedy.split(" --include ")
-    assert begin == f"hf download ORG/NAME --local-dir {folder}"
+    assert fault.remedy.endswith(f" --force-download --local-dir {folder}")
+    begin, *patterns = fault.remedy.partition(" --force")[0].split(" --include ")
+    assert begin == "hf download ORG/NAME"
     # `hf` takes one pattern each time, and what stands behind it for the name of a file.
     assert patterns == ["'token*'", "'special*'", "'*.model'", "'vocab*'", "'merges*'"]
 
@@ -112,4 +120,4 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     fault = examined("fruit/apple-1b")["model"]
     assert (fault.state, fault.exit_code) == ("fault", 3)
     assert fault.remedy == "hf download fruit/apple-1b"
-    assert examined("./no-such")["model"].remedy == "martlet doctor FOLDER"
+    assert examined("./no-such")["model"].remedy == "find . -name config.json"

@@ -25,8 +25,8 @@ from support.adapters import make_adapter
 from support.tiny_models import CHAT_TEMPLATE, END_OF_TEXT
 
 
-def known(path: Path) -> KnownModel:
-    examination = ModelExamination(str(path))
+def known(path: Path, chat_template: Path | None = None) -> KnownModel:
+    examination = ModelExamination(str(path), chat_template)
     list(examination.findings())
     assert examination.model is not None
     return examination.model
@@ -57,6 +57,8 @@ def test_a_server_of_the_model_and_one_of_another_template(tmp_path: Path) -> No
         asked = {"name": "judge", "path": str(folder)}
         httpx.post(f"{running.url}/v1/adapters", json=asked).raise_for_status()
         after = examined(running.url, known(changed), adapter)
+        as_trained = examined(running.url, known(changed, resolve("demo") / template.name))
+        other = examined(running.url, known(resolve("demo"), template))
         make_adapter(folder, own.folder, seed=1, r=4, target_modules=["q_proj"])
         later = examined(running.url, own, adapter_of(folder, own))
     assert [before[name].state for name in ("server", "prompts")] == ["ok", "ok"]
@@ -66,6 +68,9 @@ def test_a_server_of_the_model_and_one_of_another_template(tmp_path: Path) -> No
     assert (fault.state, fault.exit_code) == ("fault", 2)
     assert "reads a conversation differently" in fault.what
     assert fault.remedy == f"martlet serve {changed}"
+    assert as_trained["prompts"].state == "ok"
+    assert other["prompts"].remedy is not None
+    assert other["prompts"].remedy.endswith(f"demo/model --chat-template {template}")
     assert (later["served judge"].state, later["served judge"].exit_code) == ("fault", 4)
     serve = f"martlet serve demo --adapter judge={folder}"
     assert later["served judge"].remedy == before["served judge"].remedy == serve

@@ -84,7 +84,7 @@ def test_a_filtered_draw_follows_transformers_warpers(
     params: SamplingParams, spread: float
 ) -> None:
     """With the small spread the distribution is nearly flat: 256 candidates do not suffice."""
-    logits = logits_of(900, spread=spread)
+    logits = logits_of(400, spread=spread)
     warpers = LogitsProcessorList()
     if params.top_k:
         warpers.append(TopKLogitsWarper(params.top_k))

@@ -13,7 +13,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from martlet.backends.load import load_backend
-from martlet.errors import AdapterError, CertificateError, ModelError, ParameterError
+from martlet.errors import (
+    AdapterError,
+    CertificateError,
+    ModelError,
+    NotFoundError,
+    ParameterError,
+)
 from martlet.export import certificate
 from martlet.export.run import merge, quantize
 from martlet.models.folder import ModelFolder, open_folder
@@ -111,6 +117,8 @@ def test_another_base_renamed_tensors_and_a_full_folder_are_refused(
     (other / "martlet.json").write_text(json.dumps(content))
     with pytest.raises(AdapterError, match="merged onto another base"):
         merge(str(other), out=tmp_path / "m", model=str(base.path), report=ignore)
+    with pytest.raises(NotFoundError, match=r"trained on b, which is not here: .* with --model"):
+        merge(str(other), out=tmp_path / "m", report=ignore)
     (other / "martlet.json").unlink()
     weights = other / "adapter_model.safetensors"
     tensors = safetensors.torch.load_file(weights)

@@ -17,7 +17,7 @@ from martlet.batch.task import GENERATE
 from martlet.errors import InputError
 from martlet.forecast.batch import forecast_batch
 
-ROWS = [{"prompt": f"Anna sits left of Bo. Who sits right of {n}?"} for n in range(400)]
+ROWS = [{"prompt": f"Anna sits left of Bo. Who sits right of {n}?"} for n in range(240)]
 PARAMS = {"n": 4, "temperature": 1.0, "max_tokens": 40}
 
 
@@ -44,7 +44,7 @@ def test_the_run_goes_on_from_the_probe(
     opened: OpenedModel, backend: NativeBackend, tmp_path: Path
 ) -> None:
     planned, straight = job(tmp_path, "planned"), job(tmp_path, "straight")
-    drawing = forecast_batch(planned, backend, opened=opened, seconds=0.8).drawing
+    drawing = forecast_batch(planned, backend, opened=opened, seconds=0.5).drawing
     assert drawing is not None
     assert drawing.memory is not None
     assert not planned.options.out.exists()

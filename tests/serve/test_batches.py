@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,15 +224,13 @@ def test_a_cancelled_batch_keeps_what_was_answered(slow: Running) -> None:
 
 def test_live_requests_do_not_wait_behind_a_batch(slow: Running) -> None:
     client = slow.client()
-    body = chat("Hello", max_tokens=100, ignore_eos=True)
+    body = chat("Hello", max_tokens=400, ignore_eos=True)
     batch = submit(client, [line(f"{k}", body) for k in range(200)])
     wait_until(lambda: slow.on_engine(lambda backend: backend.num_unfinished) == 7)
     for _ in range(3):
-        start = time.perf_counter()
         client.chat.completions.create(**chat("Hello", max_tokens=2))
-        # Eight places, one of them left free: a hundred steps of 10 ms would be a second.
-        assert time.perf_counter() - start < 0.5
-    assert client.batches.retrieve(batch.id).status == "in_progress"
+    # Eight places, one of them left free: the batch's first rows are far from their ends.
+    assert client.batches.retrieve(batch.id).request_counts.completed == 0
     client.batches.cancel(batch.id)
     ended(client, batch)
 
@@ -258,13 +255,13 @@ def test_a_failed_step_fails_its_rows_in_the_error_file(slow: Running) -> None:
     backend = slow.service.engine.backend
 
     def fail_once(*_: object) -> None:
-        hook.remove()
-        raise RuntimeError("out of memory")
+        if backend.num_unfinished == 7:
+            hook.remove()
+            raise RuntimeError("out of memory")
 
+    hook = backend.engine._model.module.register_forward_pre_hook(fail_once)
     body = chat("Hello", max_tokens=50, ignore_eos=True)
     batch = submit(client, [line(f"{k}", body) for k in range(10)])
-    wait_until(lambda: slow.on_engine(lambda backend: backend.num_unfinished) == 7)
-    hook = backend.engine._model.module.register_forward_pre_hook(fail_once)
     batch = ended(client, batch)
     assert batch.status == "completed"
     assert (batch.request_counts.completed, batch.request_counts.failed) == (3, 7)
@@ -291,6 +288,7 @@ def _num_samples_drawn(http: httpx.Client) -> int:
     return sum(int(float(count)) for count in counts)
 
 
+@pytest.mark.slow
 def test_a_killed_server_goes_on_and_draws_nothing_twice(
     tmp_path: Path, client: openai.OpenAI
 ) -> None:
@@ -326,7 +324,7 @@ def test_a_stopped_server_leaves_its_batches_to_the_next_that_has_the_model(
     tmp_path: Path,
 ) -> None:
     backend = load_demo(max_num_requests=8)
-    slow_down(backend, step_s=0.01)
+    slow_down(backend, step_s=0.02)
     with serving(backend, data_dir=tmp_path) as first:
         body = chat("Hello", max_tokens=20, ignore_eos=True)
         batch = submit(first.client(), [line(f"{k}", body) for k in range(60)])

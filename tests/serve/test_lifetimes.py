@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -137,9 +136,8 @@ def test_a_failed_step_fails_its_requests_and_no_others(slow: Running) -> None:
 
 def test_a_client_that_does_not_read_holds_up_nobody(slow: Running) -> None:
     with slow.http() as http, http.stream("POST", CHAT, json={**LONG, "stream": True}):
-        start = time.perf_counter()
         assert http.post(CHAT, json={**LONG, "max_tokens": 5}).status_code == 200
-        assert time.perf_counter() - start < 50 * STEP_S
+        assert slow.on_engine(_num_unfinished) == 1, "the stream is far from its end"
 
 
 def test_a_backend_that_breaks_down_is_told() -> None:

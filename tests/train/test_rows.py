@@ -184,6 +184,8 @@ def test_a_source_says_how_many_of_its_rows_are_taken(tmp_path: Path) -> None:
         read_source(f"{file}#21", DataConfig())
     with pytest.raises(NotFoundError):
         read_source("nowhere.jsonl", DataConfig())
+    with pytest.raises(NotFoundError, match=r"no file sharegpt; a data set .* owner/name"):
+        read_source("sharegpt#1000", DataConfig())
 
 
 def marked(tokenizer: Tokenizer, sequences: Sequence[EncodedExample]) -> list[str]:

@@ -39,8 +39,8 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise ResourceError(
-            f"the journal and the result may need {needed_bytes / 2**20:.0f} MiB and {folder} has "
-            f"{free_bytes / 2**20:.0f} MiB left; free some, or choose another --out"
+            f"the journal and the result may need {needed_bytes / 2**20:.0f} MiB and the disk of "
+            f"{folder} has {free_bytes / 2**20:.0f} MiB left; free some, or choose another --out"
         )
 
 

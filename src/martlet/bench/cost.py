@@ -15,9 +15,9 @@ from martlet.bench.peers.protocol import Ask, Work
 from martlet.errors import ModelError
 from martlet.models.folder import ModelFolder
 from martlet.models.memory import kv_bytes_per_token
-from martlet.models.weights import GROUP_SIZE, Weights
+from martlet.models.weights import INT4_BYTES, Weights
 
-_BYTES_A_VALUE = {"int8": 1.0, "int4": 0.5 + 4 / GROUP_SIZE}
+_BYTES_A_VALUE = {"int8": 1.0, "int4": INT4_BYTES}
 CACHE_BYTES = 2**28
 """Smaller weights may stay in a processor's caches, and memory is no limit."""
 

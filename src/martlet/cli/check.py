@@ -1,5 +1,6 @@
 """`martlet check`: the doctor for training rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,9 @@ import typer
 from martlet.cli.options.model import ModelOption
 from martlet.cli.options.option import option
 from martlet.cli.options.result import JsonOption
+from martlet.cli.options.rows import ROWS
+from martlet.cli.options.wording import WordingOptions
 from martlet.cli.verb import verb
-
-_PANEL = "Rows"
 
 
 @verb
@@ -26,41 +27,25 @@ def check(
     ],
     model: ModelOption,
     validation: Annotated[
-        str | None, option(_PANEL, "A file of validation rows.", "--validation", metavar="FILE")
+        str | None, option(ROWS, "A file of validation rows.", "--validation", metavar="FILE")
     ] = None,
     max_length: Annotated[
         int | None,
-        option(_PANEL, "Tokens of a row, at most; as martlet train.", "--max-length", metavar="N"),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        option(
-            _PANEL,
-            "Which column is what: reply=summary. Repeatable.",
-            "--map",
-            metavar="ROLE=COLUMN",
-        ),
-    ] = None,
-    prompt_template: Annotated[
-        Path | None,
-        option(_PANEL, "A Jinja file that words the prompt.", "--prompt-template", metavar="FILE"),
+        option(ROWS, "Tokens of a row, at most; as martlet train.", "--max-length", metavar="N"),
     ] = None,
     chat_template: Annotated[
         Path | None,
         option(
-            _PANEL,
+            ROWS,
             "A Jinja file in place of the model's template.",
             "--chat-template",
             metavar="FILE",
         ),
     ] = None,
-    allow_repeated_options: Annotated[
-        bool, option(_PANEL, "Keep options that say the same.", "--allow-repeated-options")
-    ] = False,
     show: Annotated[
         int | None,
         option(
-            _PANEL,
+            ROWS,
             "Show a row as the model sees it, what is learned in green.",
             "--show",
             metavar="ROW",
@@ -68,9 +53,10 @@ def check(
     ] = None,
     fix: Annotated[
         Path | None,
-        option(_PANEL, "Write the sound rows to a new file.", "--fix", metavar="FILE"),
+        option(ROWS, "Write the sound rows to a new file.", "--fix", metavar="FILE"),
     ] = None,
     as_json: JsonOption = False,
+    wording: WordingOptions,
 ) -> None:
     """Look at training rows as the model will see them, and say what is wrong.
 
@@ -79,15 +65,8 @@ def check(
     2 if something would spoil a training. Nothing is loaded but the tokenizer.
     """
     from martlet.cli.examination import Examination
-    from martlet.train.config import DataConfig
 
-    config = DataConfig(
-        validation=validation,
-        max_length=max_length,
-        map=tuple(columns or ()),
-        prompt_template=prompt_template,
-        allow_repeated_options=allow_repeated_options,
-    )
+    config = replace(wording.data_config(), validation=validation, max_length=max_length)
     examination = Examination.of(data, model, config, chat_template)
     if show is not None:
         examination.show(show)

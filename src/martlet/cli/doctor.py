@@ -1,5 +1,6 @@
 """`martlet doctor`: is this set-up sound, and if not, which one command mends it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,6 +44,15 @@ def doctor(
             metavar="NAME=DIR",
         ),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        option(
+            _PANEL,
+            "A Jinja file in place of the model's chat template.",
+            "--chat-template",
+            metavar="FILE",
+        ),
+    ] = None,
     url: Annotated[
         str | None,
         option(
@@ -59,8 +69,9 @@ def doctor(
 ) -> None:
     """Look at the set-up: packages, machine, a model, its adapters, a server.
 
-    What is wrong comes with the one command that mends it. Nothing is downloaded, loaded or
-    changed. The exit code is 0 without a fault, else the one that a run would end with.
+    What is wrong comes with the one command that mends it; begin with the first, which often
+    brings about the others. Nothing is downloaded, loaded or changed. The exit code is 0 without a
+    fault, else the one that a run would end with.
     """
     import json
 
@@ -70,7 +81,13 @@ def doctor(
 
     if model is not None and is_url(model):
         raise ParameterError(f"{model} is a server's URL; give it as --url {model}")
-    checkup = Checkup(model=model, adapters=named_adapters(adapter or ()), url=url, port=port)
+    checkup = Checkup(
+        model=model,
+        chat_template=chat_template,
+        adapters=named_adapters(adapter or ()),
+        url=url,
+        port=port,
+    )
     findings = _found(checkup)
     exit_code = exit_code_of(findings)
     _show(findings)

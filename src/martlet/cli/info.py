@@ -61,7 +61,7 @@ def _facts(opened: "OpenedModel") -> dict[str, object]:
         "context_tokens": memory.max_context_tokens,
         "chat_template": bool(opened.tokenizer.template_hash),
         "stop_tokens": {
-            token_id: " and ".join(sources)
+            token_id: ", ".join(sources)
             for token_id, sources in opened.tokenizer.stop_id_sources.items()
         },
         "recommended": dict(opened.default_params.values),

@@ -7,12 +7,13 @@ import typer
 
 from martlet.cli.options.option import option
 from martlet.cli.options.result import JsonOption, OverwriteOption
+from martlet.cli.options.rows import ROWS
 from martlet.cli.options.runtime import BatchRuntimeOptions
 from martlet.cli.options.sampling import SamplingOptions
+from martlet.cli.options.wording import WordingOptions
 from martlet.cli.verb import verb
 
 _PANEL = "Score"
-_ROWS = "Rows and prompts"
 
 
 @verb
@@ -29,7 +30,7 @@ def score(
     data: Annotated[
         str,
         option(
-            _ROWS,
+            ROWS,
             "Rows with their right replies, as martlet train takes them; dev.jsonl#500 takes some.",
             "--data",
             "-d",
@@ -84,27 +85,12 @@ def score(
         ),
     ] = None,
     overwrite: OverwriteOption = False,
-    columns: Annotated[
-        list[str] | None,
-        option(
-            _ROWS,
-            "Which column is what: reply=summary. Repeatable.",
-            "--map",
-            metavar="ROLE=COLUMN",
-        ),
-    ] = None,
-    prompt_template: Annotated[
-        Path | None,
-        option(_ROWS, "A Jinja file that words the prompt.", "--prompt-template", metavar="FILE"),
-    ] = None,
     too_long: Annotated[
         Literal["error", "skip", "truncate-left"],
-        option(_ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
+        option(ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
     ] = "error",
-    allow_repeated_options: Annotated[
-        bool, option(_ROWS, "Keep options that say the same.", "--allow-repeated-options")
-    ] = False,
     as_json: JsonOption = False,
+    wording: WordingOptions,
     sampling: SamplingOptions,
     runtime: BatchRuntimeOptions,
 ) -> None:
@@ -118,15 +104,10 @@ def score(
     import json
 
     from martlet.cli.scoring import Entry, ScoreOptions, run_score
-    from martlet.train.config import DataConfig
 
     options = ScoreOptions(
         data=data,
-        rows=DataConfig(
-            map=tuple(columns or ()),
-            prompt_template=prompt_template,
-            allow_repeated_options=allow_repeated_options,
-        ),
+        rows=wording.data_config(),
         metrics=tuple(metric or ()),
         extract=extract,
         out=out,

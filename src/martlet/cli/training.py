@@ -1,19 +1,23 @@
 """What `martlet train` shows: the run before it starts, its progress, and what came of it."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
 
 from martlet.cli.progress import clock
+from martlet.cli.quick import without_collections
 from martlet.cli.quiet import quiet_libraries
 from martlet.cli.stop import stop_on_signal
 from martlet.errors import DataError, MissingExtraError
+from martlet.lora.provenance import TEMPLATE_NAME
 from martlet.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -28,7 +32,8 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
     """Opens a run, trains, and tells what came of it."""
     quiet_libraries()
     try:
-        from martlet.train.job import open_job, run_job
+        with without_collections():
+            from martlet.train.job import open_job, run_job
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training ({error.name})", extra="train") from error
 
@@ -63,11 +68,21 @@ def run_training(config: TrainConfig, *, as_json: bool) -> None:
         )
     _tell(f"adapter  {result.folder}")
     _tell(f"curve    {job.folder.curve}")
-    name = result.folder.name
     if not config.tuner.full:
-        _tell(f"next     martlet serve {config.model} --adapter {name}={result.folder}")
+        _tell(f"next     {serving_command(config)}")
     if as_json:
         print(json.dumps({**asdict(result), "folder": str(result.folder)}))
+
+
+def serving_command(config: TrainConfig) -> str:
+    """Serves the adapter of a run beside its base, and as it was trained."""
+    name = config.out.name
+    if name == Path(config.model).resolve().name:  # which the base answers to
+        name = f"{name}-tuned"
+    words = ["martlet", "serve", config.model, "--adapter", f"{name}={config.out}"]
+    if config.chat_template is not None:
+        words += ["--chat-template", str(config.out / TEMPLATE_NAME)]
+    return shlex.join(words)
 
 
 def _tell(line: str) -> None:

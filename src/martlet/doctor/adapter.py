@@ -8,6 +8,7 @@ from shlex import quote
 import torch
 
 from martlet.doctor.finding import Finding
+from martlet.doctor.mending import as_argument
 from martlet.doctor.model import KnownModel
 from martlet.errors import AdapterError, MartletError, NotFoundError
 from martlet.export.skeleton import skeleton
@@ -55,7 +56,7 @@ class AdapterExamination:
     """
 
     adapter: KnownAdapter | None = None
-    """None until its files were read, and if they cannot be."""
+    """None until it was found sound: whether a server has it matters then."""
 
     def __init__(self, name: str, path: str, model: KnownModel | None) -> None:
         self._name = name
@@ -72,10 +73,10 @@ class AdapterExamination:
         except MartletError as error:
             yield Finding.fault(self._subject, error, remedy=_remedy_of_folder(self._path, error))
             return
-        self.adapter = adapter
         fault = self._idleness(adapter) or self._misfit(adapter, provenance)
         yield fault or Finding.ok(self._subject, _described(adapter, provenance, self._model))
         if fault is None:
+            self.adapter = adapter
             yield from self._doubts(adapter, provenance)
 
     def _idleness(self, adapter: KnownAdapter) -> Finding | None:
@@ -119,7 +120,7 @@ class AdapterExamination:
                 self._subject,
                 f"its shapes fit {model.name}, and it names {named} as its base: whether they are "
                 "the same model, its files do not tell",
-                remedy=f"martlet doctor {quote(named)} {adapter.as_option}",
+                remedy=f"martlet doctor {as_argument(named, None)} {adapter.as_option}",
             )
 
 
@@ -155,7 +156,7 @@ def _remedy_of_misfit(
 ) -> str:
     base = adapter.folder.config.base_model if provenance is None else provenance.base
     if provenance is None or provenance.base_hash != serving.model_hash:
-        return f"martlet serve {quote(base)} {adapter.as_option}"
+        return f"martlet serve {as_argument(base, provenance)} {adapter.as_option}"
     template = adapter.folder.path / TEMPLATE_NAME
     if provenance.template_hash != serving.template_hash:
         return (

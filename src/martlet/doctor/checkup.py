@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from martlet.doctor.adapter import AdapterExamination, KnownAdapter
@@ -30,6 +31,8 @@ class Checkup:
 
     model: str | None = None
     """A folder, an id of what was downloaded before, or `demo`."""
+    chat_template: Path | None = None
+    """A Jinja file in place of the model's own template, as every other verb takes it."""
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Folders by the names that requests call them."""
     url: str | None = None
@@ -55,7 +58,7 @@ class Checkup:
         model = None
         if self.model is not None:
             tell(f"the model {self.model}")
-            examination = ModelExamination(self.model)
+            examination = ModelExamination(self.model, self.chat_template)
             yield from examination.findings()
             model = examination.model
         yield from self._with_model(model, tell)

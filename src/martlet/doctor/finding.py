@@ -1,12 +1,17 @@
 """What the doctor says about one subject."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 from martlet.errors import MartletError
 
 State = Literal["ok", "warning", "fault"]
+
+PIP = f"{quote(sys.executable)} -m pip"
+"""That of this environment, which the shell's own `pip` need not be."""
 
 
 @dataclass(frozen=True, kw_only=True)

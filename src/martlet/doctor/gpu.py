@@ -3,12 +3,12 @@
 import shutil
 import subprocess
 
-from martlet.doctor.finding import Finding
+from martlet.doctor.finding import PIP, Finding
 from martlet.errors import ResourceError
 
 _TIMEOUT_S = 5
 _QUERY = ("--query-gpu=name,driver_version,memory.free", "--format=csv,noheader")
-_CUDA_TORCH = "pip install --force-reinstall --index-url https://pypi.org/simple torch=="
+_CUDA_TORCH = f"{PIP} install --force-reinstall --index-url https://pypi.org/simple torch=="
 """PyPI has the builds for CUDA."""
 
 

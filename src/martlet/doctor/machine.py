@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from shutil import disk_usage
 
-from martlet.doctor.finding import Finding
+from martlet.doctor.finding import PIP, Finding
 from martlet.errors import ResourceError
 from martlet.models.available_memory import read_available_memory
 from martlet.models.memory import GIB, RESERVE_BYTES
@@ -20,8 +20,8 @@ _ISAS_WITHOUT_BF16 = frozenset(
     {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 )
 """Of oneDNN's environment variable `ONEDNN_MAX_CPU_ISA`."""
+_CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
-_NEW_TORCH = "pip install --force-reinstall --index-url https://download.pytorch.org/whl/cpu torch"
 _FULL_BYTES = 64 << 20
 """With less, the journal and the result of even a small run do not fit."""
 _LOW_BYTES = 2 * GIB
@@ -75,7 +75,7 @@ def examine_cpu(flags: frozenset[str], build: TorchCpu) -> Finding:
             "cpu",
             f"the CPU has {', '.join(own)}, and this PyTorch was built without AVX-512 bf16 "
             f"({build.capability}): models run several times slower than they could",
-            remedy=_NEW_TORCH,
+            remedy=_reinstall_torch(),
         )
     return Finding.ok("cpu", f"{build.capability} with {', '.join(own)}")
 
@@ -127,10 +127,10 @@ def examine_disk(folder: Path, *, use: str) -> Finding:
         use: What is written there.
     """
     free_bytes = disk_usage(folder).free
-    free = f"{free_bytes / GIB:.1f} GiB are free for {use} in {folder}"
+    free = f"{_size(free_bytes)} are free for {use} in {folder}"
     largest_first = f"du -xh --max-depth=2 {quote(str(folder))} | sort -rh | head -n 20"
     if free_bytes < _FULL_BYTES:
-        error = ResourceError(f"the disk is full: {free_bytes / 2**20:.0f} MiB for {use} {folder}")
+        error = ResourceError(f"the disk is full: {free}")
         return Finding.fault("disk", error, remedy=largest_first)
     if free_bytes < _LOW_BYTES:
         return Finding.warning("disk", f"only {free}", remedy=largest_first)
@@ -160,6 +160,21 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _reinstall_torch() -> str:
+    """The same version as its makers build it, with or without CUDA as now."""
+    import torch
+
+    index = "https://pypi.org/simple" if torch.version.cuda else _CPU_TORCH_INDEX
+    wanted = f"torch=={torch.__version__.partition('+')[0]}"
+    return f"{PIP} install --force-reinstall --no-deps --index-url {index} {wanted}"
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < GIB:
+        return f"{num_bytes / 2**20:.0f} MiB"
+    return f"{num_bytes / GIB:.1f} GiB"
 
 
 def _is_limiting(name: str) -> bool:

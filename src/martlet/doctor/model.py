@@ -8,19 +8,17 @@ from shlex import quote
 from martlet.backends.opened import open_model
 from martlet.backends.options import BackendOptions
 from martlet.doctor.finding import Finding
-from martlet.errors import MartletError, ModelError, NotFoundError, ResourceError, TemplateError
+from martlet.doctor.mending import fetch_tokenizer, mend
+from martlet.errors import MartletError, ModelError, ResourceError, TemplateError
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.memory import GIB
-from martlet.models.rejected import CERTIFICATE_NAME, refuse_rejected
+from martlet.models.rejected import refuse_rejected
 from martlet.models.resolve import resolve
 from martlet.text.messages import Message
+from martlet.text.template import read_template
 from martlet.text.tokenizer import Tokenizer
 
 _GREETING: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
-_CACHED = "models--"
-"""Begins the folder of a model among the downloads of Hugging Face."""
-_WORDS = ("token*", "special*", "*.model", "vocab*", "merges*")
-"""The files of a tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,8 @@ class KnownModel:
     """As the user named it."""
     folder: ModelFolder
     tokenizer: Tokenizer
+    chat_template: Path | None = None
+    """In place of the folder's own."""
 
 
 class ModelExamination:
@@ -38,13 +38,15 @@ class ModelExamination:
 
     Args:
         name: As the user named it; nothing is downloaded.
+        chat_template: A Jinja file in place of the model's own template.
     """
 
     model: KnownModel | None = None
     """None until its files were read, and if they cannot be."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, chat_template: Path | None = None) -> None:
         self._name = name
+        self._chat_template = chat_template
 
     def findings(self) -> Iterator[Finding]:
         """Every finding, the files first: what rests on a fault is left out."""
@@ -52,19 +54,27 @@ class ModelExamination:
             folder = open_folder(resolve(self._name, may_download=False))
             refuse_rejected(folder.path)
         except MartletError as error:
-            yield Finding.fault("model", error, remedy=_remedy_of_folder(self._name, error))
+            yield Finding.fault("model", error, remedy=mend(self._name, error))
             return
         yield Finding.ok("model", _described(folder))
+        given = None if self._chat_template is None else read_template(self._chat_template)
         try:
-            tokenizer = Tokenizer.load(folder.path)
+            tokenizer = Tokenizer.load(folder.path, chat_template=given)
         except MartletError as error:
-            yield Finding.fault("tokenizer", error, remedy=_fetch_tokenizer(folder))
+            yield Finding.fault("tokenizer", error, remedy=fetch_tokenizer(folder))
             return
-        yield examine_vocabulary(folder, tokenizer)
+        vocabulary = examine_vocabulary(folder, tokenizer)
+        yield vocabulary
         yield examine_template(tokenizer)
         yield examine_stops(tokenizer)
-        yield _examine_room(self._name, folder)
-        self.model = KnownModel(name=self._name, folder=folder, tokenizer=tokenizer)
+        if vocabulary.state == "ok":  # what is loaded to see whether it fits has the same fault
+            yield _examine_room(self._name, folder)
+        self.model = KnownModel(
+            name=self._name,
+            folder=folder,
+            tokenizer=tokenizer,
+            chat_template=self._chat_template,
+        )
 
 
 def examine_vocabulary(folder: ModelFolder, tokenizer: Tokenizer) -> Finding:
@@ -75,7 +85,7 @@ def examine_vocabulary(folder: ModelFolder, tokenizer: Tokenizer) -> Finding:
     try:
         tokenizer.check_against_embedding(rows)
     except ModelError as error:
-        return Finding.fault("tokenizer", error, remedy=_fetch_tokenizer(folder))
+        return Finding.fault("tokenizer", error, remedy=fetch_tokenizer(folder))
     return Finding.ok("tokenizer", f"{tokenizer.num_tokens:,} tokens, embedding {rows:,} rows")
 
 
@@ -97,7 +107,7 @@ def examine_template(tokenizer: Tokenizer) -> Finding:
 def examine_stops(tokenizer: Tokenizer) -> Finding:
     """Whether something ends a reply."""
     stops = {
-        tokenizer.decode([token_id], skip_special_tokens=False): " and ".join(sources)
+        tokenizer.decode([token_id], skip_special_tokens=False): ", ".join(sources)
         for token_id, sources in tokenizer.stop_id_sources.items()
     }
     if not stops:
@@ -179,29 +189,3 @@ def _described(folder: ModelFolder) -> str:
         f"{kind}, {folder.num_parameters:,} values in {len(folder.shards)} whole "
         f"{'file' if len(folder.shards) == 1 else 'files'}, {stored}"
     )
-
-
-def _remedy_of_folder(name: str, error: MartletError) -> str:
-    path = Path(name).expanduser()
-    if isinstance(error, NotFoundError):
-        is_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-        return f"hf download {quote(name)}" if is_id else "martlet doctor FOLDER"
-    if (path / CERTIFICATE_NAME).is_file() and "certificate" in str(error):
-        return f"less {quote(str(path / CERTIFICATE_NAME))}"
-    if (path / "adapter_config.json").is_file():
-        return f"martlet doctor BASE --adapter NAME={quote(name)}"
-    if "git lfs pull" in str(error):
-        return f"git -C {quote(name)} lfs pull"
-    return _fetch(path, "--force-download")
-
-
-def _fetch_tokenizer(folder: ModelFolder) -> str:
-    return _fetch(folder.path, " ".join(f"--include '{each}'" for each in _WORDS))
-
-
-def _fetch(folder: Path, options: str) -> str:
-    """Downloads files of a model anew, over those that are there."""
-    cached = next((part for part in folder.parts if part.startswith(_CACHED)), None)
-    if cached is not None:
-        return f"hf download {cached.removeprefix(_CACHED).replace('--', '/')} {options}"
-    return f"hf download ORG/NAME --local-dir {quote(str(folder))} {options}"

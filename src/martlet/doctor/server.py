@@ -168,10 +168,12 @@ def _remedy_of_look(url: str, model: KnownModel | None, error: MartletError) -> 
 
 def _serve_again(server: Server, model: KnownModel) -> str:
     """Starts the server with the model's own tokenizer and template."""
-    name = quote(str(model.folder.path))
+    file = model.chat_template
+    template = "" if file is None else f" --chat-template {quote(str(file))}"
     if server.kind == "vllm":
-        return f"vllm serve {name} --served-model-name {quote(server.model)}"
-    return f"martlet serve {name}"
+        folder = quote(str(model.folder.path))
+        return f"vllm serve {folder} --served-model-name {quote(server.model)}{template}"
+    return f"martlet serve {quote(model.name)}{template}"
 
 
 def _serve_with(server: Server, adapter: KnownAdapter, served: Cards) -> str:

@@ -60,6 +60,12 @@ class TokenTiles:
         """`[R, N]`, the blocks of each stretch's request."""
         for row, each in zip(self.table, stretches, strict=True):
             row[: len(each.block_ids)] = each.block_ids
+        self.addresses: tuple[int, int, int] = (
+            self.table.ctypes.data,
+            self.tiles.ctypes.data,
+            self.positions.ctypes.data,
+        )
+        """Of the table, the tiles and the positions; to ask for them takes long."""
 
 
 def can_attend(cache: KVCache, layer: int, num_heads: int) -> bool:
@@ -101,16 +107,17 @@ def attend(
     num_kv_heads = len(keys)
     out = query.new_empty(num_tokens, num_heads, dim)
     scale = ctypes.c_float(scaling)
+    table, first_tile, positions = tiles.addresses
     run(
         attention.attend(),
         (
             query.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
-            tiles.table.ctypes.data,
-            tiles.tiles.ctypes.data,
+            table,
+            first_tile,
             first_keys.ctypes.data,
-            tiles.positions.ctypes.data,
+            positions,
             ctypes.addressof(scale),
             out.data_ptr(),
             len(tiles.tiles),

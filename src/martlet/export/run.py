@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from martlet.errors import ParameterError
+from martlet.errors import NotFoundError, ParameterError
 from martlet.export.certificate import (
     MAX_ROW_TOKENS,
     Certificate,
@@ -68,7 +68,7 @@ def merge(
         CertificateError: If the merged model answers otherwise than the adapter on its base.
     """
     folder = open_adapter(adapter)
-    base = open_folder(resolve(model or _base_of(folder)))
+    base = open_folder(resolve(model)) if model else _base_of(folder)
     provenance = check_base(base, folder)
     with TemporaryDirectory(prefix="martlet-") as place:
         allowed = base_dtype(base)
@@ -136,7 +136,7 @@ def quantize(
     return certificate
 
 
-def _base_of(adapter: AdapterFolder) -> str:
+def _base_of(adapter: AdapterFolder) -> ModelFolder:
     from martlet.lora.provenance import read_provenance
 
     provenance = read_provenance(adapter.path)
@@ -146,7 +146,13 @@ def _base_of(adapter: AdapterFolder) -> str:
             f"{adapter.config.base_model}); name the base with --model",
             param="model",
         )
-    return provenance.base
+    try:
+        return open_folder(resolve(provenance.base))
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{adapter.path} was trained on {provenance.base}, which is not here: {error}; name "
+            "the base with --model"
+        ) from error
 
 
 def _rounded_base(base: ModelFolder, dtype: str, place: Path) -> ModelFolder:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from martlet.errors import ParameterError, ResourceError
 from martlet.models.folder import ModelFolder
-from martlet.models.memory import GIB
 
+_MIB = 1 << 20
 _INDEX = "model.safetensors.index.json"
 
 Rewrite = Callable[[str, Tensor], Mapping[str, Tensor]]
@@ -44,8 +44,8 @@ def check_out(out: Path, *, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(out.absolute().parent).free
     if free_bytes < needed_bytes:
         raise ResourceError(
-            f"{out} will take {needed_bytes / GIB:.2f} GiB, and the disk has "
-            f"{free_bytes / GIB:.2f} GiB left; free some space, or name a folder on another disk"
+            f"{out} will take {needed_bytes / _MIB:,.0f} MiB, and the disk has "
+            f"{free_bytes / _MIB:,.0f} MiB left; free some space, or name a folder on another disk"
         )
 
 

@@ -72,17 +72,19 @@ class GatedMLP(nn.Module):
             return activated.mul_(up)
         if not is_compiled_for(hidden, hidden.shape[-1]):
             return F.silu(hidden, inplace=True).mul_(up)
-        from martlet.models.compiled.elementwise import silu_times
+        from martlet.models.compiled.elementwise import ROWS_AT_ONCE, silu_times
 
         hidden, up = hidden.contiguous(), up.contiguous()
         width = hidden.shape[-1]
-        run(silu_times(), (hidden.data_ptr(), up.data_ptr(), hidden.numel() // width, width))
+        num_rows = hidden.numel() // width
+        arguments = (hidden.data_ptr(), up.data_ptr(), num_rows, width)
+        run(silu_times(), arguments, alone=num_rows <= ROWS_AT_ONCE)
         return hidden
 
     def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = self.gate_proj, self.up_proj
         if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
-            if gate.token_format == up.token_format and not gate.is_few(x):
+            if gate.group_size == up.group_size and not gate.is_few(x):
                 tokens = gate.rounded(x)
                 return gate.multiply(tokens), up.multiply(tokens)
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):

@@ -33,13 +33,14 @@ class FusedRMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
     def _compiled(self, x: Tensor, weight: Tensor) -> Tensor:
-        from martlet.models.compiled.elementwise import rms_norm
+        from martlet.models.compiled.elementwise import ROWS_AT_ONCE, rms_norm
 
         out = torch.empty_like(x)
         eps = ctypes.c_float(self.eps)
         dim = len(weight)
+        num_rows = x.numel() // dim
         addresses = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), ctypes.addressof(eps))
-        run(rms_norm(), (*addresses, x.numel() // dim, dim))
+        run(rms_norm(), (*addresses, num_rows, dim), alone=num_rows <= ROWS_AT_ONCE)
         return out
 
 

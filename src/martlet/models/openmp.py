@@ -36,6 +36,16 @@ def run_on_all_threads(function: int, argument: int) -> None:
     share_work(function, argument, torch.get_num_threads(), 0)
 
 
+def run_here(function: int, argument: int) -> None:
+    """Calls a function on this thread alone: others take a few microseconds to wake."""
+    _callable(function)(argument)
+
+
+@cache
+def _callable(function: int) -> Callable[[int], None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+
+
 @cache
 def _share_work() -> Callable[[int, int, int, int], None] | None:
     """`GOMP_parallel(function, argument, num_threads, flags)` of PyTorch's OpenMP."""

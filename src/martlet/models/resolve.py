@@ -39,7 +39,7 @@ def resolve(model: str, *, with_code: bool = False, may_download: bool = True) -
     path = Path(model).expanduser()
     if path.exists():
         return path
-    if not _is_hub_id(model):
+    if not is_hub_id(model):
         raise NotFoundError(
             f"no such model folder: {model!r} (a model of a hub is called org/name or ms:org/name)"
         )
@@ -56,7 +56,8 @@ def _wanted(with_code: bool) -> list[str]:
     return [*_WANTED, "*.py"] if with_code else _WANTED
 
 
-def _is_hub_id(model: str) -> bool:
+def is_hub_id(model: str) -> bool:
+    """Whether it is called as models of Hugging Face are; a folder may be, too."""
     repository, _, _ = model.partition("@")
     organisation, _, name = repository.partition("/")
     return not model.startswith((".", "/", "~")) and bool(organisation and name) and "/" not in name

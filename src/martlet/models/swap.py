@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from martlet.models.decoder.rotation import Rotation, fuse_rotation
 from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
@@ -80,6 +81,8 @@ class _Rules:
             return fastest_int4(leaf, dtype)
         if isinstance(leaf, StoredFp8):
             return fastest_fp8(leaf, dtype)
+        if type(leaf) is Rotation:
+            return fuse_rotation(leaf, dtype)
         weight = getattr(leaf, "weight", None)
         if not isinstance(weight, torch.Tensor):
             return None

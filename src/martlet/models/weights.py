@@ -11,6 +11,10 @@ Weights = Literal["stored", "int8", "int4", "fp8"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
+SCALE_SIZES = (128, 64, 32)
+"""Inputs whose scales are whole multiples of one number; the first that divides a layer's."""
+INT4_BYTES = 0.5 + 1 / GROUP_SIZE + 2 / SCALE_SIZES[0]
+"""Of a weight: four bits, and its share of a multiplier and of a scale in bf16."""
 
 
 def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) -> int:
@@ -26,9 +30,8 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
     total = stored_bytes(folder, dtype)
     if weights == "stored":
         return total
-    # Of four bits, each group has a scale in bf16; for PyTorch's operator a shift, too.
-    group_bytes = 2 if can_compile() else 4
-    four = 0.5 + group_bytes / GROUP_SIZE
+    # PyTorch's operator has a scale and a shift in bf16 for each group.
+    four = INT4_BYTES if can_compile() else 0.5 + 4 / GROUP_SIZE
     bytes_a_value = {"int8": 1.0, "fp8": 1.0, "int4": four}[weights]
     matrices = [t for name, t in folder.tensors.items() if name.endswith("weight")]
     matrices = [tensor for tensor in matrices if len(tensor.shape) == 2]

@@ -21,6 +21,7 @@ from martlet.text.tokenizer import Tokenizer
 from martlet.train.base import TrainedModel, keep_start, load_for_training, save_weights
 from martlet.train.config import TrainConfig, to_fields
 from martlet.train.curve import draw_curve
+from martlet.train.disk import check_room, full_disk_named
 from martlet.train.lessons import Lessons
 from martlet.train.progress import Reporter, Watch
 from martlet.train.proof import prove
@@ -125,12 +126,13 @@ def run_job(
 
     Raises:
         Interrupted: If it was stopped; a checkpoint is kept.
-        ResourceError: If memory does not suffice.
+        ResourceError: If memory or disk space does not suffice.
         ParityError: If what was trained is not what is served; the folder says so.
     """
     reporter = Reporter(watch, metrics=job.folder.metrics, should_stop=should_stop)
     try:
-        trained, trainer = _train(job, reporter)
+        with full_disk_named(job.folder.path):
+            trained, trainer = _train(job, reporter)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ResourceError(f"memory does not suffice to train: {MEMORY_ADVICE}") from error
     if reporter.was_stopped:
@@ -141,8 +143,9 @@ def run_job(
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return _result(job, trained, trainer, reporter, proof=None)
-    write_trained(job, trained)
-    draw_curve(job.folder.metrics, job.folder.curve)
+    with full_disk_named(job.folder.path):
+        write_trained(job, trained)
+        draw_curve(job.folder.metrics, job.folder.curve)
     proof = prove(job.config, job.lessons, trained, job.folder.path)
     proof.into(_provenance(job)).write(job.folder.path)
     job.folder.drop_checkpoints()
@@ -169,6 +172,7 @@ def _train(job: TrainJob, reporter: Reporter) -> tuple[TrainedModel, Trainer]:
     # The only way to tell the Trainer; its own choice lies among the checkpoints, which go.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.folder.tensorboard)
     trained = load_for_training(job.base, job.config, device=job.device, dtype=job.dtype)
+    check_room(job.folder.path, num_trained=trained.num_trained)
     keep_start(trained, job.config, job.folder.path)
     trainer = make_run(job, trained, reporter)
     checkpoint = job.folder.last_checkpoint()

@@ -17,6 +17,7 @@ from typing import Any
 from martlet.errors import InputError
 from martlet.lora.provenance import PROVENANCE_NAME
 from martlet.train.config import TrainConfig, to_fields
+from martlet.train.disk import check_room
 
 RECIPE_NAME = "recipe.yaml"
 _STATE_NAME = "trainer_state.json"
@@ -73,6 +74,7 @@ def open_run(config: TrainConfig, *, inputs: dict[str, str]) -> RunFolder:
 
     Raises:
         InputError: If the folder holds a finished run, another run, or something else.
+        ResourceError: If the disk is full.
     """
     import yaml
 
@@ -80,6 +82,7 @@ def open_run(config: TrainConfig, *, inputs: dict[str, str]) -> RunFolder:
     if check_free(config, inputs=inputs):
         return RunFolder(path=path)
     path.mkdir(parents=True, exist_ok=True)
+    check_room(path)
     recipe = yaml.safe_dump(to_fields(config), sort_keys=False, allow_unicode=True)
     (path / RECIPE_NAME).write_text(recipe, encoding="utf-8")
     identity = json.dumps(_identity(config, inputs), indent=2)

@@ -88,6 +88,10 @@ def _rows(path: str) -> tuple[Sequence[Row], str]:
     is_hub_id = _HUB_ID.fullmatch(path)
     if is_hub_id and not Path(path).exists() and not Path(path).suffix:
         return _hub_rows(is_hub_id["name"], is_hub_id["split"] or "train")
+    if not Path(path).suffix and not Path(path).exists():
+        raise NotFoundError(
+            f"no file {path}; a data set of the Hugging Face hub is named owner/name"
+        )
     file = read_rows(path)
     return file.rows, file.data_hash
 

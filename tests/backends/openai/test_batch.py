@@ -20,6 +20,7 @@ from martlet.batch.task import GENERATE
 from martlet.models.resolve import resolve
 from serve.servers import load_demo, serving
 
+pytestmark = pytest.mark.slow
 NUM_ROWS = 1000
 ROWS = [{"id": i, "prompt": f"Ann has {i} apples. Who has them?"} for i in range(NUM_ROWS)]
 PARAMS = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "max_tokens": 4, "ignore_eos": True}

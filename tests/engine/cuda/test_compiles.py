@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support import compile_kernels
 
 MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
@@ -12,6 +14,7 @@ MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 specifications)."""
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

@@ -12,7 +12,8 @@ from martlet.cli.options.result import RESULT, OverwriteOption
 if TYPE_CHECKING:
     from martlet.batch.options import JobOptions
 
-_ROWS = "Rows and prompts"
+ROWS = "Rows and prompts"
+"""The heading of these options."""
 
 DataArgument = Annotated[
     str,
@@ -41,32 +42,32 @@ class RowOptions:
     overwrite: OverwriteOption = False
     system: Annotated[
         str | None,
-        option(_ROWS, "The system message of rows that have none.", "--system", metavar="TEXT"),
+        option(ROWS, "The system message of rows that have none.", "--system", metavar="TEXT"),
     ] = None
     prompt_template: Annotated[
         Path | None,
         option(
-            _ROWS,
+            ROWS,
             "A Jinja file that words each row as a user's message.",
             "--prompt-template",
             metavar="FILE",
         ),
     ] = None
     raw: Annotated[
-        bool, option(_ROWS, "Give the model the text as it is, without chat template.", "--raw")
+        bool, option(ROWS, "Give the model the text as it is, without chat template.", "--raw")
     ] = False
     too_long: Annotated[
         Literal["error", "skip", "truncate-left"],
-        option(_ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
+        option(ROWS, "What to do with a prompt that leaves no room to reply.", "--too-long"),
     ] = "error"
     skip_bad_rows: Annotated[
         bool,
-        option(_ROWS, "Give a bad row an error of its own and go on.", "--skip-bad-rows"),
+        option(ROWS, "Give a bad row an error of its own and go on.", "--skip-bad-rows"),
     ] = False
     allow_repeated_options: Annotated[
         bool,
         option(
-            _ROWS,
+            ROWS,
             "Keep options that say the same, each under its letter.",
             "--allow-repeated-options",
         ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from martlet.backends.options import BackendName, BackendOptions, DType, VllmOptions
 from martlet.cli.options.model import named_adapter
 from martlet.cli.options.option import option
-from martlet.cli.quick import without_collections
+from martlet.cli.quick import keep_what_there_is, without_collections
 from martlet.engine.config import KVDtype
 from martlet.models.weights import Weights
 
@@ -248,6 +248,7 @@ class RuntimeOptions:
         with without_collections():
             from martlet.backends.load import load_backend
 
+            keep_what_there_is()
             return load_backend(model, options=options)
 
 

@@ -128,12 +128,7 @@ def attend(
     first_token = tl.load(positions + tl.load(item))
     position = tl.load(positions + token, mask=is_row, other=0)
     position = tl.where(is_row, position, first_token)
-    first_key, end_key = tl.load(item + 3), tl.load(item + 4)
-    if WINDOW:
-        first_key = tl.maximum(first_key, tl.min(position) - WINDOW + 1)
-    if CHUNK:
-        first_key = tl.maximum(first_key, tl.min(position) // CHUNK * CHUNK)
-    end_key = tl.minimum(end_key, tl.max(position) + 1)
+    first_key, end_key = _key_range(item, position, WINDOW, CHUNK)
 
     # The softmax so far, in powers of two: its largest score, sum, and weighted values.
     largest = tl.full([NUM_ROWS], float("-inf"), tl.float32)
@@ -156,11 +151,7 @@ def attend(
             scores *= HALF_BIAS * tl.load(key_scales + slot, mask=is_key, other=0.0)[None, :]
         if HAS_SOFTCAP:
             scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)  # tanh
-        is_seen = is_key[None, :] & (key_position[None, :] <= position[:, None])
-        if WINDOW:
-            is_seen &= key_position[None, :] > position[:, None] - WINDOW
-        if CHUNK:
-            is_seen &= key_position[None, :] // CHUNK == position[:, None] // CHUNK
+        is_seen = is_key[None, :] & _sees(position[:, None], key_position[None, :], WINDOW, CHUNK)
         scores = tl.where(is_seen, scores * LOG2_E, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(scores, axis=1))
         # A row that has seen nothing yet would subtract infinity from infinity.
@@ -206,6 +197,28 @@ def attend(
         )
         scale = tl.where(is_empty, float("-inf"), largest + tl.log2(total))
         tl.store(part_scale + place, scale, mask=is_row)
+
+
+@triton.jit
+def _key_range(item, position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
+    """The keys of an item that any of its tokens sees: the first, and the one behind the last."""
+    first_key, end_key = tl.load(item + 3), tl.load(item + 4)
+    if WINDOW:
+        first_key = tl.maximum(first_key, tl.min(position) - WINDOW + 1)
+    if CHUNK:
+        first_key = tl.maximum(first_key, tl.min(position) // CHUNK * CHUNK)
+    return first_key, tl.minimum(end_key, tl.max(position) + 1)
+
+
+@triton.jit
+def _sees(position, key_position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
+    """Whether a token at a position sees a key."""
+    is_seen = key_position <= position
+    if WINDOW:
+        is_seen &= key_position > position - WINDOW
+    if CHUNK:
+        is_seen &= key_position // CHUNK == position // CHUNK
+    return is_seen
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from martlet.models.openmp import has_threads, run_on_all_threads
+from martlet.models.openmp import has_threads, run_here, run_on_all_threads
 
 LEAST_WIDTH = 512
 """Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
@@ -39,13 +39,21 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
 
 def compile_all() -> None:
     """Compiles what a model will need, or takes it from the cache of an earlier process."""
-    from martlet.models.compiled import attention, elementwise, largest, product, segments
+    from martlet.models.compiled import (
+        attention,
+        elementwise,
+        largest,
+        product,
+        rotary,
+        segments,
+    )
 
     attention.attend()
     elementwise.rms_norm()
     elementwise.silu_times()
     largest.find_largest()
     product.multiply_rows()
+    rotary.rotate()
     segments.add_segments()
 
 
@@ -62,14 +70,16 @@ def version() -> int:
     return int.from_bytes(hashlib.sha256(sources).digest()[:7])
 
 
-def run(function: Any, arguments: Sequence[int]) -> None:
+def run(function: Any, arguments: Sequence[int], *, alone: bool = False) -> None:
     """Calls a function once on each of PyTorch's threads, and waits for all.
 
     Args:
         function: Made by `numba.cfunc`, from a pointer to whole numbers to nothing. It shares the
             work out itself, by counting in the number whose address is its first argument.
         arguments: The others.
+        alone: Whether to call it on this thread only, where there is nothing to share.
     """
     taken = ctypes.c_int64(0)
     passed = (ctypes.c_int64 * (len(arguments) + 1))(ctypes.addressof(taken), *arguments)
-    run_on_all_threads(function.address, ctypes.addressof(passed))
+    call = run_here if alone else run_on_all_threads
+    call(function.address, ctypes.addressof(passed))

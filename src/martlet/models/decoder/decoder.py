@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from martlet.models.decoder.config import DecoderConfig
+from martlet.models.decoder.rotation import Rotation
 
 AttentionFunction = Callable[..., tuple[Tensor, None]]
 """As in transformers: `(module, query, key, value, mask, *, scaling, ...)`, `[1, H, T, D]` each."""
@@ -66,12 +67,6 @@ class RotaryEmbedding(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the two halves of the last axis against each other, `[1, H, T, D]`."""
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
-
-
 class MLP(nn.Module):
     """`down(silu(gate(x)) * up(x))` (Shazeer, arXiv:2002.05202)."""
 
@@ -106,6 +101,7 @@ class Attention(nn.Module):
             self.q_norm: nn.Module = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm: nn.Module = RMSNorm(config.head_dim, config.rms_norm_eps)
         self._has_norms = config.has_head_norms
+        self.rotation = Rotation(config.head_dim, outer)
 
     def forward(
         self,
@@ -120,7 +116,7 @@ class Attention(nn.Module):
         if self._has_norms:
             query, key = self.q_norm(query), self.k_norm(key)
         value = self.v_proj(x).view(shape).transpose(1, 2)
-        query, key = (rotate(heads.transpose(1, 2), *angles) for heads in (query, key))
+        query, key = self.rotation(query, key, angles)
         mixed, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5, **step)
         out: Tensor = self.o_proj(mixed.reshape(*x.shape[:-1], -1).contiguous())
         return out

@@ -70,9 +70,10 @@ class CompiledLowRank:
     """
 
     def __init__(self, adapters: Sequence[RankPanels | None]) -> None:
-        from martlet.models.compiled.low_rank import add_low_rank
+        from martlet.models.compiled.low_rank import ROWS_AT_ONCE, add_low_rank
 
         self._add = add_low_rank()
+        self._rows_at_once = ROWS_AT_ONCE
         self._kept = adapters
         numbers = [
             (0, 0, 0)
@@ -108,4 +109,5 @@ class CompiledLowRank:
                 self._table.ctypes.data,
                 self._largest_rank,
             ),
+            alone=len(rows) <= self._rows_at_once,
         )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from martlet.models.linear.panels import by_panel, lay_out
 from martlet.models.linear.stored import StoredInt4, StoredInt8
-from martlet.models.linear.tokens import RoundedTokens, TokenFormat, round_tokens
+from martlet.models.linear.tokens import RoundedTokens, round_tokens
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
 
@@ -33,18 +33,18 @@ def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
         return False
     if isinstance(stored, StoredInt8):
         return stored.weight.device.type == "cpu"
-    scales = stored.group_scales()
+    scales, _ = stored.split_scales()
     size, rest = divmod(width, scales.shape[1])
     if scales.device.type != "cpu" or rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
         return False
-    return torch.equal(stored.group_of_input(), torch.arange(width) // size)
+    return stored.has_groups_in_order
 
 
 class IntegerLinear(nn.Module):
     """Computes what the layer computes that it is made from, on tokens of eight bits.
 
     Weights of eight bits meet tokens that have one scale. Weights of four meet tokens that have a
-    scale for each group of weights, and have their own scales in bf16.
+    scale for each group of weights, and keep their own scales in bf16.
 
     Args:
         stored: A layer for which `can_compute` holds. It is read, not kept.
@@ -56,12 +56,11 @@ class IntegerLinear(nn.Module):
         self.bias = None if stored.bias is None else stored.bias.detach()
         self._products: dict[tuple[torch.dtype, bool], Worker] = {}
         self._panels = panels = lay_out(stored)
-        self.token_format = TokenFormat(
-            group_size=panels.group_size or self.in_features, middle=panels.middle
-        )
-        self._num_groups = self.in_features // self.token_format.group_size
+        self.group_size = panels.group_size
+        """Inputs of a token that are rounded by one scale."""
+        self._num_groups = self.in_features // panels.group_size
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
-        self._bias_in_panels = by_panel(bias.unsqueeze(1), panels.bits)
+        self._bias_in_panels = by_panel(bias.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -77,15 +76,15 @@ class IntegerLinear(nn.Module):
         out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
         self._call(
             self._product(x.dtype, of_few=True),
-            (rows.data_ptr(), self.token_format.group_size, self.token_format.middle),
+            (rows.data_ptr(), self.group_size),
             out,
             num_rows,
         )
         return out
 
     def rounded(self, x: Tensor) -> RoundedTokens:
-        """What `multiply` takes; layers of one token format can share it."""
-        return round_tokens(x, self.token_format)
+        """What `multiply` takes; layers of one group size can share it."""
+        return round_tokens(x, self.group_size)
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
@@ -100,7 +99,7 @@ class IntegerLinear(nn.Module):
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
             *(panels.values.data_ptr(), panels.scales.data_ptr()),
-            0 if panels.zeros is None else panels.zeros.data_ptr(),
+            0 if panels.multipliers is None else panels.multipliers.data_ptr(),
             *(self._bias_in_panels.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
             alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
@@ -114,8 +113,7 @@ class IntegerLinear(nn.Module):
 
             kind = ProductKind(
                 bits=self._panels.bits,
-                group_size=self._panels.group_size,
-                has_zeros=self._panels.zeros is not None,
+                part_size=self._panels.part_size,
                 dtype=dtype,
             )
             known = product_of_few(kind) if of_few else product(kind)

@@ -17,7 +17,7 @@ class _Computed:
     """What was computed of an input, until every part was handed out."""
 
     x: Tensor
-    out: Tensor
+    outs: Sequence[Tensor]
     missing: set[int]
 
 
@@ -42,13 +42,13 @@ class JoinedLinear:
         """
         computed = self._computed
         if computed is None or computed.x is not x:
-            computed = _Computed(x, self._product(x), set(range(len(self._widths))))
+            outs = self._product(x).split_with_sizes(self._widths, dim=-1)
+            computed = _Computed(x, outs, set(range(len(outs))))
             self._computed = computed
         computed.missing.discard(index)
         if not computed.missing and self._computed is computed:
             self._computed = None
-        out: Tensor = computed.out.split(self._widths, dim=-1)[index]
-        return out
+        return computed.outs[index]
 
 
 class LinearPart(nn.Module):

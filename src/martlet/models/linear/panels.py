@@ -1,6 +1,6 @@
 """Weights of eight and four bits, laid out for the compiled product.
 
-Shapes: P panels of W outputs each, K inputs in G groups.
+Shapes: P panels of W outputs each, K inputs in G groups, and these in parts.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from martlet.models.linear.stored import StoredInt4, StoredInt8
-from martlet.models.machine_code.kind import panel_of
+from martlet.models.machine_code.kind import PANEL, WEIGHT_ZERO
 
-_UNSIGNED_ZERO = 128
-_MIDDLE = 8
-"""What stands for 0 in four bits where the groups do not say."""
 _OUTPUTS_AT_ONCE = 1024
-"""A multiple of every panel. Laid out in parts, a weight is not in memory three times."""
+"""A multiple of a panel. Laid out in parts, a weight is not in memory three times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,17 +22,18 @@ class Panels:
     """The weights of a layer, in unsigned numbers."""
 
     bits: int
-    group_size: int | None
-    """None for all inputs."""
+    group_size: int
+    """Inputs of a token that have one scale."""
+    part_size: int | None
+    """Inputs that share a multiplier and a zero, in four bits."""
     values: Tensor
     """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input
     and, higher, the fourth after it."""
     scales: Tensor
     """`[P, G, W]`, fp32; in four bits bf16."""
-    zeros: Tensor | None
-    """`[P, G, W]` in uint8: the values that stand for 0, unless it is the middle everywhere."""
-    middle: int
-    """The value that stands for 0, or 1: what zeros are multiplied with."""
+    multipliers: Tensor | None
+    """`[P, parts, W]` in uint8, in four bits: what weights are multiplied with beside their scale
+    and, higher, the value that stands for 0."""
 
 
 def lay_out(stored: StoredInt8 | StoredInt4) -> Panels:
@@ -48,24 +46,24 @@ def _eight_bits(stored: StoredInt8) -> Panels:
     values = stored.weight.detach().view(torch.uint8)
     return Panels(
         bits=8,
-        group_size=None,
-        values=_in_panels(values, 8, lambda rows: (rows ^ _UNSIGNED_ZERO).unflatten(-1, (-1, 4))),
-        scales=by_panel(stored.weight_scale.float(), 8),
-        zeros=None,
-        middle=_UNSIGNED_ZERO,
+        group_size=stored.in_features,
+        part_size=None,
+        values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
+        scales=by_panel(stored.weight_scale.float()),
+        multipliers=None,
     )
 
 
 def _four_bits(stored: StoredInt4) -> Panels:
-    scales, zeros = stored.group_scales(), stored.group_zeros()
-    is_symmetric = bool((zeros == _MIDDLE).all())
+    scales, multipliers = stored.split_scales()
+    both = multipliers | (stored.group_zeros().to(torch.uint8) << 4)
     return Panels(
         bits=4,
         group_size=stored.in_features // scales.shape[1],
+        part_size=stored.in_features // multipliers.shape[1],
         values=_in_panels(stored.values(), 4, _two_in_a_byte),
-        scales=by_panel(scales.bfloat16(), 4),
-        zeros=None if is_symmetric else by_panel(zeros.to(torch.uint8), 4),
-        middle=_MIDDLE if is_symmetric else 1,
+        scales=by_panel(scales.bfloat16()),
+        multipliers=by_panel(both),
     )
 
 
@@ -78,24 +76,23 @@ def _two_in_a_byte(rows: Tensor) -> Tensor:
 
 def _in_panels(values: Tensor, bits: int, pack: Callable[[Tensor], Tensor]) -> Tensor:
     """`[out, K]` -> `[P, steps, W, 4]`, by what packs `[P, W, K]` into `[P, W, steps, 4]`."""
-    width = panel_of(bits)
-    num_panels = -(-len(values) // width)
+    num_panels = -(-len(values) // PANEL)
     num_steps = values.shape[1] * bits // 32
-    panels = torch.empty(num_panels, num_steps, width, 4, dtype=torch.uint8)
+    panels = torch.empty(num_panels, num_steps, PANEL, 4, dtype=torch.uint8)
     for start in range(0, len(values), _OUTPUTS_AT_ONCE):
-        rows = _filled(values[start : start + _OUTPUTS_AT_ONCE], width).unflatten(0, (-1, width))
-        first = start // width
+        rows = _in_whole_panels(values[start : start + _OUTPUTS_AT_ONCE])
+        first = start // PANEL
         panels[first : first + len(rows)] = pack(rows).transpose(1, 2)
     return panels
 
 
-def by_panel(columns: Tensor, bits: int) -> Tensor:
+def by_panel(columns: Tensor) -> Tensor:
     """`[out, G] -> [P, G, W]`."""
-    width = panel_of(bits)
-    panels: Tensor = _filled(columns, width).unflatten(0, (-1, width))
-    return panels.transpose(1, 2).contiguous()
+    return _in_whole_panels(columns).transpose(1, 2).contiguous()
 
 
-def _filled(rows: Tensor, multiple: int) -> Tensor:
-    """With as many rows of zeros as a last, full panel needs."""
-    return F.pad(rows, (0, 0, 0, -len(rows) % multiple))
+def _in_whole_panels(rows: Tensor) -> Tensor:
+    """`[out, K] -> [P, W, K]`, with rows of zeros at the end of the last."""
+    filled = F.pad(rows, (0, 0, 0, -len(rows) % PANEL))
+    panels: Tensor = filled.unflatten(0, (-1, PANEL))
+    return panels

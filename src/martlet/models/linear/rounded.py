@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8, round_rows
-from martlet.models.linear.rounding import round_channels, round_groups
+from martlet.models.linear.rounding import FourBits, round_channels, round_in_two_levels
 from martlet.models.linear.stored import RoundedInt4, StoredInt8
-from martlet.models.weights import GROUP_SIZE, Weights
+from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, Weights
 
-_VALUES_AT_ONCE = 2**21
-"""Rounding makes several copies in fp32, which must not count beside the model."""
+_VALUES_AT_ONCE = 2**18
+"""Rounding makes several copies in fp32, which should stay in the cache."""
 
 
 def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
@@ -45,10 +45,17 @@ def to_int8(linear: nn.Linear) -> StoredInt8:
 
 
 def to_int4(linear: nn.Linear) -> RoundedInt4:
-    """Four bits, a scale for each group of inputs."""
-    num_groups = linear.in_features // GROUP_SIZE
-    values, scales = _in_slices(linear.weight, lambda rows: round_groups(rows, num_groups))
-    return RoundedInt4(linear, values, scales)
+    """Four bits, a multiplier for each group of inputs, and a scale for some groups together."""
+    width = linear.in_features
+    num_scales = width // next(size for size in SCALE_SIZES if width % size == 0)
+
+    def rounding(rows: Tensor) -> tuple[Tensor, ...]:
+        rounded = round_in_two_levels(rows, num_scales=num_scales, num_groups=width // GROUP_SIZE)
+        return rounded.values, rounded.scales, rounded.multipliers, rounded.zeros
+
+    values, scales, multipliers, zeros = _in_slices(linear.weight, rounding)
+    weight = FourBits(values=values, scales=scales, multipliers=multipliers, zeros=zeros)
+    return RoundedInt4(linear, weight)
 
 
 def to_fp8(linear: nn.Linear) -> StoredFp8:
@@ -61,14 +68,14 @@ def to_fp8(linear: nn.Linear) -> StoredFp8:
 
 
 def _in_slices(
-    weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
+    weight: Tensor, rounding: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
     weight = weight.detach()
     num_rows = -(-_VALUES_AT_ONCE // weight.shape[1])
     values = torch.empty(weight.shape, dtype=rounding(weight[:1])[0].dtype, device=weight.device)
-    scales = []
+    others = []
     for start in range(0, len(weight), num_rows):
         rows = slice(start, start + num_rows)
-        values[rows], scale = rounding(weight[rows])
-        scales.append(scale)
-    return values, torch.cat(scales)
+        values[rows], *more = rounding(weight[rows])
+        others.append(more)
+    return values, *(torch.cat(each) for each in zip(*others, strict=True))

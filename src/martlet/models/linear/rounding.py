@@ -1,13 +1,35 @@
 """Weights rounded to whole numbers with a scale for each channel or group.
 
-Shapes: `[out, in]` weights, G groups of inputs.
+Shapes: `[out, in]` weights, G groups of inputs, S larger groups.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
+
+
+_LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
+_SHARES_OF_SCALE = (1.0, 0.95, 0.9)
+_STEPS_DOWN = (-1, 0, 1, 2)
+"""Multipliers that are tried, below the one that reaches a group's largest weight."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FourBits:
+    """A weight in four bits: `(value - zero) * multiplier * scale`."""
+
+    values: Tensor
+    """`[out, in]`, 0 to 15 in uint8."""
+    scales: Tensor
+    """`[out, S]` in fp32, of numbers that bf16 holds."""
+    multipliers: Tensor
+    """`[out, G]`, 1 to 15 in uint8."""
+    zeros: Tensor
+    """`[out, G]`, 7 or 8 in uint8: on the side of its largest weight a group has a value more."""
 
 
 def round_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,3 +71,51 @@ def round_groups(weight: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     groups = weight.float().unflatten(1, (num_groups, -1))
     rounded = (groups / scales.unsqueeze(-1)).round().clamp(-8, 7)
     return rounded.flatten(1).to(torch.int8), scales
+
+
+def round_in_two_levels(weight: Tensor, *, num_scales: int, num_groups: int) -> FourBits:
+    """Rounds to four bits; groups share a scale, which each multiplies with a whole number.
+
+    The idea is that of llama.cpp's k-quants. Products of such groups are whole numbers until the
+    scale that they share, so that there are fewer of them to scale. Of several scales and
+    multipliers, the best are those with the least square error, each weighted by the size of its
+    weight: large weights matter more than their number.
+    """
+    parts = weight.float().unflatten(1, (num_scales, num_groups // num_scales, -1))
+    largest, least = parts.amax(dim=-1, keepdim=True), parts.amin(dim=-1, keepdim=True)
+    zeros = torch.where(-least >= largest, 8.0, 7.0)
+    wanted = (torch.maximum(largest, -least) / 8).clamp(min=1e-12)  # [out, S, G / S, 1]
+    importance = parts.abs()
+    most = wanted.amax(dim=2, keepdim=True) / _LARGEST_MULTIPLIER
+    best_scale, best = most, torch.ones_like(wanted)
+    least_error = torch.full_like(most, torch.inf)
+    for share in _SHARES_OF_SCALE:
+        scale = (most * share).bfloat16().float()
+        multipliers, errors = _best_multipliers(parts, importance, wanted / scale, scale, zeros)
+        error = errors.sum(dim=2, keepdim=True)
+        best_scale = torch.where(error < least_error, scale, best_scale)
+        best = torch.where(error < least_error, multipliers, best)
+        least_error = torch.minimum(error, least_error)
+    values = (parts / (best_scale * best)).round_().add_(zeros).clamp_(0, 15)
+    return FourBits(
+        values=values.flatten(1).to(torch.uint8),
+        scales=best_scale.flatten(1),
+        multipliers=best.flatten(1).to(torch.uint8),
+        zeros=zeros.flatten(1).to(torch.uint8),
+    )
+
+
+def _best_multipliers(
+    parts: Tensor, importance: Tensor, wanted: Tensor, scale: Tensor, zeros: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of each group near what it wants, and the errors that remain."""
+    best, least = torch.ones_like(wanted), torch.full_like(wanted, torch.inf)
+    lowest, highest = -zeros, _LARGEST_VALUE - zeros
+    for down in _STEPS_DOWN:
+        multipliers = (wanted.round() - down).clamp(1, _LARGEST_MULTIPLIER)
+        step = scale * multipliers
+        error = (parts / step).round_().clamp_(lowest, highest).mul_(step).sub_(parts)
+        error = error.square_().mul_(importance).sum(dim=-1, keepdim=True)
+        best = torch.where(error < least, multipliers, best)
+        least = torch.minimum(error, least)
+    return best, least

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from martlet.models.linear.rounding import FourBits
 from martlet.models.linear.words import VALUES_PER_WORD, in_awq_order, unpack_words
 
 _MIDDLE = 8
@@ -90,6 +91,12 @@ class StoredInt4(nn.Module, ABC):
     def group_of_input(self) -> Tensor:
         """The group of each input, `[in]`."""
 
+    def split_scales(self) -> tuple[Tensor, Tensor]:
+        """Scales of larger groups `[out, S]` in fp32, and what the groups that these consist of
+        multiply them with, `[out, G]` from 1 to 15 in uint8."""
+        scales = self.group_scales()
+        return scales, torch.ones_like(scales, dtype=torch.uint8)
+
     @property
     def has_groups_in_order(self) -> bool:
         """Whether the groups are stretches of the same length, in the inputs' own order."""
@@ -109,31 +116,36 @@ class StoredInt4(nn.Module, ABC):
 
 
 class RoundedInt4(StoredInt4):
-    """Rounded here, while the model was loaded, and symmetric.
+    """Rounded here, while the model was loaded.
 
     Args:
         linear: The layer whose place it takes.
-        values: From -8 to 7, `[out, in]` in int8.
-        scales: `[out, G]` in fp32.
+        weight: What its weight became.
     """
 
-    def __init__(self, linear: nn.Linear, values: Tensor, scales: Tensor) -> None:
+    def __init__(self, linear: nn.Linear, weight: FourBits) -> None:
         super().__init__(linear)
-        self.rounded = nn.Parameter(values, requires_grad=False)
-        self.scales = nn.Parameter(scales, requires_grad=False)
+        self.rounded = nn.Parameter(weight.values, requires_grad=False)
+        self.scales = nn.Parameter(weight.scales, requires_grad=False)
+        self.multipliers = nn.Parameter(weight.multipliers, requires_grad=False)
+        self.zeros = nn.Parameter(weight.zeros, requires_grad=False)
 
     def values(self) -> Tensor:
-        return (self.rounded + _MIDDLE).view(torch.uint8)
+        return self.rounded
 
     def group_scales(self) -> Tensor:
-        return self.scales
+        num_parts = self.multipliers.shape[1] // self.scales.shape[1]
+        return self.scales.repeat_interleave(num_parts, dim=1) * self.multipliers
 
     def group_zeros(self) -> Tensor:
-        return torch.full_like(self.scales, _MIDDLE)
+        return self.zeros.float()
 
     def group_of_input(self) -> Tensor:
-        size = self.in_features // self.scales.shape[1]
+        size = self.in_features // self.multipliers.shape[1]
         return torch.arange(self.in_features, device=self.scales.device) // size
+
+    def split_scales(self) -> tuple[Tensor, Tensor]:
+        return self.scales, self.multipliers
 
 
 class PackQuantized(StoredInt4):

@@ -20,24 +20,15 @@ _FEW_VALUES = 2**16
 """As many are rounded before another thread is awake."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenFormat:
-    """How a layer wants tokens to be rounded."""
-
-    group_size: int
-    """A multiple of 16."""
-    middle: int
-    """What the layer's stored weights have too much, which are unsigned."""
-
-
 @dataclass(frozen=True, slots=True)
 class RoundedTokens:
     """Tokens as the compiled products take them."""
 
     memory: Tensor
-    """In one piece, since a step rounds a hundred times: the values `[T, K]` in int8 from -127 to
-    127, the scales `[T, G]` in fp32, and the offsets `[T, G]` in int32, which are the sum of a
-    group's values times the middle, negative."""
+    """In one piece, since a step rounds a hundred times: the values `[G, T, K / G]` in int8, from
+    -127 to 127, the scales `[G, T]` in fp32, and the offsets `[G, T]` in int32: the sum of a
+    group's values times -128, for what weights have too much. A product goes through it group by
+    group."""
     num_rows: int
     num_groups: int
     shape: torch.Size
@@ -52,23 +43,24 @@ class RoundedTokens:
         return values, scales, scales + _SCALE_BYTES * num_scales
 
 
-def round_tokens(x: Tensor, token_format: TokenFormat) -> RoundedTokens:
+def round_tokens(x: Tensor, group_size: int) -> RoundedTokens:
     """Rounds to the nearest, in a compiled function: `can_compile` must hold.
 
     Args:
         x: `[..., K]` on the CPU.
+        group_size: K / G, a multiple of 16.
     """
-    width, size = x.shape[-1], token_format.group_size
+    width = x.shape[-1]
     rows = x if x.dtype == torch.bfloat16 else x.float()
     rows = rows.contiguous()
-    num_rows, num_groups = rows.numel() // width, width // size
+    num_rows, num_groups = rows.numel() // width, width // group_size
     memory = torch.empty(num_rows * (width + 2 * _SCALE_BYTES * num_groups), dtype=torch.int8)
     tokens = RoundedTokens(memory, num_rows, num_groups, x.shape, x.dtype)
     _rounding(rows.dtype)(
         -(-num_rows // TOKENS_AT_ONCE),
         rows.data_ptr(),
         *tokens.addresses(),
-        *(num_rows, width, size, token_format.middle),
+        *(num_rows, width, group_size),
         alone=num_rows * width <= _FEW_VALUES,
     )
     return tokens

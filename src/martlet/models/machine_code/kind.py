@@ -8,9 +8,10 @@ TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
 ROWS_AT_ONCE = 192
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
-_LANES = 16
-_VECTORS_OF_PANEL = {8: 4, 4: 2}
-"""By bits. Scaling groups one by one takes as many registers again."""
+WEIGHT_ZERO = 128
+"""The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
+PANEL = 64
+"""Outputs that are computed together, and whose weights lie together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,19 +20,7 @@ class ProductKind:
 
     bits: int
     """8 or 4."""
-    group_size: int | None
-    """Inputs that share a scale; None for all of them, in eight bits."""
-    has_zeros: bool
-    """Whether groups differ in the stored value that stands for 0."""
+    part_size: int | None
+    """Inputs whose weights have a multiplier and a zero of their own, in four bits."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
-
-    @property
-    def panel(self) -> int:
-        """Outputs that are computed together."""
-        return panel_of(self.bits)
-
-
-def panel_of(bits: int) -> int:
-    """Outputs that are computed together, and whose weights lie together."""
-    return _LANES * _VECTORS_OF_PANEL[bits]

@@ -3,10 +3,10 @@
 The parameters of `token_rounding`, by the shapes of `linear/tokens`:
 
     x        [T, K], bf16 or fp32
-    values   [T, K], int8, written
-    scales   [T, G], fp32, written
-    offsets  [T, G], int32, written
-    T, K, the size of a group, the middle
+    values   [G, T, K / G], int8, written
+    scales   [G, T], fp32, written
+    offsets  [G, T], int32, written
+    T, K, the size of a group
 """
 
 import torch
@@ -33,7 +33,7 @@ from martlet.models.machine_code.emit import (
     repeat,
     smaller,
 )
-from martlet.models.machine_code.kind import TOKENS_AT_ONCE
+from martlet.models.machine_code.kind import TOKENS_AT_ONCE, WEIGHT_ZERO
 from martlet.models.machine_code.worker import Worker, known_function
 
 _LARGEST = 127.0
@@ -47,12 +47,13 @@ def token_rounding(dtype: torch.dtype) -> Worker:
     rounding = Rounding(module, dtype)
 
     def item(b: Builder, number: Value, *parameters: Value) -> None:
-        *tensors, num_rows, width, group_size, middle = parameters
+        *tensors, num_rows, width, group_size = parameters
         first = b.mul(number, WORD(TOKENS_AT_ONCE))
         end = smaller(b, b.add(first, WORD(TOKENS_AT_ONCE)), num_rows)
-        rounding.rows(b, first, end, *tensors, width=width, group_size=group_size, middle=middle)
+        sizes = (num_rows, width, group_size)
+        rounding.rows(b, first, end, *tensors, sizes=sizes)
 
-    return Worker(module, [POINTER] * 4 + [WORD] * 4, item)
+    return Worker(module, [POINTER] * 4 + [WORD] * 3, item)
 
 
 class Rounding:
@@ -78,21 +79,21 @@ class Rounding:
         scales: Value,
         offsets: Value,
         *,
-        width: Value,
-        group_size: Value,
-        middle: Value,
+        sizes: tuple[Value, Value, Value],
     ) -> None:
-        """Rounds the rows from the first on."""
+        """Rounds the rows from the first on; the sizes are T, K and that of a group."""
+        num_rows, width, group_size = sizes
         num_groups = b.udiv(width, group_size)
 
         def row(number: Value) -> None:
             def group(place: Value, _: list[Value]) -> list[Value]:
                 start = b.add(b.mul(number, width), b.mul(place, group_size))
-                scale, total = self._group(b, x, values, start, group_size)
-                here = b.mul(b.add(b.mul(number, num_groups), place), WORD(4))
-                b.store(scale, at(b, scales, here), align=4)
-                offset = b.mul(total, b.neg(b.trunc(middle, INT)))
-                b.store(offset, at(b, offsets, here), align=4)
+                here = b.add(b.mul(place, num_rows), number)
+                to = at(b, values, b.mul(here, group_size))
+                scale, total = self._group(b, x, to, start, group_size)
+                b.store(scale, at(b, scales, b.mul(here, WORD(4))), align=4)
+                offset = b.mul(total, INT(-WEIGHT_ZERO))
+                b.store(offset, at(b, offsets, b.mul(here, WORD(4))), align=4)
                 return []
 
             repeat(b, num_groups, [], group)
@@ -119,7 +120,7 @@ class Rounding:
         def round_(place: Value, total: list[Value]) -> list[Value]:
             scaled = b.fmul(self._load(b, x, start, place), inverse)
             rounded = b.fptosi(b.call(self._nearest, [scaled]), INTS)
-            to = at(b, values, b.add(start, b.mul(place, WORD(LANES))))
+            to = at(b, values, b.mul(place, WORD(LANES)))
             b.store(b.trunc(rounded, ir.VectorType(BYTE, LANES)), to, align=1)
             return [b.add(total[0], rounded)]
 

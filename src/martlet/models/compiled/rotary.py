@@ -1,0 +1,105 @@
+"""Queries and keys rotated by their positions, in one pass (Su et al., arXiv:2104.09864).
+
+Products and sums are rounded to bf16 one by one, as PyTorch's operations round them: the bits are
+the same.
+
+Shapes: T tokens, Hq query heads, Hkv key heads, D their width, a multiple of 32; all in bf16.
+"""
+
+from functools import cache
+from typing import Any
+
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from martlet.models.compiled.threads import version
+from martlet.models.compiled.vectors import (
+    ADDRESS,
+    SUMS,
+    VECTOR_BYTES,
+    WIDTH,
+    Builder,
+    Value,
+    at,
+    compiled,
+    fetch_add,
+    round_sums,
+    store,
+    widen,
+)
+
+ROWS_AT_ONCE = 8
+"""Tokens that a thread takes."""
+_VECTOR = VECTOR_BYTES // 2
+"""Bytes of a vector of bf16 values."""
+
+
+@cache
+def rotate() -> Any:
+    """The compiled rotation; its argument is the address of 13 whole numbers.
+
+    These are: the address of a number in which threads count the tokens that they took; those of
+    the queries and the keys, of cosine and sine `[T, D]`, and of the results `[T, Hq, D]` and
+    `[T, Hkv, D]`; how many bytes apart the tokens of the queries and of the keys are; T, Hq, Hkv
+    and D.
+    """
+    sources = version()
+
+    @compiled
+    def work(arguments: Any) -> None:
+        _ = sources
+        queries, keys, cosines, sines = arguments[1], arguments[2], arguments[3], arguments[4]
+        out_queries, out_keys = arguments[5], arguments[6]
+        num_tokens, dim = arguments[9], arguments[12]
+        while True:
+            first = fetch_add(arguments[0], ROWS_AT_ONCE)
+            if first >= num_tokens:
+                break
+            for token in range(first, min(first + ROWS_AT_ONCE, num_tokens)):
+                cosine, sine = cosines + token * dim * 2, sines + token * dim * 2
+                query, key = queries + token * arguments[7], keys + token * arguments[8]
+                _rotate_heads(query, arguments[10], cosine, sine, out_queries, token, dim)
+                _rotate_heads(key, arguments[11], cosine, sine, out_keys, token, dim)
+
+    return work
+
+
+@njit  # type: ignore[untyped-decorator]
+def _rotate_heads(
+    heads: int, num_heads: int, cosine: int, sine: int, out: int, token: int, dim: int
+) -> None:
+    for head in range(num_heads):
+        target = out + (token * num_heads + head) * dim * 2
+        _rotate_head(heads + head * dim * 2, cosine, sine, target, dim // (2 * WIDTH))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _rotate_head(_: Any, head: Any, cosine: Any, sine: Any, out: Any, num_vectors: Any) -> Any:
+    """Rotates the halves of a head against each other, so many vectors each."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        head, cosine, sine, out, num_vectors = arguments
+        half = builder.mul(num_vectors, ADDRESS(_VECTOR))
+
+        def both(address: Value, index: Value) -> tuple[Value, Value]:
+            place = at(builder, address, index, _VECTOR)
+            return widen(builder, place), widen(builder, builder.add(place, half))
+
+        def product(left: Value, right: Value) -> Value:
+            return builder.fpext(round_sums(builder, builder.fmul(left, right)), SUMS)
+
+        with cgutils.for_range(builder, num_vectors) as loop:
+            (first, second), cosines, sines = (
+                both(address, loop.index) for address in (head, cosine, sine)
+            )
+            turned = (
+                builder.fsub(product(first, cosines[0]), product(second, sines[0])),
+                builder.fadd(product(second, cosines[1]), product(first, sines[1])),
+            )
+            place = at(builder, out, loop.index, _VECTOR)
+            store(builder, round_sums(builder, turned[0]), place)
+            store(builder, round_sums(builder, turned[1]), builder.add(place, half))
+        return context.get_dummy_value()
+
+    return types.void(head, cosine, sine, out, num_vectors), generate

@@ -1,0 +1,195 @@
+"""The outputs of a panel, of as many rows as go through at once: what a thread takes at a time."""
+
+import torch
+from llvmlite import ir
+
+from martlet.models.machine_code.emit import (
+    FLOATS,
+    HALVES,
+    INT,
+    LANES,
+    POINTER,
+    VECTOR_BYTES,
+    WORD,
+    WORDS,
+    Builder,
+    Value,
+    advance,
+    allocate,
+    at,
+    broadcast,
+    ceil_div,
+    load,
+    repeat,
+    smaller,
+    to_bf16,
+)
+from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.tile import COLUMNS, write_tile
+from martlet.models.machine_code.unpack import write_unpacking
+from martlet.models.machine_code.worker import known_function
+
+_ROWS_OF_TILES = (6, 4, 2, 1)
+"""As many as registers hold the sums of, and smaller ones for the rest."""
+_PANEL_BYTES = PANEL * 4
+"""Of a panel's numbers of 32 bits."""
+
+
+class Panel:
+    """Writes the code of an item.
+
+    Args:
+        module: Where its functions are written to.
+        kind: Of the product.
+    """
+
+    def __init__(self, module: ir.Module, kind: ProductKind) -> None:
+        self._kind = kind
+        self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
+        self._unpack = write_unpacking(module, kind.part_size) if kind.part_size else None
+        is_bf16 = kind.dtype == torch.bfloat16
+        stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
+        parameters = [stored, POINTER, INT, ir.VectorType(ir.IntType(1), LANES)]
+        name = f"llvm.masked.store.{suffix}.p0"
+        self._store = known_function(module, name, ir.VoidType(), parameters)
+
+    def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
+        """Memory of a thread's own, for totals and for the bytes of a group, and the parameters."""
+        width, num_groups = parameters[-3], parameters[-1]
+        totals = allocate(b, WORD(ROWS_AT_ONCE * _PANEL_BYTES))
+        group_bytes = b.mul(b.udiv(width, num_groups), WORD(PANEL))
+        unpacked = allocate(b, group_bytes) if self._unpack else totals
+        return [totals, unpacked, *parameters]
+
+    def item(
+        self,
+        b: Builder,
+        number: Value,
+        totals: Value,
+        unpacked: Value,
+        values: Value,
+        scales: Value,
+        offsets: Value,
+        weight: Value,
+        weight_scales: Value,
+        multipliers: Value,
+        bias: Value,
+        out: Value,
+        num_rows: Value,
+        width: Value,
+        num_outputs: Value,
+        num_groups: Value,
+    ) -> None:
+        """Writes it; behind the memory that `prepare` gave are the parameters of `product`."""
+        num_parts = ceil_div(b, num_rows, ROWS_AT_ONCE)
+        first_row = b.mul(b.urem(number, num_parts), WORD(ROWS_AT_ONCE))
+        rows = smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE))
+        panel = b.udiv(number, num_parts)
+        size = b.udiv(width, num_groups)
+        first_group = b.mul(panel, num_groups)
+        scale_bytes = 4 if self._kind.bits == 8 else 2
+        self._begin(b, totals, at(b, bias, b.mul(panel, WORD(_PANEL_BYTES))), rows)
+
+        def group(index: Value, _: list[Value]) -> list[Value]:
+            of_panel = b.add(first_group, index)
+            weights = self._weights(b, weight, multipliers, unpacked, of_panel, size)
+            place = b.mul(of_panel, WORD(PANEL * scale_bytes))
+            of_rows = b.add(b.mul(index, num_rows), first_row)
+            tokens = (
+                at(b, values, b.mul(of_rows, size)),
+                at(b, scales, b.mul(of_rows, WORD(4))),
+                at(b, offsets, b.mul(of_rows, WORD(4))),
+            )
+            panels = (weights, at(b, weight_scales, place))
+            self._multiply(b, rows, tokens, panels, totals, size)
+            return []
+
+        repeat(b, num_groups, [], group)
+        first = b.mul(panel, WORD(PANEL))
+        place = b.add(b.mul(first_row, num_outputs), first)
+        to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
+        self._end(b, totals, to, rows, num_outputs, b.sub(num_outputs, first))
+
+    def _begin(self, b: Builder, totals: Value, bias: Value, rows: Value) -> None:
+        """Totals begin with the bias."""
+        biases = [load(b, FLOATS, bias, WORD(VECTOR_BYTES * column)) for column in COLUMNS]
+
+        def row(number: Value, _: list[Value]) -> list[Value]:
+            to = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
+            for column, first in enumerate(biases):
+                b.store(first, at(b, to, WORD(VECTOR_BYTES * column)), align=VECTOR_BYTES)
+            return []
+
+        repeat(b, rows, [], row)
+
+    def _weights(
+        self,
+        b: Builder,
+        weight: Value,
+        multipliers: Value,
+        unpacked: Value,
+        of_panel: Value,
+        size: Value,
+    ) -> Value:
+        """The bytes of a group of a panel; those of four bits are written now."""
+        values = b.mul(of_panel, b.mul(size, WORD(PANEL)))
+        stored = at(b, weight, b.udiv(values, WORD(8 // self._kind.bits)))
+        if self._unpack is None:
+            return stored
+        assert self._kind.part_size is not None
+        num_parts = b.udiv(size, WORD(self._kind.part_size))
+        factors = at(b, multipliers, b.mul(of_panel, b.mul(num_parts, WORD(PANEL))))
+        b.call(self._unpack, [stored, factors, unpacked, num_parts])
+        return unpacked
+
+    def _multiply(
+        self,
+        b: Builder,
+        rows: Value,
+        tokens: tuple[Value, Value, Value],
+        panels: tuple[Value, Value],
+        totals: Value,
+        size: Value,
+    ) -> None:
+        """Adds a group's products to the totals, tile by tile."""
+        values, scales, offsets = tokens
+        row = WORD(0)
+        for count, tile in self._tiles.items():
+
+            def some(first: Value, tile: ir.Function = tile) -> None:
+                of_rows = (
+                    at(b, values, b.mul(first, size)),
+                    at(b, scales, b.mul(first, WORD(4))),
+                    at(b, offsets, b.mul(first, WORD(4))),
+                )
+                to = at(b, totals, b.mul(first, WORD(_PANEL_BYTES)))
+                b.call(tile, [*of_rows, *panels, to, size])
+
+            row = advance(b, row, rows, count, some)
+
+    def _end(
+        self,
+        b: Builder,
+        totals: Value,
+        out: Value,
+        rows: Value,
+        num_outputs: Value,
+        missing: Value,
+    ) -> None:
+        """Writes those outputs that there are; the last panel may have fewer."""
+        itemsize = self._kind.dtype.itemsize
+        lanes = [ir.Constant(WORDS, [LANES * c + lane for lane in range(LANES)]) for c in COLUMNS]
+        is_there = [b.icmp_unsigned("<", lane, broadcast(b, missing)) for lane in lanes]
+
+        def row(number: Value, _: list[Value]) -> list[Value]:
+            source = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
+            target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
+            for column, mask in enumerate(is_there):
+                place = WORD(VECTOR_BYTES * column)
+                total = load(b, FLOATS, source, place, align=VECTOR_BYTES)
+                value = to_bf16(b, total) if itemsize == 2 else total
+                to = at(b, target, WORD(LANES * column * itemsize))
+                b.call(self._store, [value, to, INT(1), mask])
+            return []
+
+        repeat(b, rows, [], row)

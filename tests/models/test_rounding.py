@@ -1,0 +1,41 @@
+"""Weights rounded to four bits in two levels."""
+
+import torch
+
+from martlet.models.linear.rounding import FourBits, round_groups, round_in_two_levels
+
+
+def plain(weight: FourBits) -> torch.Tensor:
+    """What a rounded weight stands for."""
+    size = weight.values.shape[1] // weight.multipliers.shape[1]
+    num_parts = weight.multipliers.shape[1] // weight.scales.shape[1]
+    steps = weight.scales.repeat_interleave(num_parts, dim=1) * weight.multipliers
+    groups = weight.values.unflatten(1, (-1, size)).float() - weight.zeros[..., None]
+    return (groups * steps[..., None]).flatten(1)
+
+
+def test_it_is_closer_than_a_scale_for_each_group_and_kept_in_its_ranges() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 256) * torch.rand(64, 8).add(0.2).repeat_interleave(32, dim=1)
+    rounded = round_in_two_levels(weight, num_scales=2, num_groups=8)
+    values, scales = round_groups(weight, 8)
+    groups = values.unflatten(1, (8, 32)) * scales[..., None]
+    assert (plain(rounded) - weight).norm() < (groups.flatten(1) - weight).norm()
+    assert rounded.values.max() == 15
+    assert rounded.values.min() == 0
+    assert rounded.multipliers.min() >= 1
+    assert rounded.multipliers.max() <= 15
+    assert set(rounded.zeros.unique().tolist()) == {7, 8}
+    assert torch.equal(rounded.scales, rounded.scales.bfloat16().float())
+
+
+def test_the_largest_weight_of_a_group_is_kept_whatever_its_sign() -> None:
+    weight = torch.zeros(2, 64)
+    weight[0, 3], weight[1, 3] = 8.0, -8.0
+    rounded = round_in_two_levels(weight, num_scales=1, num_groups=2)
+    torch.testing.assert_close(plain(rounded), weight, rtol=5e-3, atol=0)
+
+
+def test_nothing_but_zeros_stays_zero() -> None:
+    rounded = round_in_two_levels(torch.zeros(3, 64), num_scales=1, num_groups=2)
+    assert not plain(rounded).any()
