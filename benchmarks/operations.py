@@ -4,8 +4,9 @@
 
 Decode attention: 64 requests of 320 keys, 14 heads over 2 key-value heads of width 64, bf16, the
 keys of 24 layers in turn so that they come from memory. Products: the packed weights of the 0.5B
-model of `offline.py`, one after the other, for some rows. Draws: bf16 logits of 64 rows over a
-vocabulary of 151,936. Planning: 1,024 decoding requests of 257 tokens, as a GPU waits for it.
+model of `offline.py`, one after the other, for some rows; 512 rows are 506 GFLOP. Adapters: 8 of
+rank 16 on all its layers but the head, for 64 rows that take turns. Draws: bf16 logits of 64 rows
+over a vocabulary of 151,936. Planning: 1,024 decoding requests of 257 tokens; a GPU waits for it.
 """
 
 import time
@@ -30,11 +31,22 @@ from martlet.engine.scheduler import Scheduler
 from martlet.models.compiled.threads import can_compile
 from martlet.models.guard import LayerShape
 from martlet.models.heap import huge_pages
+from martlet.models.linear.compiled_low_rank import CompiledLowRank, RankPanels
+from martlet.models.linear.low_rank import LowRank
 from martlet.models.linear.packed import PackedLinear
 
 NUM_LAYERS, NUM_REQUESTS, NUM_KEYS = 24, 64, 320
 NUM_KV_HEADS, NUM_GROUPS, DIM, BLOCK_SIZE = 2, 7, 64, 16
 LAYER_SHAPES = ((1152, 896), (896, 896), (4864, 896), (4864, 896), (896, 4864))
+ADAPTED_SHAPES = (
+    (896, 896),
+    (128, 896),
+    (128, 896),
+    (896, 896),
+    (4864, 896),
+    (4864, 896),
+    (896, 4864),
+)
 VOCAB_SIZE = 151_936
 
 Timed = Iterator[tuple[str, Callable[[], object], int]]
@@ -44,7 +56,7 @@ Timed = Iterator[tuple[str, Callable[[], object], int]]
 def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, milliseconds")
-    for timed in (attention(), products(), draws(), planning()):
+    for timed in (attention(), products(), adapters(), draws(), planning()):
         for name, call, num_parts in timed:
             print(f"{name:56} {best_ms(call) / num_parts:7.2f}", flush=True)
 
@@ -146,11 +158,40 @@ def products() -> Timed:
         for layer in layers:
             layer(inputs[layer.in_features])
 
-    for num_rows in (1, 2, 4, 8, 64):
+    for num_rows in (1, 2, 4, 8, 64, 512):
         rows = {width: torch.randn(num_rows, width).bfloat16() for width in (896, 4864)}
         yield f"{num_rows} rows through all weights, oneDNN", lambda x=rows: by_onednn(x), 1
-        if can_compile() and num_rows <= 8:
+        if can_compile():
             yield f"{num_rows} rows through all weights, compiled", lambda x=rows: by_layer(x), 1
+
+
+def adapters() -> Timed:
+    """What un-merged adapters add to a step."""
+    num_rows, num_adapters, rank = 64, 8, 16
+    slots = torch.arange(num_rows) % num_adapters
+    mask = (torch.arange(num_adapters * rank) // rank == slots[:, None]).bfloat16()
+    rows, ends = torch.argsort(slots, stable=True), torch.bincount(slots).cumsum(0).int()
+    layers = []
+    for num_outputs, num_inputs in ADAPTED_SHAPES * NUM_LAYERS:
+        downs = torch.randn(num_adapters, rank, num_inputs).bfloat16() / num_inputs**0.5
+        ups = torch.randn(num_adapters, rank, num_outputs).bfloat16()
+        x, out = torch.randn(num_rows, num_inputs), torch.randn(num_rows, num_outputs)
+        stacked = LowRank(downs.flatten(0, 1), ups.flatten(0, 1))
+        panels = [RankPanels.of(down, up) for down, up in zip(downs, ups, strict=True)]
+        layers.append((stacked, panels, x.bfloat16(), out.bfloat16()))
+
+    def masked() -> None:
+        for stacked, _, x, out in layers:
+            stacked.add(out, stacked.ranks(x) * mask)
+
+    def compiled() -> None:
+        for product, (*_, x, out) in zip(products, layers, strict=True):
+            product.add_(out, x, rows, ends)
+
+    yield "8 adapters, 64 rows, stacked and masked", masked, 1
+    if can_compile():
+        products = [CompiledLowRank(panels) for _, panels, _, _ in layers]
+        yield "8 adapters, 64 rows, compiled", compiled, 1
 
 
 def draws() -> Timed:

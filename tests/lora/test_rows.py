@@ -12,6 +12,8 @@ from martlet.lora.layer import AdaptedLinear
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.rows import MIN_RUN_ROWS, map_rows
 from martlet.lora.step import AdapterStep
+from martlet.models.compiled.threads import can_compile
+from martlet.models.linear.compiled_low_rank import RankPanels
 from martlet.models.linear.grouped_low_rank import GroupedLowRank
 
 NUM_IN, NUM_OUT = 12, 20
@@ -90,6 +92,37 @@ def test_random_rows(in_groups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(out[0], row_by_row(base, x[0], by_row), atol=1e-4), seed
         assert torch.equal(layer(x), base(x)), "outside of a step every row is the base's"
     assert min(num_mixed, num_alone) > 20
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
+def test_random_rows_of_compiled_adapters() -> None:
+    """In bf16 a layer computes the same whether its adapters lie in panels or not."""
+    torch.manual_seed(0)
+    base = nn.Linear(512, 64).bfloat16()
+    known: dict[AdapterRevision, AdapterRevision] = {}
+    for number, rank in enumerate((4, 16, 33)):
+        down, up = torch.randn(rank, 512).bfloat16() / 16, torch.randn(rank, 64).bfloat16()
+        more = {"gain": torch.rand(64).bfloat16()} if number else {}
+        plain = revision(str(number), Delta(down=down, up=up, **more))
+        panels = RankPanels.of(down, up)
+        assert panels is not None
+        known[plain] = revision(str(number), Delta(panels=panels, **more))
+        assert known[plain].rank_in("leaf") == rank
+    step = AdapterStep()
+    layer = AdaptedLinear(base, name="leaf", step=step, sees_logits=False)
+    for seed in range(20):
+        chance = random.Random(seed)
+        segments = [
+            (chance.choice((1, 1, 2, MIN_RUN_ROWS, 30)), chance.choice((None, *known)))
+            for _ in range(chance.randint(1, 20))
+        ]
+        x = torch.randn(1, sum(length for length, _ in segments), 512).bfloat16()
+        with step.running(segments, [], CPU):
+            expected = layer(x)
+        in_panels = [(length, adapter and known[adapter]) for length, adapter in segments]
+        with step.running(in_panels, [], CPU):
+            torch.testing.assert_close(layer(x), expected, rtol=2e-2, atol=6e-2)
 
 
 def test_the_parts_of_a_step() -> None:

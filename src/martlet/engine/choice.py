@@ -99,17 +99,55 @@ def choose_unfiltered(logits: Tensor, keys: Keys) -> Tensor:
     Returns:
         Token ids, `[M]`.
     """
-    num_rows = logits.shape[0]
     weights = logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
     segments = weights.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
-    totals = segments.sum(dim=2)  # [M, C]
+    segment = _choose_segment(segments.sum(dim=2), keys)
+    rows = torch.arange(len(logits), device=logits.device)
+    return _choose_inside(segments[rows, segment], segment, keys)
+
+
+def can_choose_tempered(logits: Tensor) -> bool:
+    """Whether `choose_tempered` takes such logits, `[M, V]`."""
+    vocab_size = logits.shape[1]
+    is_whole = logits.is_contiguous() and vocab_size % SEGMENT == 0
+    return is_whole and vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size)
+
+
+def choose_tempered(
+    logits: Tensor, largest: Tensor, temperatures: Sequence[float], keys: Keys
+) -> Tensor:
+    """Draws from the softmax of each row at its temperature, compiled.
+
+    Args:
+        logits: `[M, V]`, as the model gave them.
+        largest: `[M]` in fp32, the largest of each row.
+        temperatures: Above 0, one a row.
+        keys: `[M]`, for the random numbers.
+
+    Returns:
+        Token ids, `[M]`.
+    """
+    from martlet.models.compiled.segments import weigh_segments
+
+    column = torch.tensor(temperatures)
+    segment = _choose_segment(weigh_segments(logits, largest, column), keys)
+    inside = logits.unflatten(1, (-1, SEGMENT))[torch.arange(len(logits)), segment].float()
+    weights = ((inside - largest[:, None]) / column[:, None]).exp_()
+    return _choose_inside(weights, segment, keys)
+
+
+def _choose_segment(totals: Tensor, keys: Keys) -> Tensor:
+    """Draws a segment by the sum of its weights, `[M, C] -> [M]`."""
+    numbers = torch.arange(totals.shape[1], device=totals.device)
     # Negative ids: a segment's time must have nothing to do with that of a token.
-    numbers = torch.arange(totals.shape[1], device=logits.device)
-    segment = _first_to_arrive(totals, keys, -1 - numbers[None])
-    inside = segments[torch.arange(num_rows, device=logits.device), segment]  # [M, SEGMENT]
+    return _first_to_arrive(totals, keys, -1 - numbers[None])
+
+
+def _choose_inside(weights: Tensor, segment: Tensor, keys: Keys) -> Tensor:
+    """Draws a token of each row's segment, `[M, SEGMENT]` and `[M] -> [M]`."""
     first = (segment * SEGMENT)[:, None]
-    token_ids = first + torch.arange(SEGMENT, device=logits.device)  # [M, SEGMENT]
-    return first[:, 0] + _first_to_arrive(inside, keys, token_ids)
+    token_ids = first + torch.arange(SEGMENT, device=weights.device)  # [M, SEGMENT]
+    return first[:, 0] + _first_to_arrive(weights, keys, token_ids)
 
 
 def choose_filtered(logits: Tensor, params: Sequence[SamplingParams], keys: Keys) -> Tensor:
@@ -169,12 +207,21 @@ def passing_weights(
     ranks = torch.arange(num_candidates, device=logits.device)
     top_k = _column([p.top_k or logits.shape[1] for p in params], logits)
     weights = weights * (ranks < top_k)
-    everything = (logits - top[:, :1]).exp().sum(dim=1, keepdim=True, dtype=torch.float64)
-    mass = torch.where(top_k <= num_candidates, weights.sum(dim=1, keepdim=True), everything)
+    mass = weights.sum(dim=1, keepdim=True)
+    if any(not 0 < p.top_k <= num_candidates for p in params):
+        mass = torch.where(top_k <= num_candidates, mass, _sum_of_weights(logits, top[:, :1]))
     before = weights.cumsum(dim=1) - weights
     passes = before < mass * _column([p.top_p for p in params], logits)
     passes &= weights >= weights[:, :1] * _column([p.min_p for p in params], logits)
     return ids, weights * passes / mass
+
+
+def _sum_of_weights(logits: Tensor, largest: Tensor) -> Tensor:
+    """The sum of all weights of each row, `[M, V]` and `[M, 1] -> [M, 1]` in fp64."""
+    weights = (logits - largest).exp_()
+    if weights.shape[1] % SEGMENT == 0:  # Else all of them would be copied to fp64.
+        weights = weights.unflatten(1, (-1, SEGMENT)).sum(dim=2)
+    return weights.sum(dim=1, keepdim=True, dtype=torch.float64)
 
 
 def _first_to_arrive(weights: Tensor, keys: Keys, ids: Tensor) -> Tensor:

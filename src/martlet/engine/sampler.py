@@ -16,15 +16,17 @@ from martlet.engine.candidates import candidates_of
 from martlet.engine.choice import (
     SEGMENT,
     argmax,
+    can_choose_tempered,
     choose_filtered,
+    choose_tempered,
     choose_unfiltered,
     is_filtered,
 )
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
 from martlet.engine.logprobs import score_tokens
-from martlet.engine.noise import draw_keys
+from martlet.engine.noise import Keys, draw_keys
 from martlet.engine.request import Request, TokenLogprobs
-from martlet.engine.shaping import is_shaped, mask, shape
+from martlet.engine.shaping import is_adjusted, is_shaped, mask, shape
 
 MAX_NUM_SHAPED = {"cpu": 2**21, "cuda": 2**27}
 """Logits shaped at once: on a CPU, 8 MiB in fp32 stay in the cache between the passes over them;
@@ -47,18 +49,24 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
     undecided = [
         row for row, request in enumerate(requests) if row not in forced and request.error is None
     ]
-    shaped = [row for row in undecided if is_shaped(requests[row])]
+    is_compiled = can_choose_tempered(logits)
+    tempered = [
+        row
+        for row in undecided
+        if is_compiled and row not in row_to_mask and _is_only_tempered(requests[row])
+    ]
     plain = [row for row in undecided if not is_shaped(requests[row])]
+    shaped = sorted({*undecided} - {*plain} - {*tempered})
     drawn: dict[int, int | None] = {}
     if forced:
         rows, only = list(forced), list(forced.values())
         drawn |= zip(rows, _if_finite(only, logits[rows, only]), strict=True)
     if plain:
-        masked = _masked(logits, row_to_mask, plain)
-        likeliest = argmax(masked)
-        largest = masked.gather(1, likeliest[:, None])[:, 0]
-        token_ids = _if_finite(likeliest.tolist(), largest)
+        token_ids = _take_likeliest(_masked(logits, row_to_mask, plain))
         drawn |= {row: token_ids[row] for row in plain}
+    if tempered:
+        some = _draw_tempered(_take(logits, tempered), [requests[row] for row in tempered])
+        drawn |= zip(tempered, some, strict=True)
     num_rows = max(1, MAX_NUM_SHAPED[logits.device.type] // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
@@ -66,6 +74,12 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         some = _draw_shaped(_take(logits, rows), [requests[row] for row in rows], masks)
         drawn |= zip(rows, some, strict=True)
     return [drawn.get(row) for row in range(len(requests))]
+
+
+def _is_only_tempered(request: Request) -> bool:
+    """Whether the draw is from the softmax of what the model gave, at some temperature."""
+    params = request.params
+    return not (params.is_greedy or is_filtered(params) or is_adjusted(request))
 
 
 def _masked(logits: Tensor, row_to_mask: Mapping[int, TokenMask], rows: Sequence[int]) -> Tensor:
@@ -86,6 +100,25 @@ def _if_finite(token_ids: Sequence[int], logits: Tensor) -> list[int | None]:
     ]
 
 
+def _take_likeliest(logits: Tensor) -> list[int | None]:
+    """`[M, V] -> M ids`."""
+    likeliest = argmax(logits)
+    return _if_finite(likeliest.tolist(), logits.gather(1, likeliest[:, None])[:, 0])
+
+
+def _draw_tempered(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
+    """Draws for rows that want nothing but a temperature, `[M, V] -> M ids`."""
+    largest = logits.gather(1, argmax(logits)[:, None])[:, 0]
+    temperatures = [request.params.temperature for request in requests]
+    token_ids = choose_tempered(logits, largest.float(), temperatures, _keys(requests))
+    return _if_finite(token_ids.tolist(), largest)
+
+
+def _keys(requests: Sequence[Request]) -> Keys:
+    """The draw for the token at a position depends on the seed and that position alone."""
+    return draw_keys([r.seed for r in requests], [r.num_tokens for r in requests])
+
+
 def _draw_shaped(
     logits: Tensor, requests: Sequence[Request], row_to_mask: Mapping[int, TokenMask]
 ) -> list[int | None]:
@@ -98,8 +131,7 @@ def _draw_shaped(
     shape(shaped, requests, row_to_mask)
     # What comes of a row that is not finite is thrown away below: nothing waits to know it here.
     is_finite = shaped.amax(dim=1).isfinite()
-    # The draw for the token at a position depends on the seed and that position alone.
-    keys = draw_keys([r.seed for r in requests], [r.num_tokens for r in requests])
+    keys = _keys(requests)
     token_ids = torch.empty(len(requests), dtype=torch.long, device=logits.device)
     greedy = [row for row, r in enumerate(requests) if r.params.is_greedy]
     filtered = [

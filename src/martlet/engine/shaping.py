@@ -17,12 +17,12 @@ from martlet.engine.request import Request
 
 def is_shaped(request: Request) -> bool:
     """Whether the next token may differ from the most likely one that the request may draw."""
-    return (
-        not request.params.is_greedy
-        or is_penalised(request)
-        or bool(request.params.logit_bias)
-        or bool(request.barred_ids)
-    )
+    return not request.params.is_greedy or is_adjusted(request)
+
+
+def is_adjusted(request: Request) -> bool:
+    """Whether anything but the temperature changes its logits."""
+    return is_penalised(request) or bool(request.params.logit_bias or request.barred_ids)
 
 
 def is_penalised(request: Request) -> bool:

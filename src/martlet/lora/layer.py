@@ -17,6 +17,7 @@ from martlet.errors import AdapterError
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.rows import Part, RowMap
 from martlet.lora.step import AdapterStep
+from martlet.models.linear.compiled_low_rank import CompiledLowRank
 from martlet.models.linear.grouped_low_rank import GroupedLowRank, groups_pay
 from martlet.models.linear.low_rank import LowRank
 
@@ -86,7 +87,7 @@ class _Stack:
 
     adapters: tuple[AdapterRevision, ...]
     ranks: tuple[int, ...]
-    product: LowRank | GroupedLowRank | None
+    product: CompiledLowRank | GroupedLowRank | LowRank | None
     """None if no adapter has a low-rank part here."""
 
 
@@ -108,43 +109,49 @@ class AdaptedLinear(AdaptedLeaf):
         x, out = x.reshape(-1, x.shape[-1]), out.view(-1, shape[-1])
         self._check(x, row_map)
         for part in row_map.parts:
-            if part.slots is None:
-                self._adapt_one(x[part.rows], out[part.rows], part.adapters[0])
-            else:
-                out = self._adapt_mixed(x, out, part)
+            self._adjust(x, out, part)
+        if self._is_compiled(row_map.whole):
+            self._add_grouped(x, out, row_map.whole)
+            return out.view(shape)
+        for part in row_map.parts:
+            out = self._add_rank(x, out, part)
         return out.view(shape)
 
-    def _adapt_one(self, x: Tensor, out: Tensor, adapter: AdapterRevision) -> None:
-        """Adds what one adapter changes to `out`, in place: `[T, in]`, `[T, out]`."""
-        delta = adapter.deltas.get(self._name)
-        if delta is None:
+    def _adjust(self, x: Tensor, out: Tensor, part: Part) -> None:
+        """Does to `out` `[T, out]` what is no low-rank part, in place."""
+        if not self._has_more_than_rank(part):
             return
-        if not delta.only_adds_rank:
-            out.copy_(self._adjusted(x, out, delta))
-        if delta.down is not None and delta.up is not None:
-            out.addmm_(F.linear(x, delta.down), delta.up)
-
-    def _adapt_mixed(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
-        """The output of all rows, those of a part adapted; `out` may be overwritten."""
-        for adapter, rows in part.each() if self._has_more_than_rank(part) else ():
+        for adapter, rows in part.each():
             delta = adapter.deltas.get(self._name)
             if delta is not None and not delta.only_adds_rank:
                 out[rows] = self._adjusted(x[rows], out[rows], delta)
+
+    def _is_compiled(self, part: Part) -> bool:
+        deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
+        return any(delta is not None and delta.panels is not None for delta in deltas)
+
+    def _add_rank(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
+        """`out` `[T, out]` with the low-rank parts added; it may be overwritten."""
+        if part.slots is None:
+            delta = part.adapters[0].deltas.get(self._name)
+            if delta is not None and delta.down is not None and delta.up is not None:
+                out[part.rows].addmm_(F.linear(x[part.rows], delta.down), delta.up)
+            return out
         stack = self._stacked(part.adapters)
-        if stack.product is None:
-            return out
-        if isinstance(stack.product, GroupedLowRank):
-            assert part.sorted_rows is not None
-            assert part.ends is not None
-            stack.product.add_(out, x, part.sorted_rows, part.ends)
-            return out
-        ranks = stack.product.ranks(x[part.rows])  # [rows, R]
-        ranks *= part.mask(stack.ranks, ranks.dtype)
-        added = stack.product.add(out[part.rows], ranks)
-        if len(added) == len(out):
-            return added
-        out[part.rows] = added
+        if isinstance(stack.product, LowRank):
+            return _add_masked(x, out, part, stack.product, stack.ranks)
+        self._add_grouped(x, out, part)
         return out
+
+    def _add_grouped(self, x: Tensor, out: Tensor, part: Part) -> None:
+        """Adds the low-rank parts to `out` `[T, out]`, in place."""
+        product = self._stacked(part.adapters).product
+        if product is None:
+            return
+        assert not isinstance(product, LowRank)
+        assert part.sorted_rows is not None
+        assert part.ends is not None
+        product.add_(out, x, part.sorted_rows, part.ends)
 
     def _has_more_than_rank(self, part: Part) -> bool:
         deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
@@ -162,7 +169,7 @@ class AdaptedLinear(AdaptedLeaf):
         return out if delta.shift is None else out + delta.shift
 
     def _stacked(self, adapters: tuple[AdapterRevision, ...]) -> _Stack:
-        if self._stack.adapters is not adapters:
+        if self._stack.adapters != adapters:
             self._stack = _Stack(
                 adapters=adapters,
                 ranks=tuple(adapter.rank_in(self._name) for adapter in adapters),
@@ -171,8 +178,13 @@ class AdaptedLinear(AdaptedLeaf):
         return self._stack
 
 
-def _product(deltas: Sequence[Delta | None]) -> LowRank | GroupedLowRank | None:
+def _product(
+    deltas: Sequence[Delta | None],
+) -> CompiledLowRank | GroupedLowRank | LowRank | None:
     """What multiplies by the low-rank parts of several adapters, if there are any."""
+    panels = [None if delta is None else delta.panels for delta in deltas]
+    if any(each is not None for each in panels):
+        return CompiledLowRank(panels)
     pairs = [
         None if delta is None or delta.down is None or delta.up is None else (delta.down, delta.up)
         for delta in deltas
@@ -184,6 +196,19 @@ def _product(deltas: Sequence[Delta | None]) -> LowRank | GroupedLowRank | None:
         return GroupedLowRank(pairs)
     downs, ups = zip(*present, strict=True)
     return LowRank(torch.cat(downs), torch.cat(ups))
+
+
+def _add_masked(
+    x: Tensor, out: Tensor, part: Part, product: LowRank, own_ranks: tuple[int, ...]
+) -> Tensor:
+    """`out` `[T, out]` with what each row's own adapter adds; it may be overwritten."""
+    ranks = product.ranks(x[part.rows])  # [rows, R]
+    ranks *= part.mask(own_ranks, ranks.dtype)
+    added = product.add(out[part.rows], ranks)
+    if len(added) == len(out):
+        return added
+    out[part.rows] = added
+    return out
 
 
 class AdaptedEmbedding(AdaptedLeaf):

@@ -1,6 +1,7 @@
 """From a folder to a revision in memory: read, check, scale, convert. Touches no running model."""
 
 import copy
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from martlet.lora.folder import AdapterFolder, AdapterTensors, Part
 from martlet.lora.landing import check_landing
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.weights import columns, features
+from martlet.models.linear.compiled_low_rank import RankPanels
 from martlet.models.linear.packed import PackedLinear, can_pack
 
 
@@ -91,9 +93,12 @@ class _Builder:
         if "lora_B.bias" in parts:
             own_shift = parts["lora_B.bias"] * scaling
             shift = own_shift if shift is None else shift + own_shift
+        down, up = self._converted(down), self._converted(up)
+        panels = RankPanels.of(down, up)
         return Delta(
-            down=self._converted(down),
-            up=self._converted(up),
+            down=down if panels is None else None,
+            up=up if panels is None else None,
+            panels=panels,
             gain=self._converted(gain),
             shift=self._converted(shift),
         )
@@ -136,6 +141,10 @@ class _Builder:
         }
         return copy.deepcopy(leaf, memo)
 
+    @overload
+    def _converted(self, tensor: Tensor) -> Tensor: ...
+    @overload
+    def _converted(self, tensor: None) -> None: ...
     def _converted(self, tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
@@ -172,9 +181,7 @@ def _changes_nothing(delta: Delta, dtype: torch.dtype) -> bool:
         return False  # The probe tells.
     # The magnitudes of an untrained DoRA are the base's norms, up to rounding.
     rounding = 8 * torch.finfo(dtype).eps
-    has_no_product = (
-        delta.up is None or delta.down is None or not (delta.up.any() and delta.down.any())
-    )
+    has_no_product = not all(factor is not None and factor.any() for factor in delta.factors)
     has_no_gain = delta.gain is None or bool((delta.gain.abs() <= rounding).all())
     has_no_shift = delta.shift is None or not delta.shift.any()
     return has_no_product and has_no_gain and has_no_shift

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from martlet.models.linear.compiled_low_rank import RankPanels
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Delta:
@@ -23,6 +25,8 @@ class Delta:
     """`[r, in]`; of an embedding `[num_embeddings, r]`."""
     up: Tensor | None = None
     """`[r, out]`."""
+    panels: RankPanels | None = None
+    """`down` and `up`, in their place, where a compiled function multiplies by them."""
     gain: Tensor | None = None
     """`[out]`."""
     shift: Tensor | None = None
@@ -33,6 +37,8 @@ class Delta:
     @property
     def rank(self) -> int:
         """0 without a low-rank part."""
+        if self.panels is not None:
+            return self.panels.rank
         return 0 if self.up is None else self.up.shape[0]
 
     @property
@@ -41,8 +47,15 @@ class Delta:
         return self.gain is None and self.shift is None and self.replacement is None
 
     @property
+    def factors(self) -> tuple[Tensor | None, Tensor | None]:
+        """The numbers of `down` and of `up`, in whatever order they lie."""
+        if self.panels is not None:
+            return self.panels.down, self.panels.up
+        return self.down, self.up
+
+    @property
     def size_bytes(self) -> int:
-        tensors = [self.down, self.up, self.gain, self.shift]
+        tensors = [*self.factors, self.gain, self.shift]
         if self.replacement is not None:
             tensors.extend(self.replacement.state_dict().values())
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -9,6 +9,7 @@ the matrices of all adapters that occur stacked on each other and a mask.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -25,6 +26,8 @@ copies the matrices of every layer."""
 
 Segment = tuple[int, AdapterRevision | None]
 """Consecutive rows, and their adapter; None for the base."""
+Run = tuple[range, AdapterRevision | None]
+"""The same, with their places among all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,14 @@ class RowMap:
     """Empty if every row is the base's."""
     stack: tuple[AdapterRevision, ...] = ()
     """The adapters of the mixed parts, and perhaps more."""
+    runs: tuple[Run, ...] = ()
+
+    @cached_property
+    def whole(self) -> Part:
+        """All rows as one part, on the CPU, for leaves whose adapters are compiled."""
+        adapters = {adapter for _, adapter in self.runs if adapter is not None}
+        in_order = sorted(adapters, key=lambda adapter: adapter.namespace)
+        return _mixed_part(self.runs, tuple(in_order), torch.device("cpu"))
 
 
 def map_rows(
@@ -113,10 +124,15 @@ def map_rows(
             )
         elif any(adapter is not None for _, adapter in group):
             parts.append(_mixed_part(group, tuple(stack), device))
-    return RowMap(num_rows=runs[-1][0].stop if runs else 0, parts=tuple(parts), stack=tuple(stack))
+    return RowMap(
+        num_rows=runs[-1][0].stop if runs else 0,
+        parts=tuple(parts),
+        stack=tuple(stack),
+        runs=tuple(runs),
+    )
 
 
-def _merged(segments: Iterable[Segment]) -> list[tuple[range, AdapterRevision | None]]:
+def _merged(segments: Iterable[Segment]) -> list[Run]:
     """Segments with those of the same adapter that follow each other made one."""
     lengths = [
         (adapter, sum(length for length, _ in group))
@@ -142,14 +158,13 @@ def _choose_stack(
 
 
 def _mixed_part(
-    group: Sequence[tuple[range, AdapterRevision | None]],
+    group: Sequence[Run],
     stack: tuple[AdapterRevision, ...],
     device: torch.device,
 ) -> Part:
     places = {adapter: place for place, adapter in enumerate(stack)}
-    slots = np.array(
-        [-1 if adapter is None else places[adapter] for rows, adapter in group for _ in rows]
-    )
+    own_places = [-1 if adapter is None else places[adapter] for _, adapter in group]
+    slots = np.repeat(own_places, [len(rows) for rows, _ in group])
     first_row = group[0][0].start
     in_order = np.argsort(slots, kind="stable")[np.count_nonzero(slots < 0) :]
     ends = np.bincount(slots[in_order], minlength=len(stack)).cumsum().astype(np.int32)

@@ -20,7 +20,8 @@ from martlet.batch.task import GENERATE
 from martlet.models.resolve import resolve
 from serve.servers import load_demo, serving
 
-NUM_ROWS = 320
+pytestmark = pytest.mark.slow
+NUM_ROWS = 1000
 ROWS = [{"id": i, "prompt": f"Ann has {i} apples. Who has them?"} for i in range(NUM_ROWS)]
 PARAMS = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "max_tokens": 4, "ignore_eos": True}
 
@@ -41,7 +42,7 @@ def run(
     return out.read_bytes()
 
 
-def test_rows_over_an_unruly_server_are_those_of_the_engine(
+def test_a_thousand_rows_over_an_unruly_server_are_those_of_the_engine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """429, 500, half replies and nonsense in turn: complete, in order, and the same bytes."""
@@ -49,7 +50,7 @@ def test_rows_over_an_unruly_server_are_those_of_the_engine(
     native = load_demo()
     here = run(tmp_path, native, "here")
     with serving(native) as running:
-        front = UnrulyFront(running.url, faults=in_turn(7))
+        front = UnrulyFront(running.url, faults=in_turn(12))
         with listening(front) as url:
             options = BackendOptions(tokenizer=str(resolve("demo")))
             remote = load_backend(f"{url}/v1#demo", options=options)

@@ -1,7 +1,8 @@
 """The inner loop of every compiled product: a few rows times a panel, their sums in registers.
 
-A panel has 64 columns, of which the pairs of the first two inputs lie side by side, then those of
-the next two. Memory is passed by address, as in `vectors`.
+A panel has 64 columns, or fewer where a row has fewer sums. Of all columns the pairs of the first
+two inputs lie side by side, then those of the next two. Memory is passed by address, as in
+`vectors`.
 """
 
 from collections.abc import Sequence
@@ -45,14 +46,15 @@ def add_panel(
         num_pairs: Of inputs.
         ahead: Where memory is asked for a quarter of a panel meanwhile.
     """
+    vectors = range(len(starts[0]))
     # Variables that the compiler keeps in registers.
     sums = [[cgutils.alloca_once_value(builder, start) for start in row] for row in starts]
     with cgutils.for_range(builder, num_pairs) as loop:
         if ahead is not None:
             prefetch_line(builder, at(builder, ahead, loop.index, VECTOR_BYTES))
-        inputs = at(builder, panel, loop.index, PANEL * PAIR_BYTES)
+        inputs = at(builder, panel, loop.index, len(vectors) * VECTOR_BYTES)
         columns = [
-            load(builder, at(builder, inputs, index, VECTOR_BYTES), PAIRS) for index in VECTORS
+            load(builder, at(builder, inputs, index, VECTOR_BYTES), PAIRS) for index in vectors
         ]
         for row, variables in zip(rows, sums, strict=True):
             pair = broadcast_pair(builder, at(builder, row, loop.index, PAIR_BYTES))

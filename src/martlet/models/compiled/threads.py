@@ -39,7 +39,14 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
 
 def compile_all() -> None:
     """Compiles what a model will need, or takes it from the cache of an earlier process."""
-    from martlet.models.compiled import attention, elementwise, largest, product, rotary
+    from martlet.models.compiled import (
+        attention,
+        elementwise,
+        largest,
+        product,
+        rotary,
+        segments,
+    )
 
     attention.attend()
     elementwise.rms_norm()
@@ -47,6 +54,7 @@ def compile_all() -> None:
     largest.find_largest()
     product.multiply_rows()
     rotary.rotate()
+    segments.add_segments()
 
 
 @cache

@@ -207,6 +207,12 @@ def numbers_at(_: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def counts_at(_: Any, address: Any) -> Any:
+    """The whole numbers of 32 bits at an address."""
+    return types.CPointer(types.int32)(address), _as_pointer
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, address: Any, num_bytes: Any) -> Any:
     """Has memory brought to the second level of the cache while other things are computed."""
 

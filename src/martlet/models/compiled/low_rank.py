@@ -1,0 +1,250 @@
+"""The thin products of many adapters, compiled: each row meets the matrices of its own adapter.
+
+A row is multiplied with `down`, rounded to bf16, multiplied with `up`, and added to what is there
+already, which is rounded once. The sums of a row have the same order whoever its neighbours are.
+
+Shapes: K inputs, N outputs, G adapters, R the rank of one, filled up to a multiple of 16.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+
+from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
+from martlet.models.compiled.threads import version
+from martlet.models.compiled.vectors import (
+    ADDRESS,
+    VECTOR_BYTES,
+    WIDTH,
+    Builder,
+    Value,
+    at,
+    compiled,
+    constant,
+    counts_at,
+    fetch_add,
+    load,
+    numbers_at,
+    round_sums,
+    store,
+    widen,
+)
+
+ROWS_AT_ONCE = 12
+"""Rows that a thread takes, and that a vector of `down` is read for once."""
+
+
+def _reduce_by(num_rows: int) -> Callable[..., None]:
+    """`(ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes)`: 16 columns of a product."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def reduce(
+        _: Any,
+        ids: Any,
+        x: Any,
+        x_bytes: Any,
+        down: Any,
+        num_pairs: Any,
+        ranks: Any,
+        ranks_bytes: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes = arguments
+            numbers = [load(builder, at(builder, ids, row, 8), ADDRESS) for row in range(num_rows)]
+            rows = [at(builder, x, number, x_bytes) for number in numbers]
+            sums = add_panel(builder, [[constant(0)]] * num_rows, rows, down, num_pairs)
+            for row, (total,) in enumerate(sums):
+                store(builder, round_sums(builder, total), at(builder, ranks, row, ranks_bytes))
+            return context.get_dummy_value()
+
+        kinds = (ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes)
+        return types.void(*kinds), generate
+
+    function: Callable[..., None] = reduce
+    return function
+
+
+def _expand_by(num_rows: int) -> Callable[..., None]:
+    """`(ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes)`: adds 64 columns of a product."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def expand(
+        _: Any,
+        ids: Any,
+        ranks: Any,
+        ranks_bytes: Any,
+        up: Any,
+        num_pairs: Any,
+        out: Any,
+        out_bytes: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes = arguments
+            numbers = [load(builder, at(builder, ids, row, 8), ADDRESS) for row in range(num_rows)]
+            outs = [at(builder, out, number, out_bytes) for number in numbers]
+            places = [
+                [at(builder, row, index, VECTOR_BYTES // 2) for index in VECTORS] for row in outs
+            ]
+            starts = [[widen(builder, place) for place in row] for row in places]
+            rows = [at(builder, ranks, row, ranks_bytes) for row in range(num_rows)]
+            sums = add_panel(builder, starts, rows, up, num_pairs)
+            for row, totals in zip(places, sums, strict=True):
+                for place, total in zip(row, totals, strict=True):
+                    store(builder, round_sums(builder, total), place)
+            return context.get_dummy_value()
+
+        kinds = (ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes)
+        return types.void(*kinds), generate
+
+    function: Callable[..., None] = expand
+    return function
+
+
+_reduce_twelve, _reduce_four, _reduce_one = (_reduce_by(num_rows) for num_rows in (12, 4, 1))
+_expand_six, _expand_four, _expand_two, _expand_one = (
+    _expand_by(num_rows) for num_rows in (6, 4, 2, 1)
+)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _reduce_rows(
+    ids: int,
+    num_rows: int,
+    x: int,
+    x_bytes: int,
+    down: int,
+    num_pairs: int,
+    ranks: int,
+    ranks_bytes: int,
+) -> None:
+    """16 columns of all rows."""
+    row = 0
+    while row < num_rows:
+        some, target, left = ids + row * 8, ranks + row * ranks_bytes, num_rows - row
+        if left >= 12:
+            _reduce_twelve(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
+            row += 12
+        elif left >= 4:
+            _reduce_four(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
+            row += 4
+        else:
+            _reduce_one(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
+            row += 1
+
+
+@njit  # type: ignore[untyped-decorator]
+def _expand_rows(
+    ids: int,
+    num_rows: int,
+    ranks: int,
+    ranks_bytes: int,
+    up: int,
+    num_pairs: int,
+    out: int,
+    out_bytes: int,
+) -> None:
+    """64 columns of all rows."""
+    row = 0
+    while row < num_rows:
+        some, own, left = ids + row * 8, ranks + row * ranks_bytes, num_rows - row
+        if left >= 6:
+            _expand_six(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
+            row += 6
+        elif left >= 4:
+            _expand_four(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
+            row += 4
+        elif left >= 2:
+            _expand_two(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
+            row += 2
+        else:
+            _expand_one(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
+            row += 1
+
+
+@njit  # type: ignore[untyped-decorator]
+def _add_adapter(
+    ids: int,
+    num_rows: int,
+    x: int,
+    x_bytes: int,
+    num_inputs: int,
+    adapter: Any,
+    ranks: int,
+    out: int,
+    out_bytes: int,
+    num_panels: int,
+) -> None:
+    """Adds one adapter to its rows; `adapter` has the addresses of `down` and `up`, and R."""
+    down, up, rank = adapter[0], adapter[1], adapter[2]
+    ranks_bytes = rank * 2
+    for part in range(rank // WIDTH):
+        _reduce_rows(
+            ids,
+            num_rows,
+            x,
+            x_bytes,
+            down + part * num_inputs * WIDTH * 2,
+            num_inputs // 2,
+            ranks + part * WIDTH * 2,
+            ranks_bytes,
+        )
+    for panel in range(num_panels):
+        _expand_rows(
+            ids,
+            num_rows,
+            ranks,
+            ranks_bytes,
+            up + panel * rank * PANEL * 2,
+            rank // 2,
+            out + panel * PANEL * 2,
+            out_bytes,
+        )
+
+
+@cache
+def add_low_rank() -> Any:
+    """The compiled function; its argument is the address of twelve whole numbers.
+
+    These are: the address of a number in which threads count what they took; those of the input
+    `[T, K]` and the output `[T, N]` in bf16; how many bytes apart the rows of each are; K; the
+    number of panels of 64 outputs; the address of the numbers of the rows that have an adapter,
+    those of each adapter together; how many there are; the address of where each adapter's end
+    among them `[G]` in int32; that of three numbers for each adapter: the addresses of its `down`
+    `[R / 16, K / 2, 16, 2]` and its `up` `[N / 64, R / 2, 64, 2]`, and R, which may be 0; and the
+    largest R.
+    """
+    sources = version()
+
+    @compiled
+    def work(arguments: Any) -> None:
+        _ = sources
+        ids, num_rows, ends = arguments[7], arguments[8], counts_at(arguments[9])
+        scratch = np.empty(ROWS_AT_ONCE * arguments[11] * 2, np.uint8)
+        while True:
+            row = fetch_add(arguments[0], 1) * ROWS_AT_ONCE
+            if row >= num_rows:
+                break
+            last, adapter = min(row + ROWS_AT_ONCE, num_rows), 0
+            while row < last:
+                while ends[adapter] <= row:
+                    adapter += 1
+                end = min(last, ends[adapter])
+                _add_adapter(
+                    ids + row * 8,
+                    end - row,
+                    arguments[1],
+                    arguments[3],
+                    arguments[5],
+                    numbers_at(arguments[10] + 24 * adapter),
+                    scratch.ctypes.data,
+                    arguments[2],
+                    arguments[4],
+                    arguments[6],
+                )
+                row = end
+
+    return work
