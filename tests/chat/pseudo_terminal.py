@@ -17,6 +17,8 @@ from pathlib import Path
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\x07")
 ENTER, CTRL_C, CTRL_D, ALT_ENTER, UP, TAB = "\r", "\x03", "\x04", "\x1b\r", "\x1b[A", "\t"
 _PATIENCE_S = 60
+_LOOKS = 5
+"""In a row that find the program idle."""
 _LOCAL_FLAGS = 3
 """Of what `tcgetattr` returns."""
 
@@ -36,18 +38,24 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def press(self, key: str) -> None:
-        """Types a key that means something else, or is lost, before the program waits for one."""
-        end = time.monotonic() + _PATIENCE_S
-        while not self._waits_for_a_key():
+        """Types a key that means something else, or is lost, before the program waits for one.
+
+        Between its prompt and the moment when it waits for a key, Python overlooks a Ctrl-C.
+        """
+        end, num_idle = time.monotonic() + _PATIENCE_S, 0
+        while num_idle < _LOOKS:
             assert time.monotonic() < end, plain(self.raw)
-            time.sleep(0.01)
+            num_idle = num_idle + 1 if self._is_idle() else 0
+            time.sleep(0.02)
         self.type(key)
 
-    def _waits_for_a_key(self) -> bool:
-        """Whether the terminal leaves the line to the program, and the program sleeps."""
+    def _is_idle(self) -> bool:
+        """Whether the terminal leaves the line to the program, and all its threads sleep: where one
+        runs, another may wait for it and not for a key."""
         gathers_lines = termios.tcgetattr(self._master)[_LOCAL_FLAGS] & termios.ICANON
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        return not gathers_lines and stat.rpartition(") ")[2].startswith("S")
+        stats = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        states = [stat.read_text().rpartition(") ")[2][0] for stat in stats]
+        return not gathers_lines and set(states) == {"S"}
 
     def say(self, line: str) -> None:
         """Types a line and Enter."""

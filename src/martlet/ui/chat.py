@@ -116,38 +116,41 @@ class ChatTab:
             async for update in updates:
                 yield update
 
-    def _stop(self, request: gr.Request) -> None:
+    async def _stop(self, request: gr.Request) -> None:
         self._stops.press(page_of(request))
 
-    def _open(self, request: gr.Request, browser: str, conversation: str) -> Updates:
-        self._stops.leave(page_of(request))
+    async def _open(self, request: gr.Request, browser: str, conversation: str) -> Updates:
+        await self._stops.leave_kept(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
-            place, system = notebook.open(conversation)
-            return {self._show.system: system, **self._shown(notebook, place)}
+            place, system = await asyncio.to_thread(notebook.open, conversation)
+            shown = await asyncio.to_thread(self._shown, notebook, place)
+        return {self._show.system: system, **shown}
 
-    def _turn_to(self, request: gr.Request, browser: str, place: Place, leaf: int) -> Updates:
-        self._stops.leave(page_of(request))
+    async def _turn_to(self, request: gr.Request, browser: str, place: Place, leaf: int) -> Updates:
+        await self._stops.leave_kept(page_of(request))
         there = Place(conversation=place.conversation, leaf=leaf)
         with self._site.telling():
-            return self._shown(self._notebook(browser), there)
+            return await asyncio.to_thread(self._shown, self._notebook(browser), there)
 
-    def _new(self, request: gr.Request, browser: str) -> Updates:
-        self._stops.leave(page_of(request))
+    async def _new(self, request: gr.Request, browser: str) -> Updates:
+        await self._stops.leave_kept(page_of(request))
         with self._site.telling():
-            return self._shown(self._notebook(browser), Place())
+            return await asyncio.to_thread(self._shown, self._notebook(browser), Place())
 
     def _try(self, example: gr.SelectData) -> str:
         return str(example.value["text"])
 
-    def _forget(self, request: gr.Request, browser: str, place: Place, is_sure: bool) -> Updates:
+    async def _forget(
+        self, request: gr.Request, browser: str, place: Place, is_sure: bool
+    ) -> Updates:
         if not is_sure:
             return unchanged()
-        self._stops.leave(page_of(request))
+        await self._stops.leave_kept(page_of(request))
         notebook = self._notebook(browser)
         with self._site.telling():
-            notebook.forget(place)
-            return self._shown(notebook, Place())
+            await asyncio.to_thread(notebook.forget, place)
+            return await asyncio.to_thread(self._shown, notebook, Place())
 
     def _rows(self, browser: str, place: Place) -> str:
         with self._site.telling():
@@ -195,6 +198,7 @@ class ChatTab:
             reply.end("stopped" if failure is None else "error")
             facts = {**reply.facts(), "model": visit.model}
             place = _kept(visit.notebook, question, reply.text, facts)
+            stop.ended.set()
         if stop.is_left:
             yield unchanged()  # Gradio shows the last update once more at the end
             return

@@ -129,7 +129,7 @@ class CompareTab:
         sure = confirming(self._site.words["confirm_forget_preferences"])
         self._forget.click(self._forget_rows, [browser, self._is_sure], js=sure, **told)
 
-    def _stop(self, request: gr.Request) -> None:
+    async def _stop(self, request: gr.Request) -> None:
         self._stops.press(page_of(request))
 
     async def _run(

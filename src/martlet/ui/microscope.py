@@ -90,7 +90,7 @@ class MicroscopeTab:
             concurrency_limit=None,
         )
 
-    def _stop(self, request: gr.Request) -> None:
+    async def _stop(self, request: gr.Request) -> None:
         self._stops.press(page_of(request))
 
     def _turn_to(self, steps: list[Any], place: int) -> tuple[str, str]:

@@ -1,6 +1,10 @@
 """What ends early: by a stop button, or because the page turned to something else."""
 
 import asyncio
+from contextlib import suppress
+
+_PATIENCE_S = 5
+"""For what was stopped to end."""
 
 
 class Stop(asyncio.Event):
@@ -10,6 +14,8 @@ class Stop(asyncio.Event):
         super().__init__()
         self.is_left = False
         """Whether the page shows something else by now, and nothing of this."""
+        self.ended = asyncio.Event()
+        """Set when all that came of it is kept."""
 
 
 class Stops:
@@ -34,3 +40,11 @@ class Stops:
         if stop := self._by_page.pop(page, None):
             stop.is_left = True
             stop.set()
+
+    async def leave_kept(self, page: str) -> None:
+        """The same, and waits until what came of it is kept: the page may show that next."""
+        stop = self._by_page.get(page)
+        self.leave(page)
+        if stop is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.ended.wait(), _PATIENCE_S)

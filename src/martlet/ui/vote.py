@@ -118,7 +118,7 @@ class VoteTab:
         with gr.Accordion(words["sampling"], open=False, elem_id="vote-sampling"):
             self._sampling = SamplingControls(words, several=True)
 
-    def _stop(self, request: gr.Request) -> None:
+    async def _stop(self, request: gr.Request) -> None:
         self._stops.press(page_of(request))
 
     async def _run(
