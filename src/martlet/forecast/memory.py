@@ -64,20 +64,20 @@ def _adapter_bytes(backend: Backend) -> int:
 def _peak_bytes(
     backend: Backend, opened: OpenedModel, *, work: Work, load: Load | None, probe: Probe
 ) -> int:
-    peak = Peak.read(opened.device)
-    if peak.device_bytes is not None:
-        return peak.device_bytes
+    on_device = Peak.read(opened.device).device_bytes
+    if on_device is not None:
+        return on_device
     num_computed = backend.stats.num_tokens if isinstance(backend, NativeBackend) else 0
     num_to_come = 0.0
     if isinstance(backend, NativeBackend) and backend.engine.config.prefix_sharing and load:
         # A request's last block, half full on average, is used again before a new one.
         num_to_come = max(0.0, load.tokens - work.left.samples * opened.memory.block_size / 2)
     untouched = _pool_bytes(opened.memory, num_to_come) - _pool_bytes(opened.memory, num_computed)
-    to_grow = _to_grow(peak, probe, opened.memory, num_computed) if work.open_questions else 0
-    return peak.process_bytes + to_grow + max(0, untouched)
+    to_grow = _to_grow(probe, opened.memory, num_computed) if work.open_questions else 0
+    return probe.peak.process_bytes + to_grow + max(0, untouched)
 
 
-def _to_grow(peak: Peak, probe: Probe, plan: MemoryPlan, num_computed: int) -> int:
+def _to_grow(probe: Probe, plan: MemoryPlan, num_computed: int) -> int:
     """What else the process will come to hold: it grew by as much since the probe's half.
 
     A heap grows ever more slowly, as longer requests meet and holes are left between them.
@@ -86,7 +86,7 @@ def _to_grow(peak: Peak, probe: Probe, plan: MemoryPlan, num_computed: int) -> i
     if half is None:
         return 0
     of_pool = _pool_bytes(plan, num_computed) - _pool_bytes(plan, half.num_tokens)
-    return max(0, peak.process_bytes - half.peak.process_bytes - of_pool)
+    return max(0, probe.peak.process_bytes - half.peak.process_bytes - of_pool)
 
 
 def _pool_bytes(plan: MemoryPlan, num_tokens: float) -> int:

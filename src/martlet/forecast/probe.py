@@ -60,6 +60,8 @@ class Probe:
     """Of the tokens of prompts; the others were found in the pool."""
     halfway: Halfway | None
     """None if all was drawn before."""
+    peak: Peak
+    """At its end: to estimate takes memory too, and the run will not."""
 
 
 @dataclass(kw_only=True)
@@ -153,6 +155,7 @@ def probe(
         unended=watch.unended,
         share_computed=_share_computed(backend, num_started),
         halfway=watch.halfway,
+        peak=Peak.read(),
     )
 
 
