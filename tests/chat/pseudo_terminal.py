@@ -119,7 +119,7 @@ def in_terminal(
     termios.tcsetwinsize(slave, (lines, columns))
     process = subprocess.Popen(
         command,
-        preexec_fn=lambda: os.login_tty(slave),  # so that Ctrl-C is a signal
+        preexec_fn=lambda: _log_in(slave),
         close_fds=True,
         pass_fds=[slave],
         env=environment,
@@ -133,6 +133,12 @@ def in_terminal(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(master)
+
+
+def _log_in(slave: int) -> None:
+    """What a terminal does before it starts a program: Ctrl-C is a signal, and not ignored."""
+    os.login_tty(slave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def chat_command(*arguments: object) -> Sequence[str]:

@@ -23,7 +23,9 @@ PARAMS = {"n": 4, "temperature": 1.0, "max_tokens": 40}
 
 @pytest.fixture(scope="module")
 def opened() -> OpenedModel:
-    return open_model("demo", BackendOptions(backend="native", max_num_requests=32))
+    # In bf16 a sample may change with its neighbours' number.
+    options = BackendOptions(backend="native", dtype="fp32", max_num_requests=32)
+    return open_model("demo", options)
 
 
 @pytest.fixture(scope="module")
