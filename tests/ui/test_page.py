@@ -234,6 +234,7 @@ def test_every_tab_fits_in_the_other_language_and_dark_stays_dark(visitor: Visit
         visitor.turn_to(tab)
         visitor.check_layout()
     page.locator("button.example:visible").click()
+    expect(page.locator("#microscope-prompt textarea")).not_to_have_value("")
     page.locator("#microscope-prompt .submit-button").click()
     page.locator("#step").wait_for()
     visitor.check_layout()

@@ -35,16 +35,17 @@ from martlet.models.compiled.vectors import (
 )
 
 ROWS_AT_ONCE = 12
-"""Rows that a thread takes, and that a vector of `down` is read for once."""
+"""Rows that a thread takes."""
 
 
 def _reduce_by(num_rows: int) -> Callable[..., None]:
-    """`(ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes)`: 16 columns of a product."""
+    """16 columns of `x @ down.T` for the rows of some ids, which `x` has."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def reduce(
         _: Any,
         ids: Any,
+        first: Any,
         x: Any,
         x_bytes: Any,
         down: Any,
@@ -53,15 +54,15 @@ def _reduce_by(num_rows: int) -> Callable[..., None]:
         ranks_bytes: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-            ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes = arguments
-            numbers = [load(builder, at(builder, ids, row, 8), ADDRESS) for row in range(num_rows)]
-            rows = [at(builder, x, number, x_bytes) for number in numbers]
+            ids, first, x, x_bytes, down, num_pairs, ranks, ranks_bytes = arguments
+            rows = _rows(builder, num_rows, at(builder, ids, first, 8), x, x_bytes)
             sums = add_panel(builder, [[constant(0)]] * num_rows, rows, down, num_pairs)
+            own = at(builder, ranks, first, ranks_bytes)
             for row, (total,) in enumerate(sums):
-                store(builder, round_sums(builder, total), at(builder, ranks, row, ranks_bytes))
+                store(builder, round_sums(builder, total), at(builder, own, row, ranks_bytes))
             return context.get_dummy_value()
 
-        kinds = (ids, x, x_bytes, down, num_pairs, ranks, ranks_bytes)
+        kinds = (ids, first, x, x_bytes, down, num_pairs, ranks, ranks_bytes)
         return types.void(*kinds), generate
 
     function: Callable[..., None] = reduce
@@ -69,12 +70,13 @@ def _reduce_by(num_rows: int) -> Callable[..., None]:
 
 
 def _expand_by(num_rows: int) -> Callable[..., None]:
-    """`(ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes)`: adds 64 columns of a product."""
+    """Adds 64 columns of `ranks @ up` to the rows of some ids, which `out` has."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def expand(
         _: Any,
         ids: Any,
+        first: Any,
         ranks: Any,
         ranks_bytes: Any,
         up: Any,
@@ -83,86 +85,70 @@ def _expand_by(num_rows: int) -> Callable[..., None]:
         out_bytes: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-            ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes = arguments
-            numbers = [load(builder, at(builder, ids, row, 8), ADDRESS) for row in range(num_rows)]
-            outs = [at(builder, out, number, out_bytes) for number in numbers]
+            ids, first, ranks, ranks_bytes, up, num_pairs, out, out_bytes = arguments
             places = [
-                [at(builder, row, index, VECTOR_BYTES // 2) for index in VECTORS] for row in outs
+                [at(builder, row, index, VECTOR_BYTES // 2) for index in VECTORS]
+                for row in _rows(builder, num_rows, at(builder, ids, first, 8), out, out_bytes)
             ]
             starts = [[widen(builder, place) for place in row] for row in places]
-            rows = [at(builder, ranks, row, ranks_bytes) for row in range(num_rows)]
+            own = at(builder, ranks, first, ranks_bytes)
+            rows = [at(builder, own, row, ranks_bytes) for row in range(num_rows)]
             sums = add_panel(builder, starts, rows, up, num_pairs)
             for row, totals in zip(places, sums, strict=True):
                 for place, total in zip(row, totals, strict=True):
                     store(builder, round_sums(builder, total), place)
             return context.get_dummy_value()
 
-        kinds = (ids, ranks, ranks_bytes, up, num_pairs, out, out_bytes)
+        kinds = (ids, first, ranks, ranks_bytes, up, num_pairs, out, out_bytes)
         return types.void(*kinds), generate
 
     function: Callable[..., None] = expand
     return function
 
 
-_reduce_twelve, _reduce_four, _reduce_one = (_reduce_by(num_rows) for num_rows in (12, 4, 1))
-_expand_six, _expand_four, _expand_two, _expand_one = (
-    _expand_by(num_rows) for num_rows in (6, 4, 2, 1)
-)
+def _rows(
+    builder: Builder, num_rows: int, ids: Value, table: Value, row_bytes: Value
+) -> list[Value]:
+    """The addresses of the rows of a table whose numbers are `ids`."""
+    numbers = [load(builder, at(builder, ids, row, 8), ADDRESS) for row in range(num_rows)]
+    return [at(builder, table, number, row_bytes) for number in numbers]
 
 
-@njit  # type: ignore[untyped-decorator]
-def _reduce_rows(
-    ids: int,
-    num_rows: int,
-    x: int,
-    x_bytes: int,
-    down: int,
-    num_pairs: int,
-    ranks: int,
-    ranks_bytes: int,
-) -> None:
-    """16 columns of all rows."""
-    row = 0
-    while row < num_rows:
-        some, target, left = ids + row * 8, ranks + row * ranks_bytes, num_rows - row
-        if left >= 12:
-            _reduce_twelve(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
-            row += 12
-        elif left >= 4:
-            _reduce_four(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
-            row += 4
-        else:
-            _reduce_one(some, x, x_bytes, down, num_pairs, target, ranks_bytes)
-            row += 1
+def _all_rows_by(some_rows_by: Callable[[int], Callable[..., None]]) -> Callable[..., None]:
+    """The same for any number of rows: `num_rows` takes the place of the first one's number."""
+    six, four, two, one = (some_rows_by(num_rows) for num_rows in (6, 4, 2, 1))
+
+    @njit  # type: ignore[untyped-decorator]
+    def all_rows(
+        ids: int,
+        num_rows: int,
+        source: int,
+        source_bytes: int,
+        panel: int,
+        num_pairs: int,
+        target: int,
+        target_bytes: int,
+    ) -> None:
+        row = 0
+        while row < num_rows:
+            if num_rows - row >= 6:
+                six(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                row += 6
+            elif num_rows - row >= 4:
+                four(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                row += 4
+            elif num_rows - row >= 2:
+                two(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                row += 2
+            else:
+                one(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                row += 1
+
+    function: Callable[..., None] = all_rows
+    return function
 
 
-@njit  # type: ignore[untyped-decorator]
-def _expand_rows(
-    ids: int,
-    num_rows: int,
-    ranks: int,
-    ranks_bytes: int,
-    up: int,
-    num_pairs: int,
-    out: int,
-    out_bytes: int,
-) -> None:
-    """64 columns of all rows."""
-    row = 0
-    while row < num_rows:
-        some, own, left = ids + row * 8, ranks + row * ranks_bytes, num_rows - row
-        if left >= 6:
-            _expand_six(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
-            row += 6
-        elif left >= 4:
-            _expand_four(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
-            row += 4
-        elif left >= 2:
-            _expand_two(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
-            row += 2
-        else:
-            _expand_one(some, own, ranks_bytes, up, num_pairs, out, out_bytes)
-            row += 1
+_reduce, _expand = _all_rows_by(_reduce_by), _all_rows_by(_expand_by)
 
 
 @njit  # type: ignore[untyped-decorator]
@@ -182,7 +168,7 @@ def _add_adapter(
     down, up, rank = adapter[0], adapter[1], adapter[2]
     ranks_bytes = rank * 2
     for part in range(rank // WIDTH):
-        _reduce_rows(
+        _reduce(
             ids,
             num_rows,
             x,
@@ -193,7 +179,7 @@ def _add_adapter(
             ranks_bytes,
         )
     for panel in range(num_panels):
-        _expand_rows(
+        _expand(
             ids,
             num_rows,
             ranks,
