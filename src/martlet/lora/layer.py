@@ -110,7 +110,7 @@ class AdaptedLinear(AdaptedLeaf):
         self._check(x, row_map)
         for part in row_map.parts:
             self._adjust(x, out, part)
-        if self._is_compiled(row_map.whole):
+        if self._is_compiled(row_map):
             self._add_grouped(x, out, row_map.whole)
             return out.view(shape)
         for part in row_map.parts:
@@ -126,8 +126,9 @@ class AdaptedLinear(AdaptedLeaf):
             if delta is not None and not delta.only_adds_rank:
                 out[rows] = self._adjusted(x[rows], out[rows], delta)
 
-    def _is_compiled(self, part: Part) -> bool:
-        deltas = (adapter.deltas.get(self._name) for adapter in part.adapters)
+    def _is_compiled(self, row_map: RowMap) -> bool:
+        adapters = (adapter for part in row_map.parts for adapter in part.adapters)
+        deltas = (adapter.deltas.get(self._name) for adapter in adapters)
         return any(delta is not None and delta.panels is not None for delta in deltas)
 
     def _add_rank(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
