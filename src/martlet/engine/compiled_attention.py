@@ -67,7 +67,7 @@ class TokenTiles:
         )  # To ask for them takes long.
 
     def arguments(self, first_keys: npt.NDArray[np.int64]) -> tuple[int, ...]:
-        """The first arguments of a call, those that belong to the step.
+        """The first `NUM_STEP_ARGUMENTS` of a call, the same for layers alike.
 
         Args:
             first_keys: `[T]`, the first position that each token sees.
@@ -77,8 +77,11 @@ class TokenTiles:
         return (table, tiles, first_keys.ctypes.data, positions, *sizes)
 
 
+NUM_STEP_ARGUMENTS = 7
+
+
 class LayerAttention:
-    """The arguments of a call that belong to a layer, whatever the step.
+    """What a call of the compiled function knows of a layer, whatever the step.
 
     Args:
         num_heads: Hq.
@@ -86,22 +89,22 @@ class LayerAttention:
     """
 
     def __init__(
-        self, cache: KVCache, layer: int, num_heads: int, dim: int, scaling: float
+        self, cache: KVCache, layer: int, *, num_heads: int, dim: int, scaling: float
     ) -> None:
-        self._keys, self._values = cache.pools(layer)
-        num_kv_heads = len(self._keys)
+        self._pools = cache.pools(layer)
+        num_kv_heads = len(self._pools[0])
         self._shape = (cache.num_blocks, num_kv_heads, num_heads // num_kv_heads, dim)
         self._scale = ctypes.c_float(scaling)
 
     def arguments(self, query: int, out: int, token_bytes: int, head_bytes: int) -> tuple[int, ...]:
-        """Those behind the step's.
+        """The arguments behind the step's.
 
         Args:
             query, out: Addresses.
             token_bytes, head_bytes: How far apart tokens and heads of the query are.
         """
-        pools = self._keys.data_ptr(), self._values.data_ptr()
-        places = (query, *pools, ctypes.addressof(self._scale), out)
+        keys, values = (pool.data_ptr() for pool in self._pools)
+        places = (query, keys, values, ctypes.addressof(self._scale), out)
         return (*places, token_bytes, head_bytes, *self._shape)
 
 
@@ -141,7 +144,7 @@ def attend(
         query = query.contiguous()
     num_heads, num_tokens, dim = query.shape
     out = query.new_empty(num_tokens, num_heads, dim)
-    own = LayerAttention(cache, layer, num_heads, dim, scaling)
+    own = LayerAttention(cache, layer, num_heads=num_heads, dim=dim, scaling=scaling)
     strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
     arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)
     run(attention.attend(), (*tiles.arguments(first_keys), *arguments))

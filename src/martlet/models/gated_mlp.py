@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.compiled.threads import is_compiled_for, run
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.packed import PackedLinear
-from martlet.models.linear.written import calls_of
-from martlet.models.openmp import Call, run
 
 ROWS_AT_ONCE = 512
 """Tokens that go through together: enough for the products to be as fast as for more."""
@@ -37,7 +35,8 @@ class GatedMLP(nn.Module):
         self.up_proj = mlp.get_submodule("up_proj")
         self.down_proj = mlp.get_submodule("down_proj")
         self.act_fn = mlp.get_submodule("act_fn")
-        self._is_silu = _is_silu(self.act_fn)
+        self.is_silu = _is_silu(self.act_fn)
+        """Whether `act` is what compiled functions know."""
         self.wanted_rows: Tensor | None = None
         """`[N]`, the tokens that anyone will look at, and None for all; the output of the others
         is zero. In the last layer those are the tokens whose logits are wanted."""
@@ -62,48 +61,6 @@ class GatedMLP(nn.Module):
         layers = (self.gate_proj, self.up_proj, self.down_proj)
         return all(isinstance(layer, _FAST) for layer in layers)
 
-    def calls(
-        self, x: int, out: int, num_rows: int, *, hidden: tuple[int, int], scratch: int
-    ) -> list[Call] | None:
-        """What computes the same of bf16 rows at one address, and writes it to another.
-
-        Args:
-            hidden: Two addresses, each with room for `num_rows` of the hidden layer.
-            scratch: See `IntegerLinear.calls`.
-
-        Returns:
-            The calls in order, or None where there are none.
-        """
-        if not self._is_silu:
-            return None
-        gate_and_up = self._gate_and_up_calls(x, hidden, num_rows, scratch)
-        down = calls_of(self.down_proj, hidden[0], out, num_rows, scratch)
-        if gate_and_up is None or down is None:
-            return None
-        return [*gate_and_up, self._activation_call(*hidden, num_rows), *down]
-
-    def _gate_and_up_calls(
-        self, x: int, hidden: tuple[int, int], num_rows: int, scratch: int
-    ) -> list[Call] | None:
-        gate = calls_of(self.gate_proj, x, hidden[0], num_rows, scratch)
-        up = calls_of(self.up_proj, x, hidden[1], num_rows, scratch)
-        if gate is None or up is None:
-            return None
-        # Rounded for the gate, tokens are rounded for both.
-        can_share = len(up) == 1 or self._shares_rounding
-        return [*gate, up[-1]._replace(waits=False)] if can_share else [*gate, *up]
-
-    @property
-    def _shares_rounding(self) -> bool:
-        gate, up = self.gate_proj, self.up_proj
-        are_whole = isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear)
-        return are_whole and gate.group_size == up.group_size
-
-    def _activation_call(self, hidden: int, up: int, num_rows: int) -> Call:
-        from martlet.models.compiled.elementwise import silu_times
-
-        return Call(silu_times().address, (hidden, up, num_rows, self.down_proj.in_features))
-
     def _compute(self, x: Tensor) -> Tensor:
         hidden, up = self._gate_and_up(x)
         out: Tensor = self.down_proj(self._activated(hidden, up))
@@ -111,23 +68,24 @@ class GatedMLP(nn.Module):
 
     def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
         """`act(hidden) * up`; both are overwritten."""
-        if not self._is_silu:
+        if not self.is_silu:
             activated: Tensor = self.act_fn(hidden)
             return activated.mul_(up)
         if not is_compiled_for(hidden, hidden.shape[-1]):
             return F.silu(hidden, inplace=True).mul_(up)
-        from martlet.models.compiled.elementwise import ROWS_AT_ONCE
+        from martlet.models.compiled.elementwise import ROWS_AT_ONCE, silu_times
 
         hidden, up = hidden.contiguous(), up.contiguous()
-        num_rows = hidden.numel() // hidden.shape[-1]
-        call = self._activation_call(hidden.data_ptr(), up.data_ptr(), num_rows)
-        run(call, alone=num_rows <= ROWS_AT_ONCE)
+        width = hidden.shape[-1]
+        num_rows = hidden.numel() // width
+        arguments = (hidden.data_ptr(), up.data_ptr(), num_rows, width)
+        run(silu_times(), arguments, alone=num_rows <= ROWS_AT_ONCE)
         return hidden
 
     def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = self.gate_proj, self.up_proj
         if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
-            if self._shares_rounding and not gate.is_few(x):
+            if gate.group_size == up.group_size and not gate.is_few(x):
                 tokens = gate.rounded(x)
                 return gate.multiply(tokens), up.multiply(tokens)
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):

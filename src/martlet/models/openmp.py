@@ -39,9 +39,7 @@ def run(call: Call, *, alone: bool = False) -> None:
         alone: Whether to call it on this thread only: others take a few microseconds to wake.
     """
     taken = ctypes.c_int64(0)
-    numbers = (ctypes.c_int64 * (len(call.arguments) + 1))(
-        ctypes.addressof(taken), *call.arguments
-    )
+    numbers = (ctypes.c_int64 * (len(call.arguments) + 1))(ctypes.addressof(taken), *call.arguments)
     if alone or torch.get_num_threads() == 1:
         _callable(call.function)(ctypes.addressof(numbers))
     else:
@@ -85,11 +83,11 @@ def _callable(function: int) -> Callable[[int], None]:
 @cache
 def _share_work() -> Callable[[int, int, int, int], None] | None:
     """`GOMP_parallel(function, argument, num_threads, flags)` of PyTorch's OpenMP."""
-    function = _function(_SHARE_WORK)
+    function: Any = _function(_SHARE_WORK)
     if function is not None:
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         function.restype = None
-    return function
+    return function  # type: ignore[no-any-return]  # ctypes has no type for it
 
 
 def _function(name: str) -> Any:

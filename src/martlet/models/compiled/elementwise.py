@@ -6,31 +6,23 @@ Shapes: T rows, D columns, in bf16; D is a multiple of 16.
 from functools import cache
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
-    SUMS,
     VECTOR_BYTES,
     WIDTH,
     Builder,
     Value,
     at,
-    broadcast,
-    call,
     compiled,
     constant,
     fetch_add,
-    floats_at,
-    load,
-    multiply_add,
     power_of_two,
     round_sums,
     store,
-    sum_of,
     widen,
 )
 

@@ -72,17 +72,18 @@ def rotate_into_pool() -> Any:
     """Rotates queries where they lie, and writes keys, rotated, and values to a layer's pool.
 
     Its argument is the address of 13 whole numbers: that of a number in which threads count the
-    tokens that they took; those of the projections `[T, Hq + 2 Hkv, D]`, queries first and values
-    last, of cosine and sine `[T, D]`, of the slots `[T]` (int64), and of the pool's keys and values
-    `[Hkv, slots, D]`; T, Hq, Hkv, D, the slots of the pool, and how many bytes apart tokens are.
+    tokens that they took; of the step, those of cosine and sine `[T, D]` and of the slots `[T]`
+    (int64); those of the projections `[T, Hq + 2 Hkv, D]`, queries first and values last, and of
+    the pool's keys and values `[Hkv, slots, D]`; T, Hq, Hkv, D, the slots of the pool, and how many
+    bytes apart tokens are.
     """
     sources = version()
 
     @compiled
     def work(arguments: Any) -> None:
         _ = sources
-        rows, cosines, sines, slots = arguments[1], arguments[2], arguments[3], arguments[4]
-        keys, values, num_tokens = arguments[5], arguments[6], arguments[7]
+        cosines, sines, slots = arguments[1], arguments[2], arguments[3]
+        rows, keys, values, num_tokens = arguments[4], arguments[5], arguments[6], arguments[7]
         num_heads, num_kv_heads, dim = arguments[8], arguments[9], arguments[10]
         num_slots, row_bytes = arguments[11], arguments[12]
         while True:

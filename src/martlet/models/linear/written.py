@@ -2,8 +2,6 @@
 
 from typing import Protocol, runtime_checkable
 
-from torch import nn
-
 from martlet.models.linear.tokens import LEAST_GROUP, num_bytes
 from martlet.models.openmp import Call
 
@@ -24,13 +22,6 @@ class WrittenLinear(Protocol):
         Returns:
             The calls in order, or None where so many rows are not multiplied by them.
         """
-
-
-def calls_of(
-    layer: nn.Module, x: int, out: int, num_rows: int, scratch: int
-) -> list[Call] | None:
-    """The calls of any layer; None where it has none."""
-    return layer.calls(x, out, num_rows, scratch) if isinstance(layer, WrittenLinear) else None
 
 
 def scratch_bytes(num_rows: int, width: int) -> int:
