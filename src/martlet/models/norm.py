@@ -23,12 +23,11 @@ class FusedRMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.eps = eps
-        is_compiled = is_compiled_for(weight, weight.shape[0])
-        self._weight_fp32 = weight.detach().float() if is_compiled else None
+        self._weight_fp32 = weight.detach().float() if weight.device.type == "cpu" else weight
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D] -> [..., D]`."""
-        if self._weight_fp32 is not None and x.is_contiguous():
+        if x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
             return self._compiled(x, self._weight_fp32)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
