@@ -1,6 +1,5 @@
 """Martlet's engine as a contestant."""
 
-import gc
 from typing import TYPE_CHECKING, cast
 
 from martlet.bench.peers.protocol import Job, Run, Timeline, Work, contest
@@ -32,7 +31,6 @@ def make(job: Job) -> Run:
     if job.most_requests >= CROWD:
         model.compile_for_crowd()  # It is a part of getting ready, as it is for wide models.
     engine = Engine(model, _config(job, model))
-    gc.freeze()  # As the commands do.
 
     def add(work: Work) -> None:
         for index, ask in enumerate(work.asks):
