@@ -1,7 +1,12 @@
-"""What makes a start quick leaves later garbage to be found."""
+"""A quick start leaves later garbage to be found, a quick end leaves nothing undone."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+
+import pytest
 
 from martlet.cli.quick import keep_what_there_is, without_collections
 
@@ -23,3 +28,42 @@ def test_what_there_is_stays_and_garbage_made_later_goes() -> None:
     assert gc.isenabled()
     assert early() is not None
     assert late() is None
+
+
+LEAVING = """
+import atexit, sys, threading, time
+
+from martlet.cli.quick import leaving_at_once
+
+class Weights:
+    def __del__(self):
+        print("taken apart")
+
+def later():
+    time.sleep(0.2)
+    print("thread")
+
+weights = Weights()
+sys.stdout.reconfigure(write_through=False)
+with leaving_at_once():
+    atexit.register(print, "told")
+    threading.Thread(target=later).start()
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("sys.exit(3)", 3, "thread told"),
+        ("sys.exit()", 0, "thread told"),
+        ("raise ValueError", 1, "thread told taken apart"),
+        ("sys.exit('why')", 1, "thread told taken apart"),
+    ],
+)
+def test_a_program_leaves_at_once_when_all_is_done(end: str, code: int, said: str) -> None:
+    command = [sys.executable, "-c", LEAVING.format(end=end)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    left = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert left.returncode == code
+    assert left.stdout.split() == said.split()

@@ -280,8 +280,8 @@ class Tokenizer:
         return self._skippable_ids if skip_special_tokens else frozenset()
 
     def _special_tokens(self) -> dict[str, int]:
-        vocabulary = self._inner.get_vocab()
-        return {token: i for token, i in vocabulary.items() if i in self._special_ids}
+        ids = sorted(self._special_ids)
+        return dict(zip(self._inner.convert_ids_to_tokens(ids), ids, strict=True))
 
     def _decode_inner(self, token_ids: Sequence[int]) -> str:
         return str(self._inner.decode(list(token_ids), clean_up_tokenization_spaces=False))
@@ -306,7 +306,7 @@ class Tokenizer:
 
     def _find_end_of_turn_id(self) -> int | None:
         token = self.end_of_turn
-        return None if token is None else self._inner.get_vocab()[token]
+        return None if token is None else self._inner.convert_tokens_to_ids(token)
 
 
 def _backend_of(inner: PreTrainedTokenizerBase) -> BackendTokenizer | None:
