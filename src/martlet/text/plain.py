@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from martlet.text.sandbox import render_chat
-
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
@@ -99,6 +97,8 @@ class PlainTokenizer:
         **variables: object,
     ) -> str:
         """The text of a conversation; see `render_chat`."""
+        from martlet.text.sandbox import render_chat
+
         return render_chat(
             chat_template,
             conversation,
