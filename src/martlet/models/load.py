@@ -1,7 +1,6 @@
 """A model's folder made ready to run: loaded, guarded, its slow leaves replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -121,8 +120,89 @@ def load_model(
     """
     keep_freed_memory()
     module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
-    with _compiling(module):
-        expected = own_logits(module)
+    _compile_for(module)
+    expected = own_logits(module)
+    own_norms = {
+        name: norm
+        for name, norm in module.named_modules()
+        if type(norm).__name__.endswith("RMSNorm")
+    }
+    # Rounding changes the logits by more than the guard allows, so it looks at the model before.
+    layers = None if weights == "stored" else check(module, expected)
+    with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
+        swap_leaves(module, weights)
+    layers = layers or check(module, expected)
+    config = module.config.get_text_config()
+    layer_types = getattr(config, "layer_types", None) or ()
+    return LoadedModel(
+        module=module,
+        layers=layers,
+        vocab_size=config.vocab_size,
+        max_context_tokens=context_limit(module.config),
+        max_packed_tokens=first_scaled_position(module.config),
+        chunked_layers=frozenset(
+            layer for layer, kind in enumerate(layer_types) if kind == "chunked_attention"
+        ),
+        attention_chunk_size=getattr(config, "attention_chunk_size", None),
+        own_norms=own_norms,
+        last_mlp=_last_mlp(module),
+    )
+
+
+def _load_module(
+    folder: ModelFolder, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool
+) -> CausalLM:
+    decoder = load_decoder(folder, dtype=dtype) if device.type == "cpu" else None
+    if decoder is not None:
+        return decoder
+    from martlet.models.pretrained import load_module
+
+    return load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+
+
+def _compile_for(module: CausalLM) -> None:
+    """Compiles what the model needs, if anything.
+
+    Not in a thread beside other work on the model: both would wait for Python's lock, longer than
+    one after the other.
+    """
+    embedding = module.get_input_embeddings().weight
+    if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
+        compile_all()
+
+
+def _last_mlp_computes(self, rows: Tensor | None) -> Iterator[None]:
+    if self.last_mlp is None or rows is None:
+        yield
+        return
+    self.last_mlp.wanted_rows = rows
+    try:
+        yield
+    finally:
+        self.last_mlp.wanted_rows = None
+
+
+def load_model(
+    folder: ModelFolder,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: Weights = "stored",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a folder for the engine.
+
+    Args:
+        weights: Whether to round its linear layers.
+
+    Raises:
+        ModelError: If it cannot be loaded, or its layers cannot be rounded.
+        UnsupportedArchitectureError: If it loads and the guard refuses it.
+    """
+    keep_freed_memory()
+    module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
+    _compile_for(module)
+    expected = own_logits(module)
     own_norms = {
         name: norm
         for name, norm in module.named_modules()
