@@ -33,7 +33,7 @@ def test_what_there_is_stays_and_garbage_made_later_goes() -> None:
 LEAVING = """
 import atexit, sys, threading, time
 
-from martlet.cli.quick import leaving_at_once
+from martlet.cli.quick import keep_what_there_is, leaving_at_once
 
 class Weights:
     def __del__(self):
@@ -48,21 +48,24 @@ sys.stdout.reconfigure(write_through=False)
 with leaving_at_once():
     atexit.register(print, "told")
     threading.Thread(target=later).start()
-    {end}
+    {program}
 """
 
 
 @pytest.mark.parametrize(
-    ("end", "code", "said"),
+    ("program", "code", "said"),
     [
-        ("sys.exit(3)", 3, "thread told"),
-        ("sys.exit()", 0, "thread told"),
-        ("raise ValueError", 1, "thread told taken apart"),
-        ("sys.exit('why')", 1, "thread told taken apart"),
+        ("keep_what_there_is(); sys.exit(3)", 3, "thread told"),
+        ("keep_what_there_is(); sys.exit()", 0, "thread told"),
+        ("keep_what_there_is(); raise ValueError", 1, "thread told taken apart"),
+        ("keep_what_there_is(); sys.exit('why')", 1, "thread told taken apart"),
+        ("sys.exit(3)", 3, "thread told taken apart"),
     ],
 )
-def test_a_program_leaves_at_once_when_all_is_done(end: str, code: int, said: str) -> None:
-    command = [sys.executable, "-c", LEAVING.format(end=end)]
+def test_a_program_with_a_model_leaves_at_once_when_all_is_done(
+    program: str, code: int, said: str
+) -> None:
+    command = [sys.executable, "-c", LEAVING.format(program=program)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     left = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert left.returncode == code
