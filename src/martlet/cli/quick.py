@@ -33,8 +33,8 @@ def leaving_at_once() -> Iterator[None]:
 
     The interpreter would take modules and weights apart one by one: 0.2 to 0.4 s. What matters at
     the end is done as ever: threads are waited for, what `atexit` was told runs, and what was
-    printed is flushed. An error that nobody caught ends the process the usual way. So does a program
-    that loaded none: it takes no time, and libraries that train may count on it.
+    printed is flushed. An error that nobody caught ends the process the usual way. So does a
+    program that loaded no model: that takes no time, and libraries that train may count on it.
     """
     ended: list[int] = []
     # Told first, it is called last.
