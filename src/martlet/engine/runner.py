@@ -6,6 +6,7 @@ from torch import Tensor
 
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
 from martlet.engine.batch import BatchBuilder, LogitRows, StepBatch
+from martlet.engine.compiled_step import CompiledStep
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token
 from martlet.engine.kv_cache import KVCache
@@ -53,10 +54,15 @@ class PlainRunner:
             chunk_size=model.attention_chunk_size,
         )
         model.use_attention(ATTENTION_NAME, paged_attention)
+        self._compiled = CompiledStep.of(model.module, self.cache)
 
     def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
         """See `StepRunner`."""
         batch = self._batches.build(plan)
+        if self._compiled is not None and not is_probe:
+            logits = self._compiled.run(batch)
+            if logits is not None:
+                return batch.rows, logits
         return batch.rows, forward(self._model, batch, self._adapters, is_probe=is_probe)
 
 

@@ -1,6 +1,5 @@
 """Functions that numba compiles: for which models, and on the threads that PyTorch has."""
 
-import ctypes
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from martlet.models.openmp import has_threads, run_here, run_on_all_threads
+from martlet.models import openmp
+from martlet.models.openmp import Call, has_threads
 
 LEAST_WIDTH = 512
 """Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
@@ -43,17 +43,23 @@ def compile_all() -> None:
         attention,
         elementwise,
         largest,
+        norms,
         product,
+        program,
         rotary,
         segments,
     )
 
     attention.attend()
-    elementwise.rms_norm()
     elementwise.silu_times()
     largest.find_largest()
+    norms.rms_norm()
+    norms.add_rms_norm()
+    norms.norm_heads()
     product.multiply_rows()
+    program.make_calls()
     rotary.rotate()
+    rotary.rotate_into_pool()
     segments.add_segments()
 
 
@@ -71,15 +77,11 @@ def version() -> int:
 
 
 def run(function: Any, arguments: Sequence[int], *, alone: bool = False) -> None:
-    """Calls a function once on each of PyTorch's threads, and waits for all.
+    """Calls a function that numba compiled once on each of PyTorch's threads, and waits for all.
 
     Args:
-        function: Made by `numba.cfunc`, from a pointer to whole numbers to nothing. It shares the
-            work out itself, by counting in the number whose address is its first argument.
-        arguments: The others.
+        function: Made by `vectors.compiled`.
+        arguments: As in `Call`.
         alone: Whether to call it on this thread only, where there is nothing to share.
     """
-    taken = ctypes.c_int64(0)
-    passed = (ctypes.c_int64 * (len(arguments) + 1))(ctypes.addressof(taken), *arguments)
-    call = run_here if alone else run_on_all_threads
-    call(function.address, ctypes.addressof(passed))
+    openmp.run(Call(function.address, tuple(arguments)), alone=alone)
