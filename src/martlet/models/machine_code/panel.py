@@ -177,19 +177,39 @@ class Panel:
         missing: Value,
     ) -> None:
         """Writes those outputs that there are; the last panel may have fewer."""
+        is_whole = b.icmp_unsigned(">=", missing, WORD(PANEL))
+        with b.if_else(is_whole) as (whole, part):
+            with whole:
+                self._write(b, totals, out, rows, num_outputs, None)
+            with part:
+                self._write(b, totals, out, rows, num_outputs, broadcast(b, missing))
+
+    def _write(
+        self,
+        b: Builder,
+        totals: Value,
+        out: Value,
+        rows: Value,
+        num_outputs: Value,
+        missing: Value | None,
+    ) -> None:
+        """Writes as many outputs of each row, or all: stores with a mask take far longer."""
         itemsize = self._kind.dtype.itemsize
         lanes = [ir.Constant(WORDS, [LANES * c + lane for lane in range(LANES)]) for c in COLUMNS]
-        is_there = [b.icmp_unsigned("<", lane, broadcast(b, missing)) for lane in lanes]
 
         def row(number: Value, _: list[Value]) -> list[Value]:
             source = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
             target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
-            for column, mask in enumerate(is_there):
+            for column in COLUMNS:
                 place = WORD(VECTOR_BYTES * column)
                 total = load(b, FLOATS, source, place, align=VECTOR_BYTES)
                 value = to_bf16(b, total) if itemsize == 2 else total
                 to = at(b, target, WORD(LANES * column * itemsize))
-                b.call(self._store, [value, to, INT(1), mask])
+                if missing is None:
+                    b.store(value, to, align=itemsize)
+                else:
+                    is_there = b.icmp_unsigned("<", lanes[column], missing)
+                    b.call(self._store, [value, to, INT(1), is_there])
             return []
 
         repeat(b, rows, [], row)
