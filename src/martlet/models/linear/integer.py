@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.panels import by_panel, lay_out
-from martlet.models.linear.stored import StoredInt4, StoredInt8
+from martlet.models.linear.panels import lay_out
+from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.tokens import RoundedTokens, round_tokens
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
@@ -26,14 +26,16 @@ _FEW_PRODUCTS = 2**18
 """As many are computed before another thread is awake."""
 
 
-def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
+def can_compute(stored: StoredInt8 | StoredInt4 | SteppedInt4) -> bool:
     """Whether an `IntegerLinear` can take a layer's place, on this machine and in its shape."""
     width = stored.in_features
     if not can_compile() or width % _WIDTH_UNIT or width > _WIDEST:
         return False
     if isinstance(stored, StoredInt8):
         return stored.weight.device.type == "cpu"
-    scales, _ = stored.split_scales()
+    if isinstance(stored, SteppedInt4):
+        return stored.values.device.type == "cpu"
+    scales = stored.group_scales()
     size, rest = divmod(width, scales.shape[1])
     if scales.device.type != "cpu" or rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
         return False
@@ -50,7 +52,7 @@ class IntegerLinear(nn.Module):
         stored: A layer for which `can_compute` holds. It is read, not kept.
     """
 
-    def __init__(self, stored: StoredInt8 | StoredInt4) -> None:
+    def __init__(self, stored: StoredInt8 | StoredInt4 | SteppedInt4) -> None:
         super().__init__()
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self.bias = None if stored.bias is None else stored.bias.detach()
@@ -59,8 +61,6 @@ class IntegerLinear(nn.Module):
         self.group_size = panels.group_size
         """Inputs of a token that are rounded by one scale."""
         self._num_groups = self.in_features // panels.group_size
-        bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
-        self._bias_in_panels = by_panel(bias.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -98,9 +98,9 @@ class IntegerLinear(nn.Module):
         product(
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
-            *(panels.values.data_ptr(), panels.scales.data_ptr()),
-            0 if panels.multipliers is None else panels.multipliers.data_ptr(),
-            *(self._bias_in_panels.data_ptr(), out.data_ptr()),
+            panels.values.data_ptr(),
+            *(0 if each is None else each.data_ptr() for each in (panels.group_scales, panels.parts)),
+            *(panels.ends.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
             alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
         )
@@ -112,8 +112,8 @@ class IntegerLinear(nn.Module):
             from martlet.models.machine_code.product import product, product_of_few
 
             kind = ProductKind(
-                bits=self._panels.bits,
                 part_size=self._panels.part_size,
+                has_group_scales=self._panels.group_scales is not None,
                 dtype=dtype,
             )
             known = product_of_few(kind) if of_few else product(kind)

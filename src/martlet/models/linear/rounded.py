@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8, round_rows
-from martlet.models.linear.rounding import FourBits, round_channels, round_in_two_levels
-from martlet.models.linear.stored import RoundedInt4, StoredInt8
+from martlet.models.linear.rounding import FourBits, FourBitSteps, round_to_steps, round_channels, round_in_two_levels
+from martlet.models.linear.stored import RoundedInt4, SteppedInt4, StoredInt8
 from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, Weights
 
 _VALUES_AT_ONCE = 2**18
@@ -56,6 +56,14 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
     values, scales, multipliers, zeros = _in_slices(linear.weight, rounding)
     weight = FourBits(values=values, scales=scales, multipliers=multipliers, zeros=zeros)
     return RoundedInt4(linear, weight)
+
+
+def to_stepped_int4(linear: nn.Linear) -> SteppedInt4:
+    def rounding(rows: Tensor) -> tuple[Tensor, ...]:
+        r = round_to_steps(rows, linear.in_features // GROUP_SIZE)
+        return r.values, r.steps, r.scales
+    values, steps, scales = _in_slices(linear.weight, rounding)
+    return SteppedInt4(linear, FourBitSteps(values=values, steps=steps, scales=scales))
 
 
 def to_fp8(linear: nn.Linear) -> StoredFp8:

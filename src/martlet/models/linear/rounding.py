@@ -18,6 +18,9 @@ _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
 
 
+_SHARES_OF_STEP = tuple(percent / 100 for percent in range(70, 112, 3))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FourBits:
     """A weight in four bits: `(value - zero) * multiplier * scale`."""
@@ -30,6 +33,48 @@ class FourBits:
     """`[out, G]`, 1 to 15 in uint8."""
     zeros: Tensor
     """`[out, G]`, 7 or 8 in uint8: on the side of its largest weight a group has a value more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FourBitSteps:
+    """A weight in four bits that stand for eight: `(floor(value * step / 8) - step) * scale`."""
+
+    values: Tensor
+    """`[out, in]`, 0 to 15 in uint8."""
+    steps: Tensor
+    """`[out, G]`, -127 to 127 in int8; the largest weight of a group is at 0, whatever its sign."""
+    scales: Tensor
+    """`[out, 1]` in fp32."""
+
+    def dequantized(self) -> Tensor:
+        """`[out, in]` in fp32."""
+        steps = self.steps.unsqueeze(-1).int()
+        values = self.values.unflatten(1, (self.steps.shape[1], -1))
+        return ((values * steps >> 3) - steps).flatten(1) * self.scales
+
+
+def round_to_steps(weight: Tensor, num_groups: int) -> FourBitSteps:
+    scale = (weight.float().abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-12)
+    groups = (weight.float() / scale).unflatten(1, (num_groups, -1))
+    importance = groups.abs()
+    largest, least = groups.amax(dim=-1, keepdim=True), groups.amin(dim=-1, keepdim=True)
+    wanted = torch.where(-least >= largest, -least, -largest)
+    best, best_values = torch.zeros_like(wanted), torch.zeros_like(groups)
+    least_error = torch.full_like(wanted, torch.inf)
+    for share in _SHARES_OF_STEP:
+        steps = (wanted * share).round().clamp(-127, 127)
+        safe = torch.where(steps == 0, 1.0, steps)
+        values = ((groups + 7 / 16) * (8 / safe) + 8).round_().clamp_(0, 15)
+        error = ((values * steps / 8).floor_() - steps - groups).square_().mul_(importance)
+        error = error.sum(dim=-1, keepdim=True)
+        best = torch.where(error < least_error, steps, best)
+        best_values = torch.where(error < least_error, values, best_values)
+        least_error = torch.minimum(error, least_error)
+    return FourBitSteps(
+        values=best_values.flatten(1).to(torch.uint8),
+        steps=best.squeeze(-1).to(torch.int8),
+        scales=scale,
+    )
 
 
 def round_channels(weight: Tensor) -> tuple[Tensor, Tensor]:

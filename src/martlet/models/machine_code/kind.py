@@ -12,15 +12,18 @@ WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
+STEP_BITS = 3
+"""Steps of four bits are counted in eighths."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProductKind:
     """A product of rounded tokens with weights of few bits."""
 
-    bits: int
-    """8 or 4."""
     part_size: int | None
-    """Inputs whose weights have a multiplier and a zero of their own, in four bits."""
+    """Inputs whose weights have a step or a zero of their own, in four bits; None for eight."""
+    has_group_scales: bool
+    """Whether weights have a scale for each group of inputs. Then, in four bits, a part has a zero,
+    and else a step."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
