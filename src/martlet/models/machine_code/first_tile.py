@@ -75,7 +75,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
         of_column = at(b, parts, b.mul(number, WORD(LANES)))
 
         def part(index: Value, sums: list[Value]) -> list[Value]:
-            unpack = _Unpacking(b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
+            unpack = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
             before = b.mul(index, WORD(part_steps))
 
             def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
@@ -117,8 +117,9 @@ class _Unpacking:
     may be negative.
     """
 
-    def __init__(self, b: Builder, kind: ProductKind, part: Value) -> None:
+    def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, part: Value) -> None:
         self._b = b
+        self._high = known_function(module, "llvm.x86.avx512.pmulhu.w.512", _HALVES, [_HALVES] * 2)
         numbers = b.sext(load(b, ir.VectorType(BYTE, LANES), part, WORD(0)), INTS)
         if kind.has_group_scales:
             whole = 1 << STEP_BITS
@@ -141,7 +142,7 @@ class _Unpacking:
         nibbles = [b.and_(halves, mask) for mask in masks]
         factors = (self._times_16, self._sixteenths)
         higher = [b.mul(nibble, by) for nibble, by in zip(nibbles[:2], factors, strict=True)]
-        lower = [self._high(nibble, by) for nibble, by in zip(nibbles[2:], factors, strict=True)]
+        lower = [b.call(self._high, [nibble, by]) for nibble, by in zip(nibbles[2:], factors, strict=True)]
         mask = each(_HALVES, 255 << _BYTE_BITS)
         first, second = (
             b.add(
@@ -150,12 +151,6 @@ class _Unpacking:
             for high, low in zip(higher, lower, strict=True)
         )
         return first, second
-
-    def _high(self, left: Value, right: Value) -> Value:
-        """The higher half of products."""
-        b, wide = self._b, ir.VectorType(ir.IntType(32), 2 * LANES)
-        product = b.mul(b.zext(left, wide), b.zext(right, wide))
-        return b.trunc(b.lshr(product, each(wide, 16)), _HALVES)
 
     def _repeated(self, numbers: Value) -> Value:
         b = self._b
