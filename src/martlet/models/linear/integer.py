@@ -99,7 +99,7 @@ class IntegerLinear(nn.Module):
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
             panels.values.data_ptr(),
-            *(0 if each is None else each.data_ptr() for each in (panels.group_scales, panels.parts)),
+            *(0 if each is None else each.data_ptr() for each in (panels.group_scales, panels.codes)),
             *(panels.ends.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
             alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,

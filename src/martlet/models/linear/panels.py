@@ -32,7 +32,7 @@ class Panels:
     values: Tensor
     """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds the other
     input of a pair and, higher, the fourth after that."""
-    parts: Tensor | None
+    codes: Tensor | None
     """`[P, parts, W]` in int8, in four bits: steps or, with scales for each group, zeros."""
     group_scales: Tensor | None
     """`[P, G, W]` in bf16, of a stored layer of four bits."""
@@ -58,20 +58,21 @@ def _eight_bits(stored: StoredInt8) -> Panels:
         group_size=stored.in_features,
         part_size=None,
         values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
-        parts=None,
+        codes=None,
         group_scales=None,
         ends=_ends(stored.weight_scale.float(), stored.bias),
     )
 
 
 def _with_steps(stored: SteppedInt4) -> Panels:
-    part_size = stored.in_features // stored.steps.shape[1]
-    sizes = range(part_size, _LARGEST_GROUP + 1, part_size)
+    part_size = stored.in_features // stored.codes.shape[1]
+    low, high = stored.codes.unflatten(1, (-1, 2)).unbind(2)
+    sizes = range(2 * part_size, _LARGEST_GROUP + 1, 2 * part_size)
     return Panels(
         group_size=max(size for size in sizes if stored.in_features % size == 0),
         part_size=part_size,
         values=_in_panels(stored.values, 4, _two_in_a_byte),
-        parts=by_panel(stored.steps),
+        codes=by_panel(low | (high << 4)),
         group_scales=None,
         ends=_ends(stored.scales, stored.bias),
     )
@@ -84,7 +85,7 @@ def _with_group_scales(stored: StoredInt4) -> Panels:
         group_size=size,
         part_size=size,
         values=_in_panels(stored.values(), 4, _two_in_a_byte),
-        parts=by_panel(stored.group_zeros().to(torch.int8)),
+        codes=by_panel(stored.group_zeros().to(torch.uint8)),
         group_scales=by_panel(scales.bfloat16()),
         ends=_ends(torch.ones(stored.out_features, 1), stored.bias),
     )
@@ -97,8 +98,7 @@ def _ends(scales: Tensor, bias: Tensor | None) -> Tensor:
 
 def _two_in_a_byte(rows: Tensor) -> Tensor:
     """`[..., K]` below 16 -> `[..., K / 8, 4]`."""
-    pairs = rows.unflatten(-1, (-1, 2, 2, 2)).flip(-1)  # Products are higher by a byte, or not.
-    low, high = pairs.flatten(-2).unbind(-2)
+    low, high = rows.unflatten(-1, (-1, 2, 4)).unbind(-2)
     both: Tensor = low | (high << 4)
     return both
 

@@ -60,10 +60,10 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
 
 def to_stepped_int4(linear: nn.Linear) -> SteppedInt4:
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
-        r = round_to_steps(rows, linear.in_features // GROUP_SIZE)
-        return r.values, r.steps, r.scales
-    values, steps, scales = _in_slices(linear.weight, rounding)
-    return SteppedInt4(linear, FourBitSteps(values=values, steps=steps, scales=scales))
+        r = round_to_steps(rows, linear.in_features // 16)
+        return r.values, r.codes, r.scales
+    values, codes, scales = _in_slices(linear.weight, rounding)
+    return SteppedInt4(linear, FourBitSteps(values=values, codes=codes, scales=scales))
 
 
 def to_fp8(linear: nn.Linear) -> StoredFp8:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from martlet.models.machine_code.kind import MULTIPLIERS, STEPS
+
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
 
@@ -18,7 +20,7 @@ _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
 
 
-_SHARES_OF_STEP = tuple(percent / 100 for percent in range(70, 112, 3))
+_LARGEST = 120
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,42 +39,40 @@ class FourBits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FourBitSteps:
-    """A weight in four bits that stand for eight: `(floor(value * step / 8) - step) * scale`."""
+    """A weight in four bits that stand for eight: `(value - zero) * multiplier * scale`."""
 
     values: Tensor
     """`[out, in]`, 0 to 15 in uint8."""
-    steps: Tensor
-    """`[out, G]`, -127 to 127 in int8; the largest weight of a group is at 0, whatever its sign."""
+    codes: Tensor
+    """`[out, G]`, 0 to 15 in uint8: a group's multiplier and zero, of those in `STEPS`."""
     scales: Tensor
     """`[out, 1]` in fp32."""
 
     def dequantized(self) -> Tensor:
         """`[out, in]` in fp32."""
-        steps = self.steps.unsqueeze(-1).int()
-        values = self.values.unflatten(1, (self.steps.shape[1], -1))
-        return ((values * steps >> 3) - steps).flatten(1) * self.scales
+        multipliers, zeros = torch.tensor(STEPS).T[:, self.codes.int()].unsqueeze(-1)
+        values = self.values.unflatten(1, (self.codes.shape[1], -1))
+        return ((values - zeros) * multipliers).flatten(1) * self.scales
 
 
 def round_to_steps(weight: Tensor, num_groups: int) -> FourBitSteps:
-    scale = (weight.float().abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-12)
-    groups = (weight.float() / scale).unflatten(1, (num_groups, -1))
+    weight = weight.float()
+    scale = (weight.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=1e-12)
+    groups = (weight / scale).unflatten(1, (num_groups, -1))
     importance = groups.abs()
-    largest, least = groups.amax(dim=-1, keepdim=True), groups.amin(dim=-1, keepdim=True)
-    wanted = torch.where(-least >= largest, -least, -largest)
-    best, best_values = torch.zeros_like(wanted), torch.zeros_like(groups)
-    least_error = torch.full_like(wanted, torch.inf)
-    for share in _SHARES_OF_STEP:
-        steps = (wanted * share).round().clamp(-127, 127)
-        safe = torch.where(steps == 0, 1.0, steps)
-        values = ((groups + 7 / 16) * (8 / safe) + 8).round_().clamp_(0, 15)
-        error = ((values * steps / 8).floor_() - steps - groups).square_().mul_(importance)
+    zeros = torch.where(-groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True), 8.0, 7.0)
+    best, best_values = torch.zeros_like(zeros), torch.zeros_like(groups)
+    least_error = torch.full_like(zeros, torch.inf)
+    for index, multiplier in enumerate(MULTIPLIERS):
+        values = (groups / multiplier).round_().add_(zeros).clamp_(0, 15)
+        error = ((values - zeros) * multiplier - groups).square_().mul_(importance)
         error = error.sum(dim=-1, keepdim=True)
-        best = torch.where(error < least_error, steps, best)
+        best = torch.where(error < least_error, 2 * index + zeros - 7, best)
         best_values = torch.where(error < least_error, values, best_values)
         least_error = torch.minimum(error, least_error)
     return FourBitSteps(
         values=best_values.flatten(1).to(torch.uint8),
-        steps=best.squeeze(-1).to(torch.int8),
+        codes=best.squeeze(-1).to(torch.uint8),
         scales=scale,
     )
 

@@ -153,7 +153,7 @@ class SteppedInt4(nn.Module):
     def __init__(self, linear: nn.Linear, weight: FourBitSteps) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.values, self.steps, self.scales = weight.values, weight.steps, weight.scales
+        self.values, self.codes, self.scales = weight.values, weight.codes, weight.scales
         self.bias = linear.bias
         self._weight = weight
 

@@ -1,6 +1,7 @@
 """The first tile of a group of weights of four bits, which makes bytes of them for all tiles."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -21,13 +22,13 @@ from martlet.models.machine_code.emit import (
     load,
     repeat,
 )
-from martlet.models.machine_code.kind import PANEL, STEP_BITS, WEIGHT_ZERO, ProductKind
+from martlet.models.machine_code.kind import PANEL, STEPS, WEIGHT_ZERO, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES, group_scales
 from martlet.models.machine_code.tile_rows import TileRows
 from martlet.models.machine_code.worker import known_function, new_function
 
 _HALVES = ir.VectorType(HALF, 2 * LANES)
-_BYTE_BITS, _NIBBLE_BITS = 8, 4
+_NIBBLE = 4
 _PARAMETERS = [POINTER] * 8 + [WORD]
 _READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
 """How memory is asked for: to be read, to the cache's second level, as data."""
@@ -74,24 +75,29 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
         source, target = at(b, stored, across), at(b, out, across)
         of_column = at(b, parts, b.mul(number, WORD(LANES)))
 
-        def part(index: Value, sums: list[Value]) -> list[Value]:
-            unpack = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
-            before = b.mul(index, WORD(part_steps))
+        def unit(index: Value, sums: list[Value]) -> list[Value]:
+            unpacking = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
+            for place in range(kind.parts_of_code):
+                part = b.add(b.mul(index, WORD(kind.parts_of_code)), WORD(place))
+                sums = a_part(b.mul(part, WORD(part_steps)), unpacking.factors(place), sums)
+            return sums
 
+        def a_part(before: Value, factors: _Factors, sums: list[Value]) -> list[Value]:
             def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
                 step = b.add(before, inner)
                 here = at(b, source, b.mul(step, WORD(STEP_BYTES)))
                 to = at(b, target, b.mul(step, WORD(2 * STEP_BYTES)))
                 b.call(prefetch, [at(b, here, group_bytes), *_READ_TO_SECOND_LEVEL])
-                weights = unpack.both(load(b, BYTES, here, WORD(0), align=VECTOR_BYTES))
+                both = load(b, BYTES, here, WORD(0), align=VECTOR_BYTES)
                 results = list(sums)
-                for half, bytes_ in enumerate(weights):
-                    b.store(bytes_, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
+                for half, values in enumerate(_halves(b, both)):
+                    weights = factors.applied(b, values)
+                    b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
                     for row in rows.numbers:
                         index = row + half * num_rows
                         results[index] = rows.multiply(
-                            sums[index], b.bitcast(bytes_, INTS), rows.inputs(row, place)
+                            sums[index], b.bitcast(weights, INTS), rows.inputs(row, place)
                         )
                 return results
 
@@ -99,7 +105,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
 
         # Two sums a row: an instruction need not wait for the one before.
         first = [*map(rows.first_sum, rows.numbers), *(each(INTS, 0) for _ in rows.numbers)]
-        sums = repeat(b, b.udiv(size, WORD(kind.part_size)), first, part)
+        sums = repeat(b, b.udiv(size, WORD(kind.part_size * kind.parts_of_code)), first, unit)
         scales = group_scales(b, kind, weight_scales, number)
         for row in rows.numbers:
             rows.add(row, number, b.add(sums[row], sums[row + num_rows]), scales)
@@ -110,57 +116,52 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     return function
 
 
+def _halves(b: Builder, both: Value) -> tuple[Value, Value]:
+    """The lower and the upper halves of bytes."""
+    return b.and_(both, each(BYTES, 15)), b.lshr(both, each(BYTES, _NIBBLE))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Factors:
+    """Of the values of a part: `(q - zero) * multiplier + 128` is a byte."""
+
+    multipliers: Value | None
+    """In halves of a word; None where they are 1."""
+    added: Value
+    """In bytes: 128 less the zero, multiplied."""
+
+    def applied(self, b: Builder, values: Value) -> Value:
+        """The bytes of values."""
+        if self.multipliers is not None:
+            # Products stay below 256: the bytes of a pair do not meet.
+            values = b.bitcast(b.mul(b.bitcast(values, _HALVES), self.multipliers), BYTES)
+        return b.add(values, self.added)
+
+
 class _Unpacking:
-    """Writes how the stored values of a part become bytes, in vectors of halves of a word.
+    """Writes what becomes of the codes of a column, a byte for each output."""
 
-    A value `q` becomes `floor(q * step / 8) - step + 128` or, with a zero, `q - zero + 128`. A step
-    may be negative.
-    """
-
-    def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, part: Value) -> None:
-        self._b = b
-        self._high = known_function(module, "llvm.x86.avx512.pmulhu.w.512", _HALVES, [_HALVES] * 2)
-        numbers = b.sext(load(b, ir.VectorType(BYTE, LANES), part, WORD(0)), INTS)
-        if kind.has_group_scales:
-            whole = 1 << STEP_BITS
-            steps, self._added = each(_HALVES, whole), self._minus(numbers)
-        else:
-            steps, self._added = self._repeated(numbers), self._minus(numbers)
-        # Sixteenths times 16 are 256ths: the whole number is the higher byte of a half.
-        self._sixteenths = b.shl(steps, each(_HALVES, _NIBBLE_BITS - STEP_BITS))
-        self._times_16 = b.shl(self._sixteenths, each(_HALVES, _NIBBLE_BITS))
-
-    def both(self, stored: Value) -> tuple[Value, Value]:
-        """The bytes of two steps.
-
-        A half holds the higher byte of the first step in its lowest bits, then that of the second,
-        and above them the two lower bytes.
-        """
-        b = self._b
-        halves = b.bitcast(stored, _HALVES)
-        masks = [each(_HALVES, 15 << _NIBBLE_BITS * place) for place in range(4)]
-        nibbles = [b.and_(halves, mask) for mask in masks]
-        factors = (self._times_16, self._sixteenths)
-        higher = [b.mul(nibble, by) for nibble, by in zip(nibbles[:2], factors, strict=True)]
-        lower = [b.call(self._high, [nibble, by]) for nibble, by in zip(nibbles[2:], factors, strict=True)]
-        mask = each(_HALVES, 255 << _BYTE_BITS)
-        first, second = (
-            b.add(
-                b.bitcast(b.or_(b.and_(high, mask), b.and_(low, b.not_(mask))), BYTES), self._added
-            )
-            for high, low in zip(higher, lower, strict=True)
+    def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, codes: Value) -> None:
+        self._b, self._kind = b, kind
+        self._look_up = known_function(
+            module, "llvm.x86.avx512.pshuf.b.512", BYTES, [BYTES, BYTES]
         )
-        return first, second
+        numbers = load(b, ir.VectorType(BYTE, LANES), codes, WORD(0))
+        inputs_of_output = VECTOR_BYTES // LANES
+        places = [lane // inputs_of_output for lane in range(VECTOR_BYTES)]
+        mask = ir.Constant(ir.VectorType(INT, VECTOR_BYTES), places)
+        self._codes = b.shuffle_vector(numbers, numbers, mask)
 
-    def _repeated(self, numbers: Value) -> Value:
+    def factors(self, part: int) -> _Factors:
+        """Those of a part of a code: a zero or, of each half of it, a multiplier and a zero."""
         b = self._b
-        low = b.and_(numbers, each(INTS, 0xFFFF))
-        return b.bitcast(b.or_(low, b.shl(numbers, each(INTS, 16))), _HALVES)
+        if self._kind.has_group_scales:
+            return _Factors(multipliers=None, added=b.sub(each(BYTES, WEIGHT_ZERO), self._codes))
+        codes = _halves(b, self._codes)[part]
+        multipliers = b.bitcast(self._in_table([m for m, _ in STEPS], codes), _HALVES)
+        added = self._in_table([WEIGHT_ZERO - m * zero for m, zero in STEPS], codes)
+        return _Factors(multipliers=b.and_(multipliers, each(_HALVES, 255)), added=added)
 
-    def _minus(self, numbers: Value) -> Value:
-        """128 less numbers, as bytes, four times each."""
-        b = self._b
-        rest = b.and_(b.sub(each(INTS, WEIGHT_ZERO), numbers), each(INTS, 255))
-        for bits in (8, 16):
-            rest = b.or_(rest, b.shl(rest, each(INTS, bits)))
-        return b.bitcast(rest, BYTES)
+    def _in_table(self, numbers: Sequence[int], codes: Value) -> Value:
+        table = ir.Constant(BYTES, list(numbers) * (VECTOR_BYTES // len(numbers)))
+        return self._b.call(self._look_up, [table, codes])

@@ -6,14 +6,17 @@ import torch
 
 TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
-ROWS_AT_ONCE = 192
+ROWS_AT_ONCE = int(__import__("os").environ.get("ROWS","192"))
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
 WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
-STEP_BITS = 3
-"""Steps of four bits are counted in eighths."""
+MULTIPLIERS = (1, 2, 3, 5, 7, 9, 12, 15)
+STEPS = tuple((multiplier, zero) for multiplier in MULTIPLIERS for zero in (7, 8))
+"""What the sixteen codes of a part of weights of four bits stand for: a value `q` is
+`(q - zero) * multiplier`, and with the zero on the other side of its largest weight, a part has a
+value more for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +24,14 @@ class ProductKind:
     """A product of rounded tokens with weights of few bits."""
 
     part_size: int | None
-    """Inputs whose weights have a step or a zero of their own, in four bits; None for eight."""
+    """Inputs whose weights have a code of their own, in four bits; None for eight."""
     has_group_scales: bool
-    """Whether weights have a scale for each group of inputs. Then, in four bits, a part has a zero,
-    and else a step."""
+    """Whether weights have a scale for each group of inputs. Then, in four bits, a part's code is a
+    zero, and else half a byte that says its step."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
+
+    @property
+    def parts_of_code(self) -> int:
+        """Parts that share a byte."""
+        return 1 if self.has_group_scales else 2
