@@ -17,8 +17,8 @@ _OUTPUTS_AT_ONCE = 1024
 """A multiple of a panel. Laid out in parts, a weight is not in memory three times."""
 
 
-_LARGEST_GROUP = 256
-"""Inputs of a panel whose bytes stay in the cache's first level."""
+_LARGEST_GROUP = 512
+"""Inputs of a panel whose bytes stay in the cache's first level, or nearly."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +28,13 @@ class Panels:
     group_size: int
     """Inputs of a token that have one scale."""
     part_size: int | None
-    """Inputs that share a step or a zero, in four bits."""
+    """Inputs that share a code, in four bits."""
     values: Tensor
-    """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds the other
-    input of a pair and, higher, the fourth after that."""
+    """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input
+    and, higher, the fourth after it."""
     codes: Tensor | None
-    """`[P, parts, W]` in int8, in four bits: steps or, with scales for each group, zeros."""
+    """In uint8, in four bits: those of two parts in a byte, `[P, parts / 2, W]`, or with scales for
+    each group the zeros `[P, parts, W]`."""
     group_scales: Tensor | None
     """`[P, G, W]` in bf16, of a stored layer of four bits."""
     ends: Tensor

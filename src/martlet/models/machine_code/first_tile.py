@@ -59,13 +59,13 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     """A function that does what a tile does, and writes the weights' bytes for the next.
 
     The instructions that unpack find room between those that multiply. Its parameters are those of
-    a tile, with the stored weights for their bytes, then the parts' steps or zeros, and where the
-    bytes go. Memory is asked for the next group meanwhile.
+    a tile, with the stored weights for their bytes, then the parts' codes, and where the bytes
+    go. Memory is asked for the next group meanwhile.
     """
     assert kind.part_size is not None
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", _PARAMETERS)
-    *tokens, stored, weight_scales, parts, out, totals, size = function.args
+    *tokens, stored, weight_scales, codes, out, totals, size = function.args
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
     prefetch = known_function(module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT, INT, INT])
     group_bytes = b.mul(size, WORD(PANEL // 2))
@@ -73,7 +73,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     def column(number: Value, _: list[Value]) -> list[Value]:
         across = b.mul(number, WORD(VECTOR_BYTES))
         source, target = at(b, stored, across), at(b, out, across)
-        of_column = at(b, parts, b.mul(number, WORD(LANES)))
+        of_column = at(b, codes, b.mul(number, WORD(LANES)))
 
         def unit(index: Value, sums: list[Value]) -> list[Value]:
             unpacking = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
@@ -105,7 +105,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
 
         # Two sums a row: an instruction need not wait for the one before.
         first = [*map(rows.first_sum, rows.numbers), *(each(INTS, 0) for _ in rows.numbers)]
-        sums = repeat(b, b.udiv(size, WORD(kind.part_size * kind.parts_of_code)), first, unit)
+        sums = repeat(b, b.udiv(size, WORD(kind.inputs_of_code)), first, unit)
         scales = group_scales(b, kind, weight_scales, number)
         for row in rows.numbers:
             rows.add(row, number, b.add(sums[row], sums[row + num_rows]), scales)

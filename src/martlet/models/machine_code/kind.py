@@ -6,7 +6,7 @@ import torch
 
 TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
-ROWS_AT_ONCE = int(__import__("os").environ.get("ROWS","192"))
+ROWS_AT_ONCE = 384
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
 WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
@@ -33,5 +33,11 @@ class ProductKind:
 
     @property
     def parts_of_code(self) -> int:
-        """Parts that share a byte."""
+        """Parts that share a byte of codes."""
         return 1 if self.has_group_scales else 2
+
+    @property
+    def inputs_of_code(self) -> int:
+        """Inputs of parts that share a byte, in four bits."""
+        assert self.part_size is not None
+        return self.part_size * self.parts_of_code

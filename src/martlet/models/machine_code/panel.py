@@ -7,6 +7,7 @@ from martlet.models.machine_code.emit import (
     FLOATS,
     HALVES,
     INT,
+    INTS,
     LANES,
     POINTER,
     VECTOR_BYTES,
@@ -19,6 +20,7 @@ from martlet.models.machine_code.emit import (
     at,
     broadcast,
     ceil_div,
+    each,
     load,
     repeat,
     smaller,
@@ -31,8 +33,6 @@ from martlet.models.machine_code.worker import known_function
 
 _ROWS_OF_TILES = (6, 4, 2, 1)
 """As many as registers hold the sums of, and smaller ones for the rest."""
-import os
-_BLOCK = int(os.environ.get("BLOCK", "48"))
 _PANEL_BYTES = PANEL * 4
 """Of a panel's numbers of 32 bits."""
 
@@ -48,7 +48,9 @@ class Panel:
     def __init__(self, module: ir.Module, kind: ProductKind) -> None:
         self._kind = kind
         self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
-        self._first_tile = write_first_tiles(module, kind, tuple(map(int,os.environ.get('FT','6,4,2,1').split(',')))) if kind.part_size else None
+        self._first_tile = (
+            write_first_tiles(module, kind, _ROWS_OF_TILES) if kind.part_size else None
+        )
         is_bf16 = kind.dtype == torch.bfloat16
         stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
         parameters = [stored, POINTER, INT, ir.VectorType(ir.IntType(1), LANES)]
@@ -59,8 +61,8 @@ class Panel:
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, for totals and for the bytes of a group, and the parameters."""
         width, num_groups = parameters[-3], parameters[-1]
-        totals = allocate(b, WORD(_BLOCK * _PANEL_BYTES))
-        group_bytes = b.mul(b.select(self._keeps(b, parameters[-4], width), width, b.udiv(width, num_groups)), WORD(PANEL))
+        totals = allocate(b, WORD(ROWS_AT_ONCE * _PANEL_BYTES))
+        group_bytes = b.mul(b.udiv(width, num_groups), WORD(PANEL))
         unpacked = allocate(b, group_bytes) if self._first_tile else totals
         return [totals, unpacked, *parameters]
 
@@ -75,7 +77,7 @@ class Panel:
         offsets: Value,
         weight: Value,
         weight_scales: Value,
-        parts: Value,
+        codes: Value,
         ends: Value,
         out: Value,
         num_rows: Value,
@@ -85,67 +87,48 @@ class Panel:
     ) -> None:
         """Writes it; behind the memory that `prepare` gave are the parameters of `product`."""
         num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
-        first_of_turn = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
-        rows_of_turn = smaller(b, b.sub(num_rows, first_of_turn), WORD(ROWS_AT_ONCE))
+        first_row = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
+        rows = smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE))
         panel = b.udiv(number, num_turns)
         size = b.udiv(width, num_groups)
-        first_group = b.mul(panel, num_groups)
-        first_output = b.mul(panel, WORD(PANEL))
-        of_outputs = at(b, ends, b.mul(panel, WORD(2 * _PANEL_BYTES)))
-        group_bytes = b.mul(size, WORD(PANEL))
-        keeps = self._keeps(b, num_rows, width)
+        self._begin(b, totals, rows)
 
-        def block(index: Value, _: list[Value]) -> list[Value]:
-            before = b.mul(index, WORD(_BLOCK))
-            first_row = b.add(first_of_turn, before)
-            rows = smaller(b, b.sub(rows_of_turn, before), WORD(_BLOCK))
-            is_unpacked = b.and_(keeps, b.icmp_unsigned(">", index, WORD(0)))
-            to_unpack = b.select(is_unpacked, WORD(0), rows)
-            self._begin(b, totals, rows)
-
-            def group(index: Value, _: list[Value]) -> list[Value]:
-                of_panel = b.add(first_group, index)
-                of_rows = b.add(b.mul(index, num_rows), first_row)
-                tokens = (
-                    at(b, values, b.mul(of_rows, size)),
-                    at(b, scales, b.mul(of_rows, WORD(4))),
-                    at(b, offsets, b.mul(of_rows, WORD(4))),
-                )
-                scales_of_group = at(b, weight_scales, b.mul(of_panel, WORD(PANEL * 2)))
-                values_before = b.mul(of_panel, b.mul(size, WORD(PANEL)))
-                done, bytes_ = WORD(0), at(b, weight, values_before)
-                if self._first_tile is not None:
-                    assert self._kind.part_size is not None
-                    unit = self._kind.part_size * self._kind.parts_of_code
-                    stored = at(b, weight, b.udiv(values_before, WORD(2)))
-                    of_parts = at(b, parts, b.udiv(values_before, WORD(unit)))
-                    bytes_ = at(b, unpacked, b.select(keeps, b.mul(index, group_bytes), WORD(0)))
-                    weights = (stored, scales_of_group, of_parts, bytes_)
-                    done = b.call(self._first_tile, [to_unpack, *tokens, *weights, totals, size])
-                self._multiply(b, done, rows, tokens, (bytes_, scales_of_group), totals, size)
-                return []
-
-            repeat(b, num_groups, [], group)
-            place = b.add(b.mul(first_row, num_outputs), first_output)
-            to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
-            self._end(b, totals, of_outputs, to, rows, num_outputs, b.sub(num_outputs, first_output))
+        def group(index: Value, _: list[Value]) -> list[Value]:
+            of_panel = b.add(b.mul(panel, num_groups), index)
+            of_rows = b.add(b.mul(index, num_rows), first_row)
+            tokens = (
+                at(b, values, b.mul(of_rows, size)),
+                at(b, scales, b.mul(of_rows, WORD(4))),
+                at(b, offsets, b.mul(of_rows, WORD(4))),
+            )
+            group_scales = at(b, weight_scales, b.mul(of_panel, WORD(PANEL * 2)))
+            before = b.mul(of_panel, b.mul(size, WORD(PANEL)))
+            done, bytes_ = WORD(0), at(b, weight, before)
+            if self._first_tile is not None:
+                stored = at(b, weight, b.udiv(before, WORD(2)))
+                of_group = at(b, codes, b.udiv(before, WORD(self._kind.inputs_of_code)))
+                weights = (stored, group_scales, of_group, unpacked)
+                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size])
+                bytes_ = unpacked
+            self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size)
             return []
 
-        repeat(b, ceil_div(b, rows_of_turn, _BLOCK), [], block)
-
-    def _keeps(self, b: Builder, num_rows: Value, width: Value) -> Value:
-        return b.and_(b.icmp_unsigned(">", num_rows, WORD(_BLOCK)), b.icmp_unsigned("<=", width, WORD(8192)))
+        repeat(b, num_groups, [], group)
+        first = b.mul(panel, WORD(PANEL))
+        place = b.add(b.mul(first_row, num_outputs), first)
+        to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
+        of_outputs = at(b, ends, b.mul(panel, WORD(2 * _PANEL_BYTES)))
+        self._end(b, totals, of_outputs, to, rows, num_outputs, b.sub(num_outputs, first))
 
     def _begin(self, b: Builder, totals: Value, rows: Value) -> None:
         """Totals begin with zeros."""
 
-        def row(number: Value, _: list[Value]) -> list[Value]:
-            to = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
-            for column in COLUMNS:
-                b.store(ir.Constant(FLOATS, [0.0]*LANES), at(b, to, WORD(VECTOR_BYTES * column)), align=VECTOR_BYTES)
+        def vector(number: Value, _: list[Value]) -> list[Value]:
+            zeros = b.bitcast(each(INTS, 0), FLOATS)
+            b.store(zeros, at(b, totals, b.mul(number, WORD(VECTOR_BYTES))), align=VECTOR_BYTES)
             return []
 
-        repeat(b, rows, [], row)
+        repeat(b, b.mul(rows, WORD(len(COLUMNS))), [], vector)
 
     def _multiply(
         self,
@@ -180,15 +163,15 @@ class Panel:
         out: Value,
         rows: Value,
         num_outputs: Value,
-        missing: Value,
+        rest: Value,
     ) -> None:
         """Writes those outputs that there are; the last panel may have fewer."""
-        is_whole = b.icmp_unsigned(">=", missing, WORD(PANEL))
+        is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
         with b.if_else(is_whole) as (whole, part):
             with whole:
                 self._write(b, totals, ends, out, rows, num_outputs, None)
             with part:
-                self._write(b, totals, ends, out, rows, num_outputs, broadcast(b, missing))
+                self._write(b, totals, ends, out, rows, num_outputs, broadcast(b, rest))
 
     def _write(
         self,
@@ -198,11 +181,13 @@ class Panel:
         out: Value,
         rows: Value,
         num_outputs: Value,
-        missing: Value | None,
+        count: Value | None,
     ) -> None:
-        """Writes as many outputs of each row, or all: stores with a mask take far longer."""
+        """Writes so many outputs of each row, or all: stores with a mask take far longer.
+
+        Totals are multiplied with the scales of the outputs, and the bias is added.
+        """
         itemsize = self._kind.dtype.itemsize
-        lanes = [ir.Constant(WORDS, [LANES * c + lane for lane in range(LANES)]) for c in COLUMNS]
 
         def row(number: Value, _: list[Value]) -> list[Value]:
             source = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
@@ -210,14 +195,16 @@ class Panel:
             for column in COLUMNS:
                 place = WORD(VECTOR_BYTES * column)
                 total = load(b, FLOATS, source, place, align=VECTOR_BYTES)
-                scale, bias = (load(b, FLOATS, ends, WORD(VECTOR_BYTES * (column + half * len(COLUMNS)))) for half in (0, 1))
-                total = b.call(self._fma, [total, scale, bias])
+                scales = load(b, FLOATS, ends, place)
+                bias = load(b, FLOATS, at(b, ends, place), WORD(_PANEL_BYTES))
+                total = b.call(self._fma, [total, scales, bias])
                 value = to_bf16(b, total) if itemsize == 2 else total
                 to = at(b, target, WORD(LANES * column * itemsize))
-                if missing is None:
+                if count is None:
                     b.store(value, to, align=itemsize)
                 else:
-                    is_there = b.icmp_unsigned("<", lanes[column], missing)
+                    lanes = ir.Constant(WORDS, [LANES * column + lane for lane in range(LANES)])
+                    is_there = b.icmp_unsigned("<", lanes, count)
                     b.call(self._store, [value, to, INT(1), is_there])
             return []
 

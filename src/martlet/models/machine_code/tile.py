@@ -23,6 +23,8 @@ from martlet.models.machine_code.worker import new_function
 COLUMNS = range(PANEL // LANES)
 """The vectors of a row of sums."""
 STEP_BYTES = PANEL * STEP
+_STEPS_AT_ONCE = 4
+"""Written out one by one: of a loop with few rounds the CPU foresees the end."""
 _PARAMETERS = [POINTER] * 6 + [WORD]
 
 
@@ -51,7 +53,12 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
         return results
 
     first = [sum_ for sum_ in map(rows.first_sum, rows.numbers) for _ in COLUMNS]
-    sums = repeat(b, b.udiv(size, WORD(STEP)), first, step)
+    def steps(number: Value, sums: list[Value]) -> list[Value]:
+        for place in range(_STEPS_AT_ONCE):
+            sums = step(b.add(b.mul(number, WORD(_STEPS_AT_ONCE)), WORD(place)), sums)
+        return sums
+
+    sums = repeat(b, b.udiv(size, WORD(STEP * _STEPS_AT_ONCE)), first, steps)
     scales = [group_scales(b, kind, weight_scales, WORD(column)) for column in COLUMNS]
     for index, products in enumerate(sums):
         row, column = divmod(index, len(COLUMNS))
