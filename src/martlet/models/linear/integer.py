@@ -26,30 +26,33 @@ _FEW_PRODUCTS = 2**18
 """As many are computed before another thread is awake."""
 
 
-def can_compute(stored: StoredInt8 | StoredInt4 | SteppedInt4) -> bool:
+def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
     """Whether an `IntegerLinear` can take a layer's place, on this machine and in its shape."""
-    width = stored.in_features
-    if not can_compile() or width % _WIDTH_UNIT or width > _WIDEST:
-        return False
     if isinstance(stored, StoredInt8):
-        return stored.weight.device.type == "cpu"
-    if isinstance(stored, SteppedInt4):
-        return stored.values.device.type == "cpu"
+        return can_multiply(stored.weight)
     scales = stored.group_scales()
-    size, rest = divmod(width, scales.shape[1])
-    if scales.device.type != "cpu" or rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
+    size, rest = divmod(stored.in_features, scales.shape[1])
+    if rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
         return False
-    return stored.has_groups_in_order
+    return can_multiply(stored.values()) and stored.has_groups_in_order
+
+
+def can_multiply(weight: Tensor) -> bool:
+    """Whether an `IntegerLinear` can multiply with a weight `[out, in]` once it is rounded."""
+    width = weight.shape[1]
+    fits = width % _WIDTH_UNIT == 0 and width <= _WIDEST
+    return fits and weight.device.type == "cpu" and can_compile()
 
 
 class IntegerLinear(nn.Module):
     """Computes what the layer computes that it is made from, on tokens of eight bits.
 
-    Weights of eight bits meet tokens that have one scale. Weights of four meet tokens that have a
-    scale for each group of weights, and keep their own scales in bf16.
+    Weights of eight bits meet tokens that have one scale, weights of four tokens that have a scale
+    for each group of inputs. Scales that stored weights have for each group are kept in bf16.
 
     Args:
-        stored: A layer for which `can_compute` holds. It is read, not kept.
+        stored: A layer for which `can_compute` holds, or whose weight is one for which
+            `can_multiply` does. It is read, not kept.
     """
 
     def __init__(self, stored: StoredInt8 | StoredInt4 | SteppedInt4) -> None:
@@ -99,7 +102,10 @@ class IntegerLinear(nn.Module):
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
             panels.values.data_ptr(),
-            *(0 if each is None else each.data_ptr() for each in (panels.group_scales, panels.codes)),
+            *(
+                0 if each is None else each.data_ptr()
+                for each in (panels.group_scales, panels.codes)
+            ),
             *(panels.ends.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
             alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,

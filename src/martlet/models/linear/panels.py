@@ -66,16 +66,17 @@ def _eight_bits(stored: StoredInt8) -> Panels:
 
 
 def _with_steps(stored: SteppedInt4) -> Panels:
-    part_size = stored.in_features // stored.codes.shape[1]
-    low, high = stored.codes.unflatten(1, (-1, 2)).unbind(2)
+    rounded = stored.rounded
+    part_size = stored.in_features // rounded.codes.shape[1]
+    low, high = rounded.codes.unflatten(1, (-1, 2)).unbind(2)
     sizes = range(2 * part_size, _LARGEST_GROUP + 1, 2 * part_size)
     return Panels(
         group_size=max(size for size in sizes if stored.in_features % size == 0),
         part_size=part_size,
-        values=_in_panels(stored.values, 4, _two_in_a_byte),
+        values=_in_panels(rounded.values, 4, _two_in_a_byte),
         codes=by_panel(low | (high << 4)),
         group_scales=None,
-        ends=_ends(stored.scales, stored.bias),
+        ends=_ends(rounded.scales, stored.bias),
     )
 
 

@@ -21,6 +21,7 @@ _STEPS_DOWN = (-1, 0, 1, 2)
 
 
 _LARGEST = 120
+"""Of a channel in steps: eight times the largest multiplier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,10 @@ class FourBits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FourBitSteps:
-    """A weight in four bits that stand for eight: `(value - zero) * multiplier * scale`."""
+    """A weight in four bits that stand for eight: `(value - zero) * multiplier * scale`.
+
+    Without the scale that is a byte. So a product is that of eight bits.
+    """
 
     values: Tensor
     """`[out, in]`, 0 to 15 in uint8."""
@@ -55,25 +59,32 @@ class FourBitSteps:
         return ((values - zeros) * multipliers).flatten(1) * self.scales
 
 
-def round_to_steps(weight: Tensor, num_groups: int) -> FourBitSteps:
+def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:
+    """Rounds to four bits, in steps of an eight-bit channel.
+
+    Of a group's multipliers, the best is that with the least square error, each weighted by the
+    size of its weight: large weights matter more than their number.
+    """
     weight = weight.float()
-    scale = (weight.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=1e-12)
-    groups = (weight / scale).unflatten(1, (num_groups, -1))
+    scales = (weight.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=1e-12)
+    groups = (weight / scales).unflatten(1, (num_groups, -1))  # [out, G, in / G]
     importance = groups.abs()
-    zeros = torch.where(-groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True), 8.0, 7.0)
+    is_negative = -groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True)
+    zeros = 7.0 + is_negative.float()
     best, best_values = torch.zeros_like(zeros), torch.zeros_like(groups)
-    least_error = torch.full_like(zeros, torch.inf)
+    least = torch.full_like(zeros, torch.inf)
     for index, multiplier in enumerate(MULTIPLIERS):
-        values = (groups / multiplier).round_().add_(zeros).clamp_(0, 15)
-        error = ((values - zeros) * multiplier - groups).square_().mul_(importance)
+        rounded = (groups / multiplier).round_().clamp_(-zeros, _LARGEST_VALUE - zeros)
+        error = (rounded * multiplier).sub_(groups).square_().mul_(importance)
         error = error.sum(dim=-1, keepdim=True)
-        best = torch.where(error < least_error, 2 * index + zeros - 7, best)
-        best_values = torch.where(error < least_error, values, best_values)
-        least_error = torch.minimum(error, least_error)
+        is_better = error < least
+        best = torch.where(is_better, 2.0 * index + is_negative, best)
+        best_values = torch.where(is_better, rounded, best_values)
+        least = torch.minimum(error, least)
     return FourBitSteps(
-        values=best_values.flatten(1).to(torch.uint8),
+        values=best_values.add_(zeros).flatten(1).to(torch.uint8),
         codes=best.squeeze(-1).to(torch.uint8),
-        scales=scale,
+        scales=scales,
     )
 
 

@@ -138,9 +138,6 @@ class RoundedInt4(StoredInt4):
         size = self.in_features // self.multipliers.shape[1]
         return torch.arange(self.in_features, device=self.scales.device) // size
 
-    def split_scales(self) -> tuple[Tensor, Tensor]:
-        return self.scales, self.multipliers
-
 
 class SteppedInt4(nn.Module):
     """Four-bit weights that stand for eight-bit ones, rounded here while the model was loaded.
@@ -153,13 +150,12 @@ class SteppedInt4(nn.Module):
     def __init__(self, linear: nn.Linear, weight: FourBitSteps) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.values, self.codes, self.scales = weight.values, weight.codes, weight.scales
+        self.rounded = weight
         self.bias = linear.bias
-        self._weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        return F.linear(x, self._weight.dequantized().to(x.dtype), self.bias)
+        return F.linear(x, self.rounded.dequantized().to(x.dtype), self.bias)
 
 
 class PackQuantized(StoredInt4):

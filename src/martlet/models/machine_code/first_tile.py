@@ -34,9 +34,7 @@ _READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
 """How memory is asked for: to be read, to the cache's second level, as data."""
 
 
-def write_first_tiles(
-    module: ir.Module, kind: ProductKind, counts: Sequence[int]
-) -> ir.Function:
+def write_first_tiles(module: ir.Module, kind: ProductKind, counts: Sequence[int]) -> ir.Function:
     """A function that calls the first tile of as many rows as there are, and returns their number.
 
     Args:
@@ -143,9 +141,7 @@ class _Unpacking:
 
     def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, codes: Value) -> None:
         self._b, self._kind = b, kind
-        self._look_up = known_function(
-            module, "llvm.x86.avx512.pshuf.b.512", BYTES, [BYTES, BYTES]
-        )
+        self._look_up = known_function(module, "llvm.x86.avx512.pshuf.b.512", BYTES, [BYTES, BYTES])
         numbers = load(b, ir.VectorType(BYTE, LANES), codes, WORD(0))
         inputs_of_output = VECTOR_BYTES // LANES
         places = [lane // inputs_of_output for lane in range(VECTOR_BYTES)]

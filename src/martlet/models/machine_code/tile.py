@@ -53,6 +53,7 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
         return results
 
     first = [sum_ for sum_ in map(rows.first_sum, rows.numbers) for _ in COLUMNS]
+
     def steps(number: Value, sums: list[Value]) -> list[Value]:
         for place in range(_STEPS_AT_ONCE):
             sums = step(b.add(b.mul(number, WORD(_STEPS_AT_ONCE)), WORD(place)), sums)
