@@ -56,7 +56,8 @@ class FourBitSteps:
         """`[out, in]` in fp32."""
         multipliers, zeros = torch.tensor(STEPS).T[:, self.codes.int()].unsqueeze(-1)
         values = self.values.unflatten(1, (self.codes.shape[1], -1))
-        return ((values - zeros) * multipliers).flatten(1) * self.scales
+        weight: Tensor = ((values - zeros) * multipliers).flatten(1) * self.scales
+        return weight
 
 
 def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:

@@ -12,7 +12,7 @@ WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
-MULTIPLIERS = (1, 2, 3, 5, 7, 9, 12, 15)
+MULTIPLIERS = (2, 3, 5, 7, 9, 11, 13, 15)
 STEPS = tuple((multiplier, zero) for multiplier in MULTIPLIERS for zero in (7, 8))
 """What the sixteen codes of a part of weights of four bits stand for: a value `q` is
 `(q - zero) * multiplier`, and with the zero on the other side of its largest weight, a part has a

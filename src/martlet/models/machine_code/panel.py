@@ -26,8 +26,8 @@ from martlet.models.machine_code.emit import (
     smaller,
     to_bf16,
 )
-from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.first_tile import write_first_tiles
+from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, write_tile
 from martlet.models.machine_code.worker import known_function
 
