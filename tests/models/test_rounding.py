@@ -16,7 +16,8 @@ def plain(weight: FourBits) -> torch.Tensor:
     num_parts = weight.multipliers.shape[1] // weight.scales.shape[1]
     steps = weight.scales.repeat_interleave(num_parts, dim=1) * weight.multipliers
     groups = weight.values.unflatten(1, (-1, size)).float() - weight.zeros[..., None]
-    return (groups * steps[..., None]).flatten(1)
+    stands_for: torch.Tensor = (groups * steps[..., None]).flatten(1)
+    return stands_for
 
 
 def test_it_is_closer_than_a_scale_for_each_group_and_kept_in_its_ranges() -> None:

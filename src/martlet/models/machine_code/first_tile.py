@@ -30,6 +30,8 @@ from martlet.models.machine_code.worker import known_function, new_function
 _HALVES = ir.VectorType(HALF, 2 * LANES)
 _NIBBLE = 4
 _PARAMETERS = [POINTER] * 8 + [WORD]
+_PAIRS_AT_ONCE = 2
+"""Of steps, written out one by one: as many as a part has at least."""
 _READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
 """How memory is asked for: to be read, to the cache's second level, as data."""
 
@@ -99,7 +101,13 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                         )
                 return results
 
-            return repeat(b, WORD(part_steps), sums, two_steps)
+            def some(number: Value, sums: list[Value]) -> list[Value]:
+                for place in range(_PAIRS_AT_ONCE):
+                    inner = b.add(b.mul(number, WORD(_PAIRS_AT_ONCE)), WORD(place))
+                    sums = two_steps(inner, sums)
+                return sums
+
+            return repeat(b, WORD(part_steps // _PAIRS_AT_ONCE), sums, some)
 
         # Two sums a row: an instruction need not wait for the one before.
         first = [*map(rows.first_sum, rows.numbers), *(each(INTS, 0) for _ in rows.numbers)]
