@@ -49,7 +49,8 @@ def write_first_tiles(module: ir.Module, kind: ProductKind, counts: Sequence[int
     num_rows, *others = function.args
     for count, tile in tiles:
         with b.if_then(b.icmp_unsigned(">=", num_rows, WORD(count))):
-            b.call(tile, others)
+            is_last = b.icmp_unsigned("==", num_rows, WORD(count))
+            b.call(tile, [*others, b.select(is_last, WORD(0), WORD(2 * STEP_BYTES))])
             b.ret(WORD(count))
     b.ret(WORD(0))
     return function
@@ -60,12 +61,14 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
 
     The instructions that unpack find room between those that multiply. Its parameters are those of
     a tile, with the stored weights for their bytes, then the parts' codes, and where the bytes
-    go. Memory is asked for the next group meanwhile.
+    go; and how far apart those of two steps lie, 0 where no other tile will read them: memory that
+    is not in the cache's first level would hold one row up. Memory is asked for the next group
+    meanwhile.
     """
     assert kind.part_size is not None
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
-    function, b = new_function(module, f"first_tile_of_{num_rows}", _PARAMETERS)
-    *tokens, stored, weight_scales, codes, out, totals, size = function.args
+    function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
+    *tokens, stored, weight_scales, codes, out, totals, size, pair_bytes = function.args
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
     prefetch = known_function(module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT, INT, INT])
     group_bytes = b.mul(size, WORD(PANEL // 2))
@@ -86,7 +89,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
             def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
                 step = b.add(before, inner)
                 here = at(b, source, b.mul(step, WORD(STEP_BYTES)))
-                to = at(b, target, b.mul(step, WORD(2 * STEP_BYTES)))
+                to = at(b, target, b.mul(step, pair_bytes))
                 b.call(prefetch, [at(b, here, group_bytes), *_READ_TO_SECOND_LEVEL])
                 both = load(b, BYTES, here, WORD(0), align=VECTOR_BYTES)
                 results = list(sums)
