@@ -4,15 +4,14 @@ import logging
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
 
 from martlet.bench.peers.gguf_file import convert
+from martlet.bench.peers.llama_cpp_engine import BATCH_TOKENS, Engine
 from martlet.bench.peers.protocol import Ask, Job, Run, Timeline, Work, contest
 
-_BATCH_TOKENS = 2048
 _SHARED = 0
 """The sequence of what all prompts begin with; those of the replies follow."""
-_SEED = 0
 
 
 def make(job: Job) -> Run:
@@ -25,12 +24,12 @@ def make(job: Job) -> Run:
     )
     if not model:
         raise RuntimeError(f"llama.cpp cannot load {job.converted}")
-    engines = {work.name: _Engine(model, work, job.num_threads) for work in job.works}
+    engines = {work.name: Engine(model, work, job.num_threads) for work in job.works}
+    longest = max(job.works, key=lambda work: work.longest)
 
     def run(work: Work, timeline: Timeline) -> None:
         # The warm-up is none of the job's works, and fits where the longest does.
-        engine = engines.get(work.name) or max(engines.values(), key=lambda each: each.num_tokens)
-        _Loop(engine, work, timeline).run()
+        _Loop(engines.get(work.name, engines[longest.name]), work, timeline).run()
 
     return run
 
@@ -56,7 +55,7 @@ class _Loop:
     """Draws the replies of a work; each step computes the newest token of every reply and, as far
     as the batch has room, prompts."""
 
-    def __init__(self, engine: "_Engine", work: Work, timeline: Timeline) -> None:
+    def __init__(self, engine: Engine, work: Work, timeline: Timeline) -> None:
         self._engine = engine
         self._work = work
         self._timeline = timeline
@@ -67,8 +66,8 @@ class _Loop:
 
     def run(self) -> None:
         """Draws all of them."""
-        for first in range(0, len(self._shared), _BATCH_TOKENS):
-            self._engine.add(_SHARED, first, self._shared[first : first + _BATCH_TOKENS])
+        for first in range(0, len(self._shared), BATCH_TOKENS):
+            self._engine.add(_SHARED, first, self._shared[first : first + BATCH_TOKENS])
             self._engine.decode()
         while self._asks or self._sequences:
             self._start()
@@ -78,10 +77,11 @@ class _Loop:
                 for each in self._split(sequence):
                     self._draw(each, row)
             self._end()
+        self._engine.forget(_SHARED)
 
     def _start(self) -> None:
         """Takes up prompts while the batch has room for more, and sequences for their samples."""
-        room = _BATCH_TOKENS - sum(len(each.waiting) for each in self._sequences)
+        room = BATCH_TOKENS - sum(len(each.waiting) for each in self._sequences)
         num_free = self._engine.num_sequences - 1 - sum(len(each.names) for each in self._sequences)
         while self._asks and room > 0 and num_free >= self._work.num_samples:
             index, ask = self._asks.popleft()
@@ -100,7 +100,7 @@ class _Loop:
         Returns:
             Those whose next token this step tells, each with the row that tells it.
         """
-        room = _BATCH_TOKENS - len(self._sequences)
+        room = BATCH_TOKENS - len(self._sequences)
         telling = []
         for sequence in self._sequences:
             tokens = sequence.waiting[: 1 + room]
@@ -154,94 +154,8 @@ def _common_beginning(asks: list[Ask]) -> list[int]:
     prompts = [ask.prompt_ids for ask in asks]
     if len(prompts) == 1:
         return []
-    return list(os.path.commonprefix(prompts)[: min(map(len, prompts)) - 1])
-
-
-class _Engine:
-    """A context and a batch for it.
-
-    Args:
-        model: Of llama.cpp.
-        work: Which is to fit.
-        num_threads: It computes with.
-    """
-
-    def __init__(self, model: Any, work: Work, num_threads: int) -> None:
-        import llama_cpp
-
-        params = llama_cpp.llama_context_default_params()
-        params.n_seq_max = min(1 + work.num_requests, llama_cpp.llama_max_parallel_sequences())
-        params.n_ctx = params.n_seq_max * work.longest
-        params.n_batch = _BATCH_TOKENS
-        params.n_outputs_max = params.n_seq_max
-        params.n_threads = params.n_threads_batch = num_threads
-        self.num_sequences: int = params.n_seq_max
-        """At once."""
-        self._calls = llama_cpp
-        self._context = llama_cpp.llama_init_from_model(model, params)
-        if not self._context:
-            raise RuntimeError(f"llama.cpp has no room for the work {work.name}")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._batch = llama_cpp.llama_batch_init(_BATCH_TOKENS, 0, 1)
-        self._sampler = _sampler(work.temperature)
-
-    def add(self, sequence: int, position: int, tokens: list[int]) -> int:
-        """Puts tokens of a sequence into the batch; the last tells the next.
-
-        Args:
-            sequence: Its number.
-            position: Of the first token.
-            tokens: One or more.
-
-        Returns:
-            The row of the last.
-        """
-        batch = self._batch
-        for offset, token in enumerate(tokens):
-            row = batch.n_tokens + offset
-            batch.token[row] = token
-            batch.pos[row] = position + offset
-            batch.n_seq_id[row] = 1
-            batch.seq_id[row][0] = sequence
-            batch.logits[row] = offset == len(tokens) - 1
-        batch.n_tokens += len(tokens)
-        return int(batch.n_tokens) - 1
-
-    def decode(self) -> None:
-        """Computes the batch, which is empty then."""
-        status = self._calls.llama_decode(self._context, self._batch)
-        if status != 0:
-            raise RuntimeError(f"llama_decode fails with {status}")
-        self._batch.n_tokens = 0
-
-    def sample(self, row: int) -> int:
-        """Draws a token behind a row of the batch that was computed last."""
-        return int(self._calls.llama_sampler_sample(self._sampler, self._context, row))
-
-    def copy(self, source: int, target: int) -> None:
-        """Makes a sequence that is empty the same as another."""
-        self._calls.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-
-    def forget(self, sequence: int) -> None:
-        """Empties a sequence."""
-        self._calls.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-
-
-def _sampler(temperature: float) -> Any:
-    """By llama.cpp's own samplers, with nothing but the temperature."""
-    import llama_cpp
-
-    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-    if temperature == 0:
-        stages = [llama_cpp.llama_sampler_init_greedy()]
-    else:
-        stages = [
-            llama_cpp.llama_sampler_init_temp(temperature),
-            llama_cpp.llama_sampler_init_dist(_SEED),
-        ]
-    for stage in stages:
-        llama_cpp.llama_sampler_chain_add(chain, stage)
-    return chain
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return [column[0] for column in columns][: min(map(len, prompts)) - 1]
 
 
 def version() -> str:
