@@ -1,5 +1,7 @@
 """Layers computed as one program give the logits that they give one by one, bit for bit."""
 
+import gc
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -69,8 +71,8 @@ class Recorded:
         runner._compiled.run = self._count  # type: ignore[method-assign]
         self._is_plain = is_plain
 
-    def _keep(self, plan: StepPlan, *, is_probe: bool = False) -> object:
-        rows, logits = self._run(plan, is_probe=is_probe)
+    def _keep(self, plan: StepPlan) -> object:
+        rows, logits = self._run(plan)
         self.logits.append(logits.clone())
         return rows, logits
 
@@ -152,22 +154,67 @@ def test_prompts_and_steps_of_many_rows_go_through_the_modules(
     assert [len(logits) for logits in engine.logits] == [num_requests] * 3
 
 
-def test_an_adapter_in_the_step_is_applied_and_a_base_step_stays_compiled(
+ADAPTERS = {
+    "whole": {"r": 8, "target_modules": "all-linear"},
+    "thin": {"r": 20, "target_modules": ["q_proj", "v_proj"]},
+    "mlp": {"r": 4, "target_modules": ["up_proj", "down_proj"]},
+    "head": {"r": 8, "target_modules": ["o_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+}
+
+
+def with_adapters(
+    folder: ModelFolder, path: Path, names: Iterable[str], *, is_plain: bool = False
+) -> Recorded:
+    """An engine with adapters; those of one name are the same each time."""
+    engine = Recorded(make_engine(load(folder)), is_plain=is_plain)
+    for seed, name in enumerate(names):
+        adapter = make_adapter(path / name, folder, seed=seed, **ADAPTERS[name])
+        engine.engine.adapters.install(engine.engine.adapters.prepare(name, adapter))
+    return engine
+
+
+@pytest.mark.parametrize(
+    "names", [["whole"], ["thin", None], ["whole", "thin", "mlp", "head", None]]
+)
+def test_the_same_bits_with_adapters(
+    names: list[str | None], folder: ModelFolder, tmp_path: Path
+) -> None:
+    known = [name for name in names if name is not None]
+    engines = [with_adapters(folder, tmp_path, known, is_plain=each) for each in (True, False)]
+    drawn = []
+    for each in engines:
+        requests = [
+            each.engine.add(str(index), [*range(5, 20 + index)], greedy(10), seed=0, adapter=name)
+            for index, name in enumerate(3 * names)
+        ]
+        run_to_end(each.engine)
+        drawn.append([request.output_ids for request in requests])
+    plain, compiled = engines
+    assert drawn[0] == drawn[1]
+    assert (plain.num_compiled, compiled.num_compiled) == (0, 9)
+    assert all(map(torch.equal, plain.logits, compiled.logits))
+
+
+def test_what_more_an_adapter_does_goes_through_the_modules(
     folder: ModelFolder, tmp_path: Path
 ) -> None:
-    adapter = make_adapter(tmp_path / "a", folder, r=8, target_modules=["q_proj", "down_proj"])
+    how = {"r": 8, "target_modules": ["q_proj"], "use_dora": True}
+    path = make_adapter(tmp_path / "a", folder, **how)
     engine = Recorded(make_engine(load(folder)))
-    adapters = engine.engine.adapters
-    adapters.install(adapters.prepare("a", adapter))
-    prompt = list(range(5, 30))
-    base, adapted = (
-        engine.engine.add(str(name), prompt, greedy(8), seed=0, adapter=name)
-        for name in (None, "a")
-    )
+    engine.engine.adapters.install(engine.engine.adapters.prepare("a", path))
+    for index, name in enumerate([None, "a"]):
+        engine.engine.add(str(index), [*range(5, 30)], greedy(8), seed=0, adapter=name)
+        run_to_end(engine.engine)
+        assert engine.num_compiled == 7
+
+
+def test_an_adapter_that_is_gone_is_held_by_no_program(folder: ModelFolder, tmp_path: Path) -> None:
+    engine = with_adapters(folder, tmp_path, ["whole"])
+    engine.engine.add("1", [*range(5, 30)], greedy(4), seed=0, adapter="whole")
     run_to_end(engine.engine)
-    assert engine.num_compiled == 0
-    assert base.output_ids != adapted.output_ids
-    again = engine.engine.add("again", prompt, greedy(8), seed=0)
-    run_to_end(engine.engine)
-    assert engine.num_compiled == 7
-    assert again.output_ids == base.output_ids
+    assert engine.num_compiled == 3
+    matrices = weakref.ref(engine.engine.adapters.acquire("whole"))
+    engine.engine.adapters.release(matrices())
+    engine.engine.adapters.drop("whole")
+    gc.collect()
+    assert matrices() is None

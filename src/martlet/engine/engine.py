@@ -231,10 +231,16 @@ class Engine:
             scores_prompt=True,
         )
         plan = StepPlan(chunks=(chunk,))
-        return self._new_runner(num_blocks).run(plan, is_probe=True)[1]
+        return self._new_runner(num_blocks, is_probe=True).run(plan)[1]
 
-    def _new_runner(self, num_blocks: int) -> StepRunner:
-        return new_runner(self._model, self.config, self.adapters.step, num_blocks=num_blocks)
+    def _new_runner(self, num_blocks: int, *, is_probe: bool = False) -> StepRunner:
+        return new_runner(
+            self._model,
+            self.config,
+            self.adapters.step,
+            num_blocks=num_blocks,
+            is_probe=is_probe,
+        )
 
     def _clean(self, rows: LogitRows, logits: Tensor) -> None:
         """Zeroes what drafts left in the pool if it is not finite.

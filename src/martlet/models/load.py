@@ -1,7 +1,6 @@
 """A model's folder made ready to run: loaded, guarded, its slow leaves replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -121,8 +120,8 @@ def load_model(
     """
     keep_freed_memory()
     module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
-    with _compiling(module):
-        expected = own_logits(module)
+    _compile_for(module)
+    expected = own_logits(module)
     own_norms = {
         name: norm
         for name, norm in module.named_modules()
@@ -161,17 +160,15 @@ def _load_module(
     return load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
 
 
-@contextmanager
-def _compiling(module: CausalLM) -> Iterator[None]:
-    """Compiles what the model needs, if anything, in a thread beside what is done inside."""
+def _compile_for(module: CausalLM) -> None:
+    """Compiles what the model needs, if anything.
+
+    Not in a thread beside other work on the model: both would wait for Python's lock, longer than
+    one after the other.
+    """
     embedding = module.get_input_embeddings().weight
-    if not isinstance(embedding, Tensor) or not is_compiled_for(embedding, embedding.shape[-1]):
-        yield
-        return
-    with ThreadPoolExecutor(1) as worker:
-        compiling = worker.submit(compile_all)
-        yield
-        compiling.result()
+    if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
+        compile_all()
 
 
 def _last_mlp(module: CausalLM) -> GatedMLP | None:

@@ -3,6 +3,7 @@
 Shapes: M rows, Hq query heads, Hkv key-value heads, D their width.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,6 +43,22 @@ class RowPlaces:
         """What is to be added to x; queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what
         attention makes of them `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
         self.projected_bytes = (heads + 2 * keys) * torch.bfloat16.itemsize
+
+
+Adapt = Callable[[str, tuple[int, int], tuple[int, int], tuple[int, int]], list[Call]]
+"""What follows on a linear layer: of its name, where its rows and its results are, how many bytes
+apart those are, and the numbers of inputs and outputs."""
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The names that a layer calls its linear layers by."""
+_BYTES = torch.bfloat16.itemsize
 
 
 def _rows(num_rows: int, width: int) -> Tensor:
@@ -101,11 +118,11 @@ class WrittenLayer:
         )
 
     def before_attention(
-        self, places: RowPlaces, num_rows: int, pools: tuple[Tensor, Tensor]
+        self, places: RowPlaces, num_rows: int, pools: tuple[Tensor, Tensor], adapt: Adapt
     ) -> list[Call] | None:
         """From normed rows to queries, and keys and values in the pool.
 
-        The first three arguments of the last call are left to the step: the addresses of cosines,
+        The first three arguments of the last call belong to the step: the addresses of cosines,
         sines and slots.
 
         Args:
@@ -118,31 +135,69 @@ class WrittenLayer:
         if projected is None:
             return None
         heads = (config.num_attention_heads, config.num_key_value_heads)
-        key = places.projected + heads[0] * config.head_dim * torch.bfloat16.itemsize
+        widths = [num_heads * config.head_dim for num_heads in (*heads, heads[1])]
+        queries = places.projected
+        keys = queries + widths[0] * _BYTES
+        outs = (queries, keys, keys + widths[1] * _BYTES)
+        apart = (config.hidden_size * _BYTES, row_bytes)
+        adapted = [
+            adapt(name, (places.normed, out), apart, (config.hidden_size, width))
+            for name, out, width in zip(LINEARS, outs, widths, strict=False)
+        ]
         norms = [
             norm.call_for_heads(place, num_rows, num_heads, row_bytes)
-            for norm, place, num_heads in zip(
-                self.head_norms, (places.projected, key), heads, strict=False
-            )
+            for norm, place, num_heads in zip(self.head_norms, outs, heads, strict=False)
         ]
-        own = (places.projected, pools[0].data_ptr(), pools[1].data_ptr())
+        own = (queries, pools[0].data_ptr(), pools[1].data_ptr())
         sizes = (num_rows, *heads, config.head_dim, pools[0].shape[1], row_bytes)
-        return [*projected, *norms, Call(rotate_into_pool().address, (0, 0, 0, *own, *sizes))]
+        rotation = Call(rotate_into_pool().address, (0, 0, 0, *own, *sizes))
+        return [*projected, *together(adapted), *together([[norm] for norm in norms]), rotation]
 
-    def after_attention(self, places: RowPlaces, num_rows: int) -> list[Call] | None:
+    def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
         """From what attention mixed to what the MLP adds."""
         from martlet.models.compiled.elementwise import silu_times
 
-        normed, hidden, scratch = places.normed, (places.gate, places.up), places.scratch
-        parts = (
-            self.out_projection.calls(places.mixed, places.added, num_rows, scratch),
-            [self.mlp_norm.call_after_adding(places.x, places.added, normed, num_rows)],
-            self.gate.calls(normed, hidden[0], num_rows, scratch),
-            self.up.calls(normed, hidden[1], num_rows, scratch),
-            [Call(silu_times().address, (*hidden, num_rows, self.config.intermediate_size))],
-            self.down.calls(hidden[0], places.added, num_rows, scratch),
-        )
-        return _joined(parts)
+        config, scratch = self.config, places.scratch
+        width, inner = config.hidden_size, config.intermediate_size
+        heads = config.num_attention_heads * config.head_dim
+        x, hidden, added = places.normed, (places.gate, places.up), places.added
+        out = self.out_projection.calls(places.mixed, added, num_rows, scratch)
+        gate = self.gate.calls(x, hidden[0], num_rows, scratch)
+        up = self.up.calls(x, hidden[1], num_rows, scratch)
+        down = self.down.calls(hidden[0], added, num_rows, scratch)
+        if out is None or gate is None or up is None or down is None:
+            return None
+
+        def adapted(name: str, places: tuple[int, int], *shape: int) -> list[Call]:
+            return adapt(name, places, (shape[0] * _BYTES, shape[1] * _BYTES), (shape[0], shape[1]))
+
+        out_name, *hidden_names, down_name = LINEARS[3:]
+        return [
+            *out,
+            *adapted(out_name, (places.mixed, added), heads, width),
+            self.mlp_norm.call_after_adding(places.x, added, x, num_rows),
+            *_beside(gate, up),
+            *together(
+                adapted(name, (x, place), width, inner)
+                for name, place in zip(hidden_names, hidden, strict=True)
+            ),
+            Call(silu_times().address, (*hidden, num_rows, inner)),
+            *down,
+            *adapted(down_name, (hidden[0], added), inner, width),
+        ]
+
+
+def _beside(calls: list[Call], others: list[Call]) -> list[Call]:
+    """The calls of two layers of the same rows, rounded once if both round them alike."""
+    if calls[:-1] == others[:-1]:
+        return [*calls, others[-1]._replace(waits=False)]
+    return [*calls, *others]
+
+
+def together(parts: Iterable[Sequence[Call]]) -> list[Call]:
+    """Calls of which none reads what another writes: only the first waits."""
+    calls = [call for part in parts for call in part]
+    return [call._replace(waits=index == 0) for index, call in enumerate(calls)]
 
 
 def _is_compiled(config: DecoderConfig) -> bool:
@@ -150,8 +205,3 @@ def _is_compiled(config: DecoderConfig) -> bool:
     return all(
         is_compiled_for(like, width) for width in (config.hidden_size, config.intermediate_size)
     )
-
-
-def _joined(parts: tuple[list[Call] | None, ...]) -> list[Call] | None:
-    known = [part for part in parts if part is not None]
-    return [call for part in known for call in part] if len(known) == len(parts) else None
