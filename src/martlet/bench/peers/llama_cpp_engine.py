@@ -25,7 +25,7 @@ class Engine:
         params = llama_cpp.llama_context_default_params()
         params.n_seq_max = min(1 + work.num_requests, llama_cpp.llama_max_parallel_sequences())
         params.n_ctx = params.n_seq_max * work.longest
-        params.n_batch = BATCH_TOKENS
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_outputs_max = params.n_seq_max
         params.n_threads = params.n_threads_batch = num_threads
         self.num_sequences: int = params.n_seq_max
