@@ -30,6 +30,9 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+CROWD = 128
+"""Unfinished requests from which on compiling for a narrow model takes no longer than it saves."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutput:
@@ -153,6 +156,8 @@ class Engine:
             interrupt, which goes on to the caller. Where the device has no memory for a step, the
             output is empty and later steps are smaller.
         """
+        if self.num_unfinished >= CROWD:
+            self._model.compile_for_crowd()
         start = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
-from martlet.models.compiled.threads import compile_all, is_compiled_for
+from martlet.models.compiled.threads import compile_all, compile_for_crowds, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.decoder.load import load_decoder
 from martlet.models.folder import ModelFolder
@@ -57,6 +57,14 @@ class LoadedModel:
     def use_attention(self, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
         """Makes the model call `function` in place of its own attention."""
         use_attention(self.module, name, function)
+
+    def compile_for_crowd(self) -> None:
+        """Has many requests computed by compiled functions, however narrow the model.
+
+        It takes time; see `compile_for_crowds`. Wide models do so from the start.
+        """
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            compile_for_crowds()
 
     @torch.inference_mode()
     def forward(

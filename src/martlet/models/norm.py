@@ -24,13 +24,12 @@ class FusedRMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.eps = eps
-        self._is_compiled = is_compiled_for(weight, weight.shape[0])
         self._weight_fp32 = weight.detach().float() if weight.device.type == "cpu" else weight
         self._eps_fp32 = ctypes.c_float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D] -> [..., D]`."""
-        if self._is_compiled and x.is_contiguous():
+        if x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
             return self._compiled(x)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 

@@ -5,10 +5,13 @@ advance, a product with few rows takes a half to a third of the time. This folde
 that touches private operators of PyTorch.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.packed_product import packed_product
+from martlet.models.compiled.threads import is_wide_enough
+from martlet.models.linear.packed_product import PackedProduct, packed_product
 from martlet.models.openmp import Call
 
 ROWS_HINT = 4
@@ -38,7 +41,6 @@ class PackedLinear(nn.Module):
             linear.weight.detach(), ROWS_HINT
         )
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._product = packed_product(self.weight_packed, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -64,6 +66,16 @@ class PackedLinear(nn.Module):
         if product is None or not product.is_fastest(num_rows):
             return None
         return [product.call(x, out, num_rows)]
+
+    @property
+    def _product(self) -> PackedProduct | None:
+        """The compiled one, from when on it is worth compiling."""
+        is_worth_it = is_wide_enough(min(self.in_features, self.out_features))
+        return self._compiled_product if is_worth_it else None
+
+    @cached_property
+    def _compiled_product(self) -> PackedProduct | None:
+        return packed_product(self.weight_packed, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

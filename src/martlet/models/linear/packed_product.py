@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile
+from martlet.models.compiled.threads import WIDTH, can_compile
 from martlet.models.openmp import Call, run
 
 FEW_ROWS = 8
@@ -58,8 +58,7 @@ class PackedProduct:
 def packed_product(weight: Tensor, bias: Tensor | None) -> PackedProduct | None:
     """The compiled product of a packed weight, or None where it cannot be had."""
     num_outputs, num_inputs = weight.shape
-    is_padded = num_outputs % _PANEL or num_inputs % WIDTH
-    if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
+    if num_outputs % _PANEL or num_inputs % WIDTH or not can_compile():
         return None
     candidate = PackedProduct(weight, bias)
     return candidate if _computes_the_same(candidate, weight, bias) else None
