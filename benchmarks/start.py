@@ -1,18 +1,21 @@
-"""How long the terminal waits for the first answer: from the command to its end.
+"""How long the terminal waits for the first word, and for the end.
 
     python benchmarks/start.py
 
 A question goes through a pipe to `martlet chat`, which replies with six tokens: on the embedded
-model, and on one of the 0.5B's shape with random weights in bf16. One start is not counted, so
-that files are in the cache and what is compiled is there.
+model, and on one of the 0.5B's shape with random weights in bf16. The clock runs from the command;
+it is read when the first byte of the reply comes out of the pipe, and when the process has ended.
+One start is not counted, so that files are in the cache and what is compiled is there.
 """
 
 import argparse
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,28 +39,48 @@ def main() -> None:
         folder = make_model(Path(scratch) / "model")
         (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
         models = {"embedded": "demo", "0.5B, random, bf16": str(folder)}
-        times = {name: measure(model, num_starts) for name, model in models.items()}
-    table = render(times)
+        starts = {name: measure(model, num_starts) for name, model in models.items()}
+    table = render(starts)
     (RESULTS / "start.md").write_text(table, encoding="utf-8")
     print(table)
 
 
-def measure(model: str, num_starts: int) -> list[float]:
-    """Seconds of each start, the first one left out."""
-    return [seconds(model) for _ in range(num_starts + 1)][1:]
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Seconds from the command."""
+
+    first_word: float
+    end: float
 
 
-def seconds(model: str) -> float:
-    """From the command to its end."""
+def measure(model: str, num_starts: int) -> list[Start]:
+    """All starts but the first one."""
+    return [start(model) for _ in range(num_starts + 1)][1:]
+
+
+def start(model: str) -> Start:
+    """Asks a question in a new process."""
     command = [sys.executable, "-m", "martlet.cli.main", "chat", model]
     command += ["--max-tokens", str(_NUM_TOKENS)]
-    started = time.monotonic()
-    subprocess.run(command, input=b"Who sits right?", capture_output=True, check=True)
-    return time.monotonic() - started
+    with tempfile.TemporaryFile() as question:
+        question.write(b"Who sits right?")
+        question.seek(0)
+        started = time.monotonic()
+        with subprocess.Popen(
+            command, stdin=question, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout is not None
+            first_byte = os.read(process.stdout.fileno(), 1)
+            first_word = time.monotonic() - started
+            process.stdout.read()
+        end = time.monotonic() - started
+    if process.returncode or not first_byte:
+        raise SystemExit(f"{' '.join(command)} gave no reply")
+    return Start(first_word=first_word, end=end)
 
 
-def render(times: dict[str, list[float]]) -> str:
-    num_starts = len(next(iter(times.values())))
+def render(starts: dict[str, list[Start]]) -> str:
+    num_starts = len(next(iter(starts.values())))
     lines = [
         "# Start",
         "",
@@ -65,12 +88,18 @@ def render(times: dict[str, list[float]]) -> str:
         f"torch {torch.__version__}, transformers {version('transformers')}; {num_starts} starts. "
         "Made by `python benchmarks/start.py`, whose first lines say what is measured.",
         "",
-        "| model | median, s | least, s | most, s |",
-        "|---|---:|---:|---:|",
+        "| model | seconds to | median | least | most |",
+        "|---|---|---:|---:|---:|",
     ]
-    for name, taken in times.items():
-        lines.append(f"| {name} | {median(taken):.2f} | {min(taken):.2f} | {max(taken):.2f} |")
+    for name, measured in starts.items():
+        lines.append(_row(name, "the first word", [each.first_word for each in measured]))
+        lines.append(_row(name, "the end", [each.end for each in measured]))
     return "\n".join([*lines, ""])
+
+
+def _row(name: str, until: str, seconds: list[float]) -> str:
+    figures = (median(seconds), min(seconds), max(seconds))
+    return f"| {name} | {until} | {' | '.join(f'{figure:.2f}' for figure in figures)} |"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from threading import Event
 
 import pytest
 
@@ -41,6 +42,12 @@ def pytest_unconfigure() -> None:
 def few_threads() -> None:
     """Tiny models run fastest on one thread, and two test runs may share a machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def without_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test had compiled for narrow models is used by none that comes after."""
+    monkeypatch.setattr("martlet.models.compiled.threads._crowd_came", Event())
 
 
 @pytest.fixture(scope="session")

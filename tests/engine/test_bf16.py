@@ -1,21 +1,22 @@
 """Every architecture runs in bf16 on the native engine, its slow leaves replaced."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from martlet.engine.params import SamplingParams
 from martlet.models.folder import open_folder
-from martlet.models.load import load_model
+from martlet.models.load import LoadedModel, load_model
 from support.engines import make_engine, run_to_end
 from support.tiny_models import ARCHITECTURES, tiny_model_folder
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_guard_lets_it_pass_and_every_reply_is_whole(architecture: str, tmp_path: Path) -> None:
-    folder = open_folder(tiny_model_folder(architecture, tmp_path / architecture))
-    model = load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tiny_model_folder(request.param, tmp_path_factory.mktemp("bf16") / request.param)
+    return load_model(open_folder(folder), dtype=torch.bfloat16, device=torch.device("cpu"))
+
+
+def test_the_guard_lets_it_pass_and_every_reply_is_whole(model: LoadedModel) -> None:
     engine = make_engine(model, max_num_batched_tokens=40)
     params = SamplingParams(max_tokens=6, ignore_eos=True)
     requests = [
@@ -24,3 +25,12 @@ def test_the_guard_lets_it_pass_and_every_reply_is_whole(architecture: str, tmp_
     ]
     run_to_end(engine)
     assert [request.finish_reason for request in requests] == ["length"] * 3
+
+
+def test_a_crowd_gets_the_same_logits(model: LoadedModel) -> None:
+    engine = make_engine(model)
+    prompt = tuple(range(5, 55))
+    few = engine.logits(prompt).float()
+    model.compile_for_crowd()
+    many = engine.logits(prompt).float()
+    assert (many - few).norm() < 0.02 * few.norm()

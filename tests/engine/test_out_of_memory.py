@@ -19,10 +19,10 @@ class NarrowRunner:
         self._runner = runner
         self._max_num_tokens = max_num_tokens
 
-    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
         if plan.num_tokens > self._max_num_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._runner.run(plan, is_probe=is_probe)
+        return self._runner.run(plan)
 
 
 @pytest.mark.parametrize("max_num_tokens", [1, 3, 20])

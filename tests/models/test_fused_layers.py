@@ -50,7 +50,7 @@ def test_joined_layers_compute_once_and_keep_nothing_behind() -> None:
     assert torch.equal(parts[0](x), x)
     assert torch.equal(parts[1](x), 2 * x)
     assert len(calls) == 1
-    assert parts[0]._joined._computed is None
+    assert parts[0].joined._computed is None
 
 
 def test_layers_of_different_kinds_are_not_joined() -> None:

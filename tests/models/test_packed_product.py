@@ -23,7 +23,7 @@ def by_onednn(layer: PackedLinear, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("shape", [(512, 512), (1088, 544), (576, 4864)])
+@pytest.mark.parametrize("shape", [(64, 32), (384, 128), (512, 512), (1088, 544), (576, 4864)])
 def test_any_packed_product(shape: tuple[int, int], has_bias: bool) -> None:
     layer = packed(*shape, has_bias=has_bias)
     product = packed_product(layer.weight_packed, layer.bias)

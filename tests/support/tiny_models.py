@@ -164,13 +164,16 @@ ARCHITECTURES = tuple(name for name in _ARCHITECTURE_TO_CONFIG if name not in RE
 """Architectures that the native engine runs."""
 
 
-def tiny_model_folder(architecture: str, folder: Path, *, seed: int = 0) -> Path:
+def tiny_model_folder(
+    architecture: str, folder: Path, *, seed: int = 0, **settings: object
+) -> Path:
     """Saves a random fp32 model of an architecture, with tokenizer and chat template.
 
     Args:
         architecture: One of `ARCHITECTURES` or `REFUSED`.
         folder: Where the model goes; made if it is missing.
         seed: Two seeds give two models of the same shape.
+        settings: Of the config, in place of the tiny ones.
 
     Returns:
         The folder.
@@ -184,7 +187,7 @@ def tiny_model_folder(architecture: str, folder: Path, *, seed: int = 0) -> Path
     own = {"model_type": architecture, **_ARCHITECTURE_TO_CONFIG[architecture]}
     default = AutoConfig.for_model(own["model_type"])
     sizes = {name: size for name, size in _SIZES.items() if hasattr(default, name)}
-    config = AutoConfig.for_model(**{**sizes, **special_ids, **own})
+    config = AutoConfig.for_model(**{**sizes, **special_ids, **own, **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

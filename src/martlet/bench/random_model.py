@@ -51,10 +51,11 @@ def _add_tokenizer(folder: Path) -> None:
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(f"w{number}" for number in range(len(alphabet), VOCAB_SIZE - 1))]
-    words.append("<|endoftext|>")  # Qwen2's tokenizer would add it behind the model's last row
+    end = "<|endoftext|>"
+    words.append(end)  # Qwen2's tokenizer would add it behind the model's last row
     inner = Tokenizer(
         models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[])
     )
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=inner).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end).save_pretrained(folder)

@@ -21,6 +21,7 @@ from martlet.cli.generate import generate
 from martlet.cli.info import info
 from martlet.cli.merge import merge
 from martlet.cli.quantize import quantize
+from martlet.cli.quick import leaving_at_once
 from martlet.cli.score import score
 from martlet.cli.serve import serve
 from martlet.cli.train import train
@@ -105,7 +106,8 @@ for _verb in _VERBS:
 
 def run() -> None:
     """Runs the command line and exits: an error is one red line and the exit code of its kind."""
-    ending_well(app)
+    with leaving_at_once():
+        ending_well(app)
 
 
 def ending_well(program: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ later request with the same beginning then shares the block instead of computing
                    handed out first                        handed out last
 """
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,7 @@ def root_key(namespace: str) -> BlockKey:
 
 def block_key(parent: BlockKey, token_ids: Sequence[int]) -> BlockKey:
     """The key of a full block whose predecessor has the key `parent`."""
-    content = b"".join(token_id.to_bytes(8, "little") for token_id in token_ids)
-    return BlockKey(blake2b(parent + content, digest_size=16).digest())
+    return BlockKey(blake2b(parent + array("q", token_ids).tobytes(), digest_size=16).digest())
 
 
 class BlockPool:

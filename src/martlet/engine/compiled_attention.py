@@ -60,12 +60,52 @@ class TokenTiles:
         """`[R, N]`, the blocks of each stretch's request."""
         for row, each in zip(self.table, stretches, strict=True):
             row[: len(each.block_ids)] = each.block_ids
-        self.addresses: tuple[int, int, int] = (
+        self._addresses = (
             self.table.ctypes.data,
             self.tiles.ctypes.data,
             self.positions.ctypes.data,
-        )
-        """Of the table, the tiles and the positions; to ask for them takes long."""
+        )  # To ask for them takes long.
+
+    def arguments(self, first_keys: npt.NDArray[np.int64]) -> tuple[int, ...]:
+        """The first `NUM_STEP_ARGUMENTS` of a call, the same for layers alike.
+
+        Args:
+            first_keys: `[T]`, the first position that each token sees.
+        """
+        table, tiles, positions = self._addresses
+        sizes = len(self.tiles), self.max_num_tokens, self.table.shape[1]
+        return (table, tiles, first_keys.ctypes.data, positions, *sizes)
+
+
+NUM_STEP_ARGUMENTS = 7
+
+
+class LayerAttention:
+    """What a call of the compiled function knows of a layer, whatever the step.
+
+    Args:
+        num_heads: Hq.
+        dim: D.
+    """
+
+    def __init__(
+        self, cache: KVCache, layer: int, *, num_heads: int, dim: int, scaling: float
+    ) -> None:
+        self._pools = cache.pools(layer)
+        num_kv_heads = len(self._pools[0])
+        self._shape = (cache.num_blocks, num_kv_heads, num_heads // num_kv_heads, dim)
+        self._scale = ctypes.c_float(scaling)
+
+    def arguments(self, query: int, out: int, token_bytes: int, head_bytes: int) -> tuple[int, ...]:
+        """The arguments behind the step's.
+
+        Args:
+            query, out: Addresses.
+            token_bytes, head_bytes: How far apart tokens and heads of the query are.
+        """
+        keys, values = (pool.data_ptr() for pool in self._pools)
+        places = (query, keys, values, ctypes.addressof(self._scale), out)
+        return (*places, token_bytes, head_bytes, *self._shape)
 
 
 def can_attend(cache: KVCache, layer: int, num_heads: int) -> bool:
@@ -102,33 +142,10 @@ def attend(
 
     if query.stride(-1) != 1:
         query = query.contiguous()
-    keys, values = cache.pools(layer)
     num_heads, num_tokens, dim = query.shape
-    num_kv_heads = len(keys)
     out = query.new_empty(num_tokens, num_heads, dim)
-    scale = ctypes.c_float(scaling)
-    table, first_tile, positions = tiles.addresses
-    run(
-        attention.attend(),
-        (
-            query.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            table,
-            first_tile,
-            first_keys.ctypes.data,
-            positions,
-            ctypes.addressof(scale),
-            out.data_ptr(),
-            len(tiles.tiles),
-            tiles.max_num_tokens,
-            query.stride(1) * query.itemsize,
-            query.stride(0) * query.itemsize,
-            tiles.table.shape[1],
-            cache.num_blocks,
-            num_kv_heads,
-            num_heads // num_kv_heads,
-            dim,
-        ),
-    )
+    own = LayerAttention(cache, layer, num_heads=num_heads, dim=dim, scaling=scaling)
+    strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
+    arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)
+    run(attention.attend(), (*tiles.arguments(first_keys), *arguments))
     return out

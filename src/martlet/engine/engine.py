@@ -30,6 +30,9 @@ from martlet.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+CROWD = 128
+"""Unfinished requests from which on compiling for a narrow model takes no longer than it saves."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutput:
@@ -153,6 +156,8 @@ class Engine:
             interrupt, which goes on to the caller. Where the device has no memory for a step, the
             output is empty and later steps are smaller.
         """
+        if self.num_unfinished >= CROWD:
+            self._model.compile_for_crowd()
         start = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan:
@@ -231,10 +236,16 @@ class Engine:
             scores_prompt=True,
         )
         plan = StepPlan(chunks=(chunk,))
-        return self._new_runner(num_blocks).run(plan, is_probe=True)[1]
+        return self._new_runner(num_blocks, is_probe=True).run(plan)[1]
 
-    def _new_runner(self, num_blocks: int) -> StepRunner:
-        return new_runner(self._model, self.config, self.adapters.step, num_blocks=num_blocks)
+    def _new_runner(self, num_blocks: int, *, is_probe: bool = False) -> StepRunner:
+        return new_runner(
+            self._model,
+            self.config,
+            self.adapters.step,
+            num_blocks=num_blocks,
+            is_probe=is_probe,
+        )
 
     def _clean(self, rows: LogitRows, logits: Tensor) -> None:
         """Zeroes what drafts left in the pool if it is not finite.

@@ -1,11 +1,13 @@
 """From a plan to the logits of its rows: the model, the pool and the attention of an engine."""
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import Tensor
 
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
 from martlet.engine.batch import BatchBuilder, LogitRows, StepBatch
+from martlet.engine.compiled_step import CompiledStep
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token
 from martlet.engine.kv_cache import KVCache
@@ -19,11 +21,8 @@ class StepRunner(Protocol):
 
     cache: KVCache
 
-    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
         """Computes a plan, and writes its keys and values to the pool.
-
-        Args:
-            is_probe: Whether to leave what is kept for the running requests as it is.
 
         Returns:
             Whose logits they are, and the logits, `[N, V]`; the next call overwrites them.
@@ -31,21 +30,30 @@ class StepRunner(Protocol):
 
 
 class PlainRunner:
-    """Computes steps by the operations of PyTorch that every device has.
+    """Computes steps by the operations of PyTorch that every device has; by few compiled calls
+    where that can be.
 
     Args:
         model: Its attention is replaced.
         config: Sizes.
         adapters: Whose rows are being computed.
         num_blocks: Of the pool.
+        is_probe: Whether to leave what is kept for the running requests as it is.
     """
 
     def __init__(
-        self, model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        adapters: AdapterStep,
+        *,
+        num_blocks: int,
+        is_probe: bool = False,
     ) -> None:
         self.cache = new_cache(model, config, num_blocks)
         self._model = model
         self._adapters = adapters
+        self._is_probe = is_probe
         self._batches = BatchBuilder(
             self.cache,
             model.device,
@@ -53,22 +61,31 @@ class PlainRunner:
             chunk_size=model.attention_chunk_size,
         )
         model.use_attention(ATTENTION_NAME, paged_attention)
+        # A probe compares the base with adapters, which must differ by nothing else.
+        self._compiled = None if is_probe else CompiledStep.of(model.module, self.cache, adapters)
 
-    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
         """See `StepRunner`."""
         batch = self._batches.build(plan)
-        return batch.rows, forward(self._model, batch, self._adapters, is_probe=is_probe)
+        with _running(batch, self._model, self._adapters, is_probe=self._is_probe):
+            logits = None if self._compiled is None else self._compiled.run(batch)
+            return batch.rows, _forward(self._model, batch) if logits is None else logits
 
 
 def new_runner(
-    model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
+    model: LoadedModel,
+    config: EngineConfig,
+    adapters: AdapterStep,
+    *,
+    num_blocks: int,
+    is_probe: bool = False,
 ) -> StepRunner:
-    """The runner that a config asks for."""
+    """The runner that a config asks for; its arguments are those of `PlainRunner`."""
     if not config.uses_kernels:
-        return PlainRunner(model, config, adapters, num_blocks=num_blocks)
+        return PlainRunner(model, config, adapters, num_blocks=num_blocks, is_probe=is_probe)
     from martlet.engine.cuda.runner import KernelRunner
 
-    return KernelRunner(model, config, adapters, num_blocks=num_blocks)
+    return KernelRunner(model, config, adapters, num_blocks=num_blocks, is_probe=is_probe)
 
 
 def new_cache(model: LoadedModel, config: EngineConfig, num_blocks: int) -> KVCache:
@@ -94,13 +111,23 @@ def forward(
     model: LoadedModel, batch: StepBatch, adapters: AdapterStep, *, is_probe: bool = False
 ) -> Tensor:
     """The logits of a batch's wanted rows, `[N, V]`."""
-    with adapters.running(
+    with _running(batch, model, adapters, is_probe=is_probe):
+        return _forward(model, batch)
+
+
+def _running(
+    batch: StepBatch, model: LoadedModel, adapters: AdapterStep, *, is_probe: bool
+) -> AbstractContextManager[None]:
+    return adapters.running(
         batch.token_adapters, batch.rows.adapters, model.device, is_probe=is_probe
-    ):
-        return model.forward(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            logit_rows=batch.logit_rows,
-            wants_all_rows=batch.wants_all_rows,
-            martlet_step=batch.attention,
-        )
+    )
+
+
+def _forward(model: LoadedModel, batch: StepBatch) -> Tensor:
+    return model.forward(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        logit_rows=batch.logit_rows,
+        wants_all_rows=batch.wants_all_rows,
+        martlet_step=batch.attention,
+    )

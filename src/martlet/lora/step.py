@@ -1,6 +1,6 @@
 """What the adapted layers share: whose rows the model is computing right now."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,8 @@ class AdapterStep:
     """Rows of the LM head and the last MLP: those whose logits are wanted."""
     stack: tuple[AdapterRevision, ...] = ()
     """Adapters whose matrices the layers hold stacked, kept from step to step."""
+    on_forget: list[Callable[[AdapterRevision], None]] = field(default_factory=list)
+    """Called with revisions that nobody uses any more, by whoever keeps something made of them."""
 
     @contextmanager
     def running(
@@ -54,3 +56,5 @@ class AdapterStep:
         """Lets go of a revision that nobody uses any more."""
         if revision in self.stack:
             self.stack = ()
+        for forget in self.on_forget:
+            forget(revision)

@@ -35,7 +35,8 @@ class GatedMLP(nn.Module):
         self.up_proj = mlp.get_submodule("up_proj")
         self.down_proj = mlp.get_submodule("down_proj")
         self.act_fn = mlp.get_submodule("act_fn")
-        self._is_silu = _is_silu(self.act_fn)
+        self.is_silu = _is_silu(self.act_fn)
+        """Whether `act` is what compiled functions know."""
         self.wanted_rows: Tensor | None = None
         """`[N]`, the tokens that anyone will look at, and None for all; the output of the others
         is zero. In the last layer those are the tokens whose logits are wanted."""
@@ -67,7 +68,7 @@ class GatedMLP(nn.Module):
 
     def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
         """`act(hidden) * up`; both are overwritten."""
-        if not self._is_silu:
+        if not self.is_silu:
             activated: Tensor = self.act_fn(hidden)
             return activated.mul_(up)
         if not is_compiled_for(hidden, hidden.shape[-1]):

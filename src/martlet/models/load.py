@@ -1,7 +1,6 @@
 """A model's folder made ready to run: loaded, guarded, its slow leaves replaced."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
-from martlet.models.compiled.threads import compile_all, is_compiled_for
+from martlet.models.compiled.threads import compile_all, compile_for_crowds, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.decoder.load import load_decoder
 from martlet.models.folder import ModelFolder
@@ -58,6 +57,14 @@ class LoadedModel:
     def use_attention(self, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
         """Makes the model call `function` in place of its own attention."""
         use_attention(self.module, name, function)
+
+    def compile_for_crowd(self) -> None:
+        """Has many requests computed by compiled functions, however narrow the model.
+
+        It takes time; see `compile_for_crowds`. Wide models do so from the start.
+        """
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            compile_for_crowds()
 
     @torch.inference_mode()
     def forward(
@@ -121,8 +128,8 @@ def load_model(
     """
     keep_freed_memory()
     module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
-    with _compiling(module):
-        expected = own_logits(module)
+    _compile_for(module)
+    expected = own_logits(module)
     own_norms = {
         name: norm
         for name, norm in module.named_modules()
@@ -161,17 +168,15 @@ def _load_module(
     return load_module(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
 
 
-@contextmanager
-def _compiling(module: CausalLM) -> Iterator[None]:
-    """Compiles what the model needs, if anything, in a thread beside what is done inside."""
+def _compile_for(module: CausalLM) -> None:
+    """Compiles what the model needs, if anything.
+
+    Not in a thread beside other work on the model: both would wait for Python's lock, longer than
+    one after the other.
+    """
     embedding = module.get_input_embeddings().weight
-    if not isinstance(embedding, Tensor) or not is_compiled_for(embedding, embedding.shape[-1]):
-        yield
-        return
-    with ThreadPoolExecutor(1) as worker:
-        compiling = worker.submit(compile_all)
-        yield
-        compiling.result()
+    if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
+        compile_all()
 
 
 def _last_mlp(module: CausalLM) -> GatedMLP | None:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.models.compiled.threads import is_compiled_for, run
+from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.openmp import Call, run
 
 
 class FusedRMSNorm(nn.Module):
@@ -23,25 +24,49 @@ class FusedRMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.eps = eps
-        is_compiled = is_compiled_for(weight, weight.shape[0])
-        self._weight_fp32 = weight.detach().float() if is_compiled else None
+        self._weight_fp32 = weight.detach().float() if weight.device.type == "cpu" else weight
+        self._eps_fp32 = ctypes.c_float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D] -> [..., D]`."""
-        if self._weight_fp32 is not None and x.is_contiguous():
-            return self._compiled(x, self._weight_fp32)
+        if x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
+            return self._compiled(x)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
-    def _compiled(self, x: Tensor, weight: Tensor) -> Tensor:
-        from martlet.models.compiled.elementwise import ROWS_AT_ONCE, rms_norm
+    def _compiled(self, x: Tensor) -> Tensor:
+        from martlet.models.compiled.norms import ROWS_AT_ONCE
 
         out = torch.empty_like(x)
-        eps = ctypes.c_float(self.eps)
-        dim = len(weight)
-        num_rows = x.numel() // dim
-        addresses = (x.data_ptr(), weight.data_ptr(), out.data_ptr(), ctypes.addressof(eps))
-        run(rms_norm(), (*addresses, num_rows, dim), alone=num_rows <= ROWS_AT_ONCE)
+        num_rows = x.numel() // len(self.weight)
+        run(self.call(x.data_ptr(), out.data_ptr(), num_rows), alone=num_rows <= ROWS_AT_ONCE)
         return out
+
+    def call(self, x: int, out: int, num_rows: int) -> Call:
+        """What norms bf16 rows at one address, and writes them to another."""
+        from martlet.models.compiled.norms import rms_norm
+
+        weight, eps = self._addresses
+        sizes = (num_rows, len(self.weight))
+        return Call(rms_norm().address, (x, weight, out, eps, *sizes))
+
+    def call_after_adding(self, x: int, added: int, out: int, num_rows: int) -> Call:
+        """What adds rows to those at x, where they lie, and norms the sums."""
+        from martlet.models.compiled.norms import add_rms_norm
+
+        weight, eps = self._addresses
+        sizes = (num_rows, len(self.weight))
+        return Call(add_rms_norm().address, (x, added, weight, out, eps, *sizes))
+
+    def call_for_heads(self, x: int, num_rows: int, num_heads: int, row_bytes: int) -> Call:
+        """What norms each of the heads at the beginning of rows, where they lie."""
+        from martlet.models.compiled.norms import norm_heads
+
+        sizes = (row_bytes, num_rows, num_heads, len(self.weight))
+        return Call(norm_heads().address, (x, *self._addresses, *sizes))
+
+    @property
+    def _addresses(self) -> tuple[int, int]:
+        return self._weight_fp32.data_ptr(), ctypes.addressof(self._eps_fp32)
 
 
 def fuse(norm: nn.Module) -> FusedRMSNorm | None:

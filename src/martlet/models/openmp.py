@@ -8,17 +8,47 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-_SHARE_WORK = "GOMP_parallel"
-"""The function that a `parallel` region of OpenMP becomes. GNU's library has it, and for the sake
-of its programs those of LLVM and Intel."""
+_SHARE_WORK, _MEET = "GOMP_parallel", "GOMP_barrier"
+"""The functions that a `parallel` region of OpenMP becomes, and a `barrier` in it. GNU's library
+has them, and for the sake of its programs those of LLVM and Intel."""
+
+
+class Call(NamedTuple):
+    """A compiled function, and what it is to be called with.
+
+    It takes the address of whole numbers. The first of them is the address of a number, at first
+    zero, in which threads count what they took: they share the work out themselves.
+    """
+
+    function: int
+    """Its address."""
+    arguments: tuple[int, ...]
+    """The other numbers."""
+    waits: bool = True
+    """Whether it reads what the call before it writes."""
+
+
+def run(call: Call, *, alone: bool = False) -> None:
+    """Calls a function once on each of PyTorch's threads, and waits for all.
+
+    Args:
+        alone: Whether to call it on this thread only: others take a few microseconds to wake.
+    """
+    taken = ctypes.c_int64(0)
+    numbers = (ctypes.c_int64 * (len(call.arguments) + 1))(ctypes.addressof(taken), *call.arguments)
+    if alone or torch.get_num_threads() == 1:
+        _callable(call.function)(ctypes.addressof(numbers))
+    else:
+        run_on_all_threads(call.function, ctypes.addressof(numbers))
 
 
 def has_threads() -> bool:
     """Whether PyTorch's threads can be had."""
-    return _share_work() is not None
+    return _share_work() is not None and _function(_MEET) is not None
 
 
 def run_on_all_threads(function: int, argument: int) -> None:
@@ -36,9 +66,13 @@ def run_on_all_threads(function: int, argument: int) -> None:
     share_work(function, argument, torch.get_num_threads(), 0)
 
 
-def run_here(function: int, argument: int) -> None:
-    """Calls a function on this thread alone: others take a few microseconds to wake."""
-    _callable(function)(argument)
+def barrier_address() -> int:
+    """Of a function without arguments at which threads in one call wait for each other."""
+    function = _function(_MEET)
+    assert function is not None, "callers ask has_threads first"
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 @cache
@@ -49,11 +83,13 @@ def _callable(function: int) -> Callable[[int], None]:
 @cache
 def _share_work() -> Callable[[int, int, int, int], None] | None:
     """`GOMP_parallel(function, argument, num_threads, flags)` of PyTorch's OpenMP."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if not library.exists():
-        return None
-    function = getattr(ctypes.CDLL(str(library)), _SHARE_WORK, None)
+    function: Any = _function(_SHARE_WORK)
     if function is not None:
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         function.restype = None
-    return function
+    return function  # type: ignore[no-any-return]  # ctypes has no type for it
+
+
+def _function(name: str) -> Any:
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    return getattr(ctypes.CDLL(str(library)), name, None) if library.exists() else None

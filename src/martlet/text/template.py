@@ -14,7 +14,7 @@ from martlet.text.messages import Message, checked_turn
 from martlet.text.tool_calls.functions import Tool, read_functions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from martlet.text.inner import InnerTokenizer
 
 _REPLY_MARK = "martlet-looks-for-the-end-of-this-turn"
 
@@ -41,7 +41,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, tokenizer: PreTrainedTokenizerBase, *, tool_source: str | None = None
+        self, source: str, tokenizer: InnerTokenizer, *, tool_source: str | None = None
     ) -> None:
         self.source = source
         self.tool_source = source if tool_source is None else tool_source

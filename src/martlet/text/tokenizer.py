@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from martlet.errors import MissingExtraError, ModelError, NotFoundError, TemplateError
 from martlet.text.incremental import REPLACEMENT, ByteDecoder, IncrementalDecoder, WindowDecoder
-from martlet.text.inner import load_inner
+from martlet.text.inner import InnerTokenizer, load_inner
 from martlet.text.messages import Message
+from martlet.text.plain import PlainTokenizer
 from martlet.text.stop_ids import gather_stop_ids
 from martlet.text.template import ChatTemplate
 from martlet.text.token_bytes import TokenBytes
@@ -23,14 +24,13 @@ from martlet.text.tool_calls.functions import Tool
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BackendTokenizer
-    from transformers import PreTrainedTokenizerBase
 
 
 class Tokenizer:
-    """Wraps the tokenizer of transformers, which stays unchanged.
+    """Wraps the tokenizer that a folder holds, which stays unchanged.
 
     Args:
-        inner: The tokenizer of transformers.
+        inner: The tokenizer of transformers, or what takes its place.
         folder: The model's folder: its configuration names end tokens, and messages name it.
         chat_template: Jinja source that takes the place of the tokenizer's own template.
 
@@ -51,7 +51,7 @@ class Tokenizer:
     """How the model writes tool calls, by its chat template; None if that knows none."""
 
     def __init__(
-        self, inner: PreTrainedTokenizerBase, *, folder: Path, chat_template: str | None = None
+        self, inner: InnerTokenizer, *, folder: Path, chat_template: str | None = None
     ) -> None:
         self.folder = folder
         self._inner = inner
@@ -280,8 +280,9 @@ class Tokenizer:
         return self._skippable_ids if skip_special_tokens else frozenset()
 
     def _special_tokens(self) -> dict[str, int]:
-        vocabulary = self._inner.get_vocab()
-        return {token: i for token, i in vocabulary.items() if i in self._special_ids}
+        ids = sorted(self._special_ids)
+        tokens = self._inner.convert_ids_to_tokens(ids)
+        return {token: i for token, i in zip(tokens, ids, strict=True) if token is not None}
 
     def _decode_inner(self, token_ids: Sequence[int]) -> str:
         return str(self._inner.decode(list(token_ids), clean_up_tokenization_spaces=False))
@@ -306,17 +307,22 @@ class Tokenizer:
 
     def _find_end_of_turn_id(self) -> int | None:
         token = self.end_of_turn
-        return None if token is None else self._inner.get_vocab()[token]
+        if token is None:
+            return None
+        found = self._inner.added_tokens_decoder.items()
+        return next(token_id for token_id, added in found if added.content == token)
 
 
-def _backend_of(inner: PreTrainedTokenizerBase) -> BackendTokenizer | None:
+def _backend_of(inner: InnerTokenizer) -> BackendTokenizer | None:
     """Give the Rust tokenizer inside; those written in Python have none."""
+    if isinstance(inner, PlainTokenizer):
+        return inner.backend_tokenizer
     from transformers import PreTrainedTokenizerFast
 
     return inner.backend_tokenizer if isinstance(inner, PreTrainedTokenizerFast) else None
 
 
-def _find_leading_ids(inner: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _find_leading_ids(inner: InnerTokenizer) -> tuple[int, ...]:
     plain = inner.encode("a", add_special_tokens=False)
     framed = inner.encode("a", add_special_tokens=True)
     for start in range(len(framed)):
@@ -325,7 +331,7 @@ def _find_leading_ids(inner: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return ()
 
 
-def _named_templates(inner: PreTrainedTokenizerBase) -> tuple[str | None, str | None]:
+def _named_templates(inner: InnerTokenizer) -> tuple[str | None, str | None]:
     """The template of ordinary conversations, and the one for tools where a folder holds both."""
     template = inner.chat_template
     if isinstance(template, dict):

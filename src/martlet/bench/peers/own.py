@@ -17,7 +17,7 @@ def make(job: Job) -> Run:
     """Loads the model; the pool is as large as the largest work can use, or memory allows."""
     import torch
 
-    from martlet.engine.engine import Engine
+    from martlet.engine.engine import CROWD, Engine
     from martlet.engine.params import SamplingParams
     from martlet.models.folder import open_folder
     from martlet.models.load import load_model
@@ -28,6 +28,8 @@ def make(job: Job) -> Run:
         device=torch.device("cpu"),
         weights=cast("Weights", job.weights),
     )
+    if job.most_requests >= CROWD:
+        model.compile_for_crowd()  # It is a part of getting ready, as it is for wide models.
     engine = Engine(model, _config(job, model))
 
     def add(work: Work) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.segment import Segment
+
+if TYPE_CHECKING:
+    from rich.markdown import Markdown
 
 _SECONDS_BETWEEN_REFRESHES = 0.06
 
@@ -116,8 +118,10 @@ class MarkdownDisplay:
         return list(map(_trimmed, self._console.render_lines(markdown(text), pad=False)))
 
 
-def markdown(text: str) -> Markdown:
+def markdown(text: str) -> "Markdown":
     """A text as Markdown, in which a line of the text stays a line: models mean them."""
+    from rich.markdown import Markdown  # a terminal wants it, a pipe need not wait for it
+
     rendered = Markdown(text)
     for block in rendered.parsed:
         for token in block.children or ():
@@ -128,7 +132,8 @@ def markdown(text: str) -> Markdown:
 
 def settled_part(text: str) -> str:
     """All blocks of a Markdown text but the last: what is appended cannot change them."""
-    starts = [block.map[0] for block in Markdown(text).parsed if block.level == 0 and block.map]
+    blocks = markdown(text).parsed
+    starts = [block.map[0] for block in blocks if block.level == 0 and block.map]
     lines = text.split("\n")
     return "\n".join(lines[: starts[-1]]) if starts else ""
 

@@ -36,14 +36,22 @@ class KernelRunner:
         config: Sizes.
         adapters: Whose rows are being computed.
         num_blocks: Of the pool.
+        is_probe: See `PlainRunner`.
     """
 
     def __init__(
-        self, model: LoadedModel, config: EngineConfig, adapters: AdapterStep, *, num_blocks: int
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        adapters: AdapterStep,
+        *,
+        num_blocks: int,
+        is_probe: bool = False,
     ) -> None:
         self.cache = new_cache(model, config, num_blocks)
         self._model = model
         self._adapters = adapters
+        self._is_probe = is_probe
         self._shape = work_shape(model.layers, model.device)
         # A prompt's rows have one part each: only those that decode are ever cut.
         self._parts = new_parts(
@@ -58,14 +66,14 @@ class KernelRunner:
         )
         model.use_attention(ATTENTION_NAME, kernel_attention)
 
-    def run(self, plan: StepPlan, *, is_probe: bool = False) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
         """See `StepRunner`."""
         packed = pack(plan, self._shape, self.cache.block_size)
         rows = LogitRows.of(packed.chunks)
         has_adapters = any(chunk.request.adapter is not None for chunk in packed.chunks)
         # Which layers an adapter changes, and how, is decided in Python for each step anew.
         logits = None
-        if not has_adapters and not is_probe:
+        if not has_adapters and not self._is_probe:
             logits = self._graphs.run(packed, self._compute_decoding)
         if logits is None:
             buffer = StepBuffer(packed.arrays.shapes, self._model.device)
@@ -73,7 +81,7 @@ class KernelRunner:
             batch = self._batch(
                 buffer, rows, [(c.num_tokens, c.request.adapter) for c in packed.chunks]
             )
-            logits = forward(self._model, batch, self._adapters, is_probe=is_probe)
+            logits = forward(self._model, batch, self._adapters, is_probe=self._is_probe)
         return rows, logits
 
     def _compute_decoding(self, buffer: StepBuffer) -> Tensor:

@@ -60,25 +60,26 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 def attend() -> Any:
     """The compiled function; its argument is the address of 19 whole numbers.
 
-    These are: the address of a number in which threads count what they took; those of the query
-    (bf16), of a layer's keys and values `[Hkv, blocks, 16, D]` (bf16), of the block table `[R, N]`,
-    of the tiles (for each its first token, how many it has, and the row of the table), of the first
-    and the last position that each token sees `[T]`, of the scale (fp32), and of the output
-    `[T, Hq, D]` (bf16); the number of tiles; how many tokens the largest has; how many bytes apart
-    tokens and heads of the query are; N; the blocks of the pool; Hkv, G and D.
+    These are: the address of a number in which threads count what they took; of the step, the
+    addresses of the block table `[R, N]`, of the tiles (for each its first token, how many it has,
+    and the row of the table), and of the first and the last position that each token sees `[T]`,
+    the number of tiles, how many tokens the largest has, and N; of the layer, the addresses of the
+    query (bf16), of the keys and values `[Hkv, blocks, 16, D]` (bf16), of the scale (fp32) and of
+    the output `[T, Hq, D]` (bf16), how many bytes apart tokens and heads of the query are, the
+    blocks of the pool, Hkv, G and D.
     """
     sources = version()
 
     @compiled
     def work(arguments: Any) -> None:
         _ = sources
-        query, keys, values, table = arguments[1], arguments[2], arguments[3], arguments[4]
-        firsts, lasts = arguments[6], arguments[7]
-        scale, out = floats_at(arguments[8])[0] * _LOG2_E, arguments[9]
-        num_tiles, token_bytes, head_bytes = arguments[10], arguments[12], arguments[13]
-        table_width, num_blocks = arguments[14], arguments[15]
+        table, tiles, firsts, lasts = arguments[1], arguments[2], arguments[3], arguments[4]
+        num_tiles, max_num_tokens, table_width = arguments[5], arguments[6], arguments[7]
+        query, keys, values = arguments[8], arguments[9], arguments[10]
+        scale, out = floats_at(arguments[11])[0] * _LOG2_E, arguments[12]
+        token_bytes, head_bytes, num_blocks = arguments[13], arguments[14], arguments[15]
         num_kv_heads, num_heads, dim = arguments[16], arguments[17], arguments[18]
-        scratch = np.empty(_scratch_bytes(arguments[11] * num_heads, dim), np.uint8)
+        scratch = np.empty(_scratch_bytes(max_num_tokens * num_heads, dim), np.uint8)
         pool_bytes = num_blocks * BLOCK_SIZE * dim * 2
         while True:
             item = fetch_add(arguments[0], 1)
@@ -86,7 +87,7 @@ def attend() -> Any:
                 break
             # What sees most comes last: taken last, one would be waited for.
             kv_head = item % num_kv_heads
-            tile = numbers_at(arguments[5] + 24 * (num_tiles - 1 - item // num_kv_heads))
+            tile = numbers_at(tiles + 24 * (num_tiles - 1 - item // num_kv_heads))
             token = tile[0]
             _attend_tile(
                 query + token * token_bytes + kv_head * num_heads * head_bytes,

@@ -195,20 +195,20 @@ def _add_adapter(
 def add_low_rank() -> Any:
     """The compiled function; its argument is the address of twelve whole numbers.
 
-    These are: the address of a number in which threads count what they took; those of the input
-    `[T, K]` and the output `[T, N]` in bf16; how many bytes apart the rows of each are; K; the
-    number of panels of 64 outputs; the address of the numbers of the rows that have an adapter,
-    those of each adapter together; how many there are; the address of where each adapter's end
-    among them `[G]` in int32; that of three numbers for each adapter: the addresses of its `down`
-    `[R / 16, K / 2, 16, 2]` and its `up` `[N / 64, R / 2, 64, 2]`, and R, which may be 0; and the
-    largest R.
+    These are: the address of a number in which threads count what they took; of the step, the
+    address of the numbers of the rows that have an adapter, those of each adapter together, how
+    many there are, and the address of where each adapter's end among them `[G]` in int32; the
+    addresses of the input `[T, K]` and the output `[T, N]` in bf16, and how many bytes apart the
+    rows of each are; K; the number of panels of 64 outputs; the address of three numbers for each
+    adapter: the addresses of its `down` `[R / 16, K / 2, 16, 2]` and its `up`
+    `[N / 64, R / 2, 64, 2]`, and R, which may be 0; and the largest R.
     """
     sources = version()
 
     @compiled
     def work(arguments: Any) -> None:
         _ = sources
-        ids, num_rows, ends = arguments[7], arguments[8], counts_at(arguments[9])
+        ids, num_rows, ends = arguments[1], arguments[2], counts_at(arguments[3])
         scratch = np.empty(ROWS_AT_ONCE * arguments[11] * 2, np.uint8)
         while True:
             row = fetch_add(arguments[0], 1) * ROWS_AT_ONCE
@@ -222,14 +222,14 @@ def add_low_rank() -> Any:
                 _add_adapter(
                     ids + row * 8,
                     end - row,
-                    arguments[1],
-                    arguments[3],
-                    arguments[5],
-                    numbers_at(arguments[10] + 24 * adapter),
-                    scratch.ctypes.data,
-                    arguments[2],
                     arguments[4],
                     arguments[6],
+                    arguments[8],
+                    numbers_at(arguments[10] + 24 * adapter),
+                    scratch.ctypes.data,
+                    arguments[5],
+                    arguments[7],
+                    arguments[9],
                 )
                 row = end
 

@@ -1,22 +1,25 @@
 """Functions that numba compiles: for which models, and on the threads that PyTorch has."""
 
-import ctypes
 import hashlib
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from martlet.models.openmp import has_threads, run_here, run_on_all_threads
+from martlet.models import openmp
+from martlet.models.openmp import Call, has_threads
 
 LEAST_WIDTH = 512
-"""Of a model that anything is compiled for: compiling takes longer than narrower ones may run."""
+"""Of a model that anything is compiled for while it is loaded: compiling takes longer than narrower
+ones may run. For them it waits until there is a crowd."""
 WIDTH = 32
 """Of heads, rows and inputs that compiled functions take: a multiple of it."""
+_crowd_came = Event()
 _INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
 
 
@@ -34,7 +37,25 @@ def can_compile() -> bool:
 def is_compiled_for(tensor: Tensor, width: int) -> bool:
     """Whether what is computed with a tensor, in a model of that width, is to be compiled."""
     is_bf16_on_cpu = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
-    return is_bf16_on_cpu and width >= LEAST_WIDTH and width % WIDTH == 0 and can_compile()
+    return is_bf16_on_cpu and is_wide_enough(width) and width % WIDTH == 0 and can_compile()
+
+
+def is_wide_enough(width: int) -> bool:
+    """Whether compiling pays for a model, or a product, of that width."""
+    return width >= LEAST_WIDTH or _crowd_came.is_set()
+
+
+def compile_for_crowds() -> None:
+    """Compiles for the narrow models of this process too, as many requests came to one of them."""
+    if _crowd_came.is_set() or not can_compile():
+        return
+    from martlet.models.compiled import attention, elementwise, norms, product
+
+    attention.attend()
+    elementwise.silu_times()
+    norms.rms_norm()
+    product.multiply_rows()
+    _crowd_came.set()
 
 
 def compile_all() -> None:
@@ -43,17 +64,23 @@ def compile_all() -> None:
         attention,
         elementwise,
         largest,
+        norms,
         product,
+        program,
         rotary,
         segments,
     )
 
     attention.attend()
-    elementwise.rms_norm()
     elementwise.silu_times()
     largest.find_largest()
+    norms.rms_norm()
+    norms.add_rms_norm()
+    norms.norm_heads()
     product.multiply_rows()
+    program.make_calls()
     rotary.rotate()
+    rotary.rotate_into_pool()
     segments.add_segments()
 
 
@@ -71,15 +98,11 @@ def version() -> int:
 
 
 def run(function: Any, arguments: Sequence[int], *, alone: bool = False) -> None:
-    """Calls a function once on each of PyTorch's threads, and waits for all.
+    """Calls a function that numba compiled once on each of PyTorch's threads, and waits for all.
 
     Args:
-        function: Made by `numba.cfunc`, from a pointer to whole numbers to nothing. It shares the
-            work out itself, by counting in the number whose address is its first argument.
-        arguments: The others.
+        function: Made by `vectors.compiled`.
+        arguments: As in `Call`.
         alone: Whether to call it on this thread only, where there is nothing to share.
     """
-    taken = ctypes.c_int64(0)
-    passed = (ctypes.c_int64 * (len(arguments) + 1))(ctypes.addressof(taken), *arguments)
-    call = run_here if alone else run_on_all_threads
-    call(function.address, ctypes.addressof(passed))
+    openmp.run(Call(function.address, tuple(arguments)), alone=alone)

@@ -12,7 +12,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from martlet.models.compiled.threads import is_compiled_for, run
+from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.openmp import Call, run
 
 _PANEL, _VECTOR = 64, 16
 """Columns of a panel, and of a vector."""
@@ -72,7 +73,7 @@ class CompiledLowRank:
     def __init__(self, adapters: Sequence[RankPanels | None]) -> None:
         from martlet.models.compiled.low_rank import ROWS_AT_ONCE, add_low_rank
 
-        self._add = add_low_rank()
+        self._function: int = add_low_rank().address
         self._rows_at_once = ROWS_AT_ONCE
         self._kept = adapters
         numbers = [
@@ -94,20 +95,30 @@ class CompiledLowRank:
             ends: `[G]` in int32, where the rows of each adapter end among these.
         """
         assert out.stride(1) == x.stride(1) == 1
-        run(
-            self._add,
-            (
-                x.data_ptr(),
-                out.data_ptr(),
-                x.stride(0) * x.element_size(),
-                out.stride(0) * out.element_size(),
-                x.shape[1],
-                out.shape[1] // _PANEL,
-                rows.data_ptr(),
-                len(rows),
-                ends.data_ptr(),
-                self._table.ctypes.data,
-                self._largest_rank,
-            ),
-            alone=len(rows) <= self._rows_at_once,
-        )
+        places, shape = (x.data_ptr(), out.data_ptr()), (x.shape[1], out.shape[1])
+        apart = x.stride(0) * x.element_size(), out.stride(0) * out.element_size()
+        call = self.call(places, apart, shape, rows_of(rows, ends))
+        run(call, alone=len(rows) <= self._rows_at_once)
+
+    def call(
+        self,
+        places: tuple[int, int],
+        row_bytes: tuple[int, int],
+        shape: tuple[int, int],
+        rows: tuple[int, int, int] = (0, 0, 0),
+    ) -> Call:
+        """What adds to rows at an address.
+
+        Args:
+            places: Of x and of the rows that are added to.
+            row_bytes: How far apart the rows of each are.
+            shape: The numbers of inputs and outputs.
+            rows: What `rows_of` gives: the first arguments, which belong to a step.
+        """
+        sizes = (shape[0], shape[1] // _PANEL, self._table.ctypes.data, self._largest_rank)
+        return Call(self._function, (*rows, *places, *row_bytes, *sizes))
+
+
+def rows_of(rows: Tensor, ends: Tensor) -> tuple[int, int, int]:
+    """See `CompiledLowRank.add_`."""
+    return rows.data_ptr(), len(rows), ends.data_ptr()

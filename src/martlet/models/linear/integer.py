@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from martlet.models.linear.panels import lay_out
 from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
-from martlet.models.linear.tokens import RoundedTokens, round_tokens
+from martlet.models.linear.tokens import LEAST_GROUP, RoundedTokens, places, round_tokens, rounding
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
+from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
     from martlet.models.machine_code.worker import Worker
 
-_WIDTH_UNIT = 16
 _WIDEST = 2**16
 """The products of more bytes could have a sum beyond 32 bits."""
 _LARGEST_GROUP = 256
@@ -32,7 +32,7 @@ def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
         return can_multiply(stored.weight)
     scales = stored.group_scales()
     size, rest = divmod(stored.in_features, scales.shape[1])
-    if rest or size % _WIDTH_UNIT or size > _LARGEST_GROUP:
+    if rest or size % LEAST_GROUP or size > _LARGEST_GROUP:
         return False
     return can_multiply(stored.values()) and stored.has_groups_in_order
 
@@ -40,7 +40,7 @@ def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
 def can_multiply(weight: Tensor) -> bool:
     """Whether an `IntegerLinear` can multiply with a weight `[out, in]` once it is rounded."""
     width = weight.shape[1]
-    fits = width % _WIDTH_UNIT == 0 and width <= _WIDEST
+    fits = width % LEAST_GROUP == 0 and width <= _WIDEST
     return fits and weight.device.type == "cpu" and can_compile()
 
 
@@ -74,17 +74,6 @@ class IntegerLinear(nn.Module):
         """Whether to round the tokens by themselves, to share them, would take longer."""
         return 0 < x.numel() <= _FEW_VALUES and x.dtype in _COMPILED_DTYPES
 
-    def _multiply_few(self, x: Tensor) -> Tensor:
-        rows, num_rows = x.contiguous(), x.numel() // self.in_features
-        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
-        self._call(
-            self._product(x.dtype, of_few=True),
-            (rows.data_ptr(), self.group_size),
-            out,
-            num_rows,
-        )
-        return out
-
     def rounded(self, x: Tensor) -> RoundedTokens:
         """What `multiply` takes; layers of one group size can share it."""
         return round_tokens(x, self.group_size)
@@ -93,12 +82,48 @@ class IntegerLinear(nn.Module):
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
         dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
         out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
-        self._call(self._product(dtype), tokens.addresses(), out, tokens.num_rows)
+        self._run(self._call(tokens.addresses(), out.data_ptr(), tokens.num_rows, dtype), out)
         return out.to(tokens.dtype)
 
-    def _call(self, product: "Worker", tokens: Sequence[int], out: Tensor, num_rows: int) -> None:
+    def calls(self, x: int, out: int, num_rows: int, scratch: int) -> list[Call] | None:
+        """See `WrittenLinear`."""
+        if num_rows * self.in_features <= _FEW_VALUES:
+            return [self._call_of_few(x, out, num_rows, torch.bfloat16)]
+        return [self.rounding_call(x, num_rows, scratch), self.call(scratch, out, num_rows)]
+
+    def rounding_call(self, x: int, num_rows: int, memory: int) -> Call:
+        """What rounds bf16 rows for `call`."""
+        sizes = (num_rows, self.in_features, self.group_size)
+        return rounding(x, memory, *sizes, torch.bfloat16)
+
+    def call(self, memory: int, out: int, num_rows: int) -> Call:
+        """What multiplies rounded rows, and writes bf16."""
+        tokens = places(memory, num_rows, self.in_features, self._num_groups)
+        return self._call(tokens, out, num_rows, torch.bfloat16)
+
+    def _multiply_few(self, x: Tensor) -> Tensor:
+        rows, num_rows = x.contiguous(), x.numel() // self.in_features
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
+        self._run(self._call_of_few(rows.data_ptr(), out.data_ptr(), num_rows, x.dtype), out)
+        return out
+
+    def _run(self, call: Call, out: Tensor) -> None:
+        run(call, alone=out.numel() * self.in_features <= _FEW_PRODUCTS)
+
+    def _call_of_few(self, x: int, out: int, num_rows: int, dtype: torch.dtype) -> Call:
+        return self._call((x, self.group_size), out, num_rows, dtype, of_few=True)
+
+    def _call(
+        self,
+        tokens: Sequence[int],
+        out: int,
+        num_rows: int,
+        dtype: torch.dtype,
+        *,
+        of_few: bool = False,
+    ) -> Call:
         panels = self._panels
-        product(
+        return self._product(dtype, of_few=of_few).call(
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
             panels.values.data_ptr(),
@@ -106,9 +131,8 @@ class IntegerLinear(nn.Module):
                 0 if each is None else each.data_ptr()
                 for each in (panels.group_scales, panels.codes)
             ),
-            *(panels.ends.data_ptr(), out.data_ptr()),
+            *(panels.ends.data_ptr(), out),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
-            alone=num_rows * self.in_features * self.out_features <= _FEW_PRODUCTS,
         )
 
     def _product(self, dtype: torch.dtype, *, of_few: bool = False) -> "Worker":

@@ -30,7 +30,7 @@ class JoinedLinear:
     """
 
     def __init__(self, product: nn.Module, widths: Sequence[int]) -> None:
-        self._product = product
+        self.product = product
         self._widths = list(widths)
         self._computed: _Computed | None = None
 
@@ -42,7 +42,7 @@ class JoinedLinear:
         """
         computed = self._computed
         if computed is None or computed.x is not x:
-            outs = self._product(x).split_with_sizes(self._widths, dim=-1)
+            outs = self.product(x).split_with_sizes(self._widths, dim=-1)
             computed = _Computed(x, outs, set(range(len(outs))))
             self._computed = computed
         computed.missing.discard(index)
@@ -58,12 +58,12 @@ class LinearPart(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._joined = joined
+        self.joined = joined
         self._index = index
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        return self._joined.part(self._index, x)
+        return self.joined.part(self._index, x)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -5,10 +5,14 @@ advance, a product with few rows takes a half to a third of the time. This folde
 that touches private operators of PyTorch.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.packed_product import packed_product
+from martlet.models.compiled.threads import is_wide_enough
+from martlet.models.linear.packed_product import PackedProduct, packed_product
+from martlet.models.openmp import Call
 
 ROWS_HINT = 4
 """The number of rows that the layout is chosen for. A layout for many rows can be ten times slower
@@ -37,18 +41,41 @@ class PackedLinear(nn.Module):
             linear.weight.detach(), ROWS_HINT
         )
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._product = packed_product(self.weight_packed, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
-        if self._product is not None and self._product.is_fastest(x):
-            return self._product.multiply(x)
+        product = self._product
+        if product is not None and product.is_fastest(x.numel() // self.in_features):
+            return product.multiply(x)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight_packed, self.bias, "none", [], ""
         )
         return out
+
+    def calls(
+        self,
+        x: int,
+        out: int,
+        num_rows: int,
+        scratch: int,  # noqa: ARG002 -- part of the signature
+    ) -> list[Call] | None:
+        """See `WrittenLinear`."""
+        product = self._product
+        if product is None or not product.is_fastest(num_rows):
+            return None
+        return [product.call(x, out, num_rows)]
+
+    @property
+    def _product(self) -> PackedProduct | None:
+        """The compiled one, from when on it is worth compiling."""
+        is_worth_it = is_wide_enough(min(self.in_features, self.out_features))
+        return self._compiled_product if is_worth_it else None
+
+    @cached_property
+    def _compiled_product(self) -> PackedProduct | None:
+        return packed_product(self.weight_packed, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -9,7 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from martlet.models.compiled.threads import LEAST_WIDTH, WIDTH, can_compile, run
+from martlet.models.compiled.threads import WIDTH, can_compile
+from martlet.models.openmp import Call, run
 
 FEW_ROWS = 8
 """Rows up to which it is faster than oneDNN where the CPU has tiles (AMX): it uses none."""
@@ -36,34 +37,28 @@ class PackedProduct:
         self._num_outputs, self._num_inputs = weight.shape
         self._bias = torch.zeros(self._num_outputs) if bias is None else bias.float().contiguous()
 
-    def is_fastest(self, x: Tensor) -> bool:
+    def is_fastest(self, num_rows: int) -> bool:
         """Whether oneDNN would take longer."""
-        return not _has_tiles() or x.numel() <= FEW_ROWS * self._num_inputs
+        return not _has_tiles() or num_rows <= FEW_ROWS
 
     def multiply(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`, in bf16."""
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], self._num_outputs)
-        run(
-            self._multiply,
-            (
-                x.data_ptr(),
-                self._address,
-                self._bias.data_ptr(),
-                out.data_ptr(),
-                x.numel() // self._num_inputs,
-                self._num_outputs // _PANEL,
-                self._num_inputs // 2,
-            ),
-        )
+        run(self.call(x.data_ptr(), out.data_ptr(), x.numel() // self._num_inputs))
         return out
+
+    def call(self, x: int, out: int, num_rows: int) -> Call:
+        """What multiplies rows at one address, and writes the products to another."""
+        shape = (num_rows, self._num_outputs // _PANEL, self._num_inputs // 2)
+        places = (x, self._address, self._bias.data_ptr(), out)
+        return Call(self._multiply.address, (*places, *shape))
 
 
 def packed_product(weight: Tensor, bias: Tensor | None) -> PackedProduct | None:
     """The compiled product of a packed weight, or None where it cannot be had."""
     num_outputs, num_inputs = weight.shape
-    is_padded = num_outputs % _PANEL or num_inputs % WIDTH
-    if is_padded or min(weight.shape) < LEAST_WIDTH or not can_compile():
+    if num_outputs % _PANEL or num_inputs % WIDTH or not can_compile():
         return None
     candidate = PackedProduct(weight, bias)
     return candidate if _computes_the_same(candidate, weight, bias) else None

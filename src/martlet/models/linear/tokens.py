@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from martlet.models.machine_code.kind import TOKENS_AT_ONCE
+from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
     from martlet.models.machine_code.worker import Worker
 
+LEAST_GROUP = 16
+"""Inputs that have one scale, at least; groups are a multiple of it."""
 _SCALE_BYTES = 4
 _FEW_VALUES = 2**16
 """As many are rounded before another thread is awake."""
@@ -37,10 +40,18 @@ class RoundedTokens:
 
     def addresses(self) -> tuple[int, int, int]:
         """Of the values, the scales and the offsets."""
-        values = self.memory.data_ptr()
-        num_scales = self.num_rows * self.num_groups
-        scales = values + self.num_rows * self.shape[-1]
-        return values, scales, scales + _SCALE_BYTES * num_scales
+        return places(self.memory.data_ptr(), self.num_rows, self.shape[-1], self.num_groups)
+
+
+def places(memory: int, num_rows: int, width: int, num_groups: int) -> tuple[int, int, int]:
+    """Where the values, the scales and the offsets of rounded tokens lie in a piece of memory."""
+    scales = memory + num_rows * width
+    return memory, scales, scales + _SCALE_BYTES * num_rows * num_groups
+
+
+def num_bytes(num_rows: int, width: int, num_groups: int) -> int:
+    """The memory that rounded tokens take."""
+    return num_rows * (width + 2 * _SCALE_BYTES * num_groups)
 
 
 def round_tokens(x: Tensor, group_size: int) -> RoundedTokens:
@@ -54,16 +65,23 @@ def round_tokens(x: Tensor, group_size: int) -> RoundedTokens:
     rows = x if x.dtype == torch.bfloat16 else x.float()
     rows = rows.contiguous()
     num_rows, num_groups = rows.numel() // width, width // group_size
-    memory = torch.empty(num_rows * (width + 2 * _SCALE_BYTES * num_groups), dtype=torch.int8)
+    memory = torch.empty(num_bytes(num_rows, width, num_groups), dtype=torch.int8)
     tokens = RoundedTokens(memory, num_rows, num_groups, x.shape, x.dtype)
-    _rounding(rows.dtype)(
-        -(-num_rows // TOKENS_AT_ONCE),
-        rows.data_ptr(),
-        *tokens.addresses(),
-        *(num_rows, width, group_size),
-        alone=num_rows * width <= _FEW_VALUES,
-    )
+    call = rounding(rows.data_ptr(), memory.data_ptr(), num_rows, width, group_size, rows.dtype)
+    run(call, alone=num_rows * width <= _FEW_VALUES)
     return tokens
+
+
+def rounding(
+    x: int, memory: int, num_rows: int, width: int, group_size: int, dtype: torch.dtype
+) -> Call:
+    """What rounds tokens of a dtype at one address, and writes them to another."""
+    return _rounding(dtype).call(
+        -(-num_rows // TOKENS_AT_ONCE),
+        x,
+        *places(memory, num_rows, width, width // group_size),
+        *(num_rows, width, group_size),
+    )
 
 
 @cache

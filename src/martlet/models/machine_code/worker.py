@@ -5,20 +5,17 @@ extension in C++ would have to be built for each platform. llvmlite brings LLVM 
 function is written with its builder while the model is loaded, and is machine code a moment later.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
-import torch
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, load
-from martlet.models.openmp import run_on_all_threads
+from martlet.models.openmp import Call, run
 
 _OPTIMIZATION = 2
 _WORKER = "worker"
-_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Worker:
@@ -46,7 +43,6 @@ class Worker:
         _write(module, parameters, item, prepare)
         self._engine = _compile(module)  # It owns the machine code.
         self._address: int = self._engine.get_function_address(_WORKER)
-        self._function = _Function(self._address)
 
     def __call__(self, num_items: int, *values: int, alone: bool) -> None:
         """Computes all items.
@@ -55,11 +51,11 @@ class Worker:
             values: Of the parameters.
             alone: Whether this thread does so by itself. Threads take a few microseconds to wake.
         """
-        task = (ctypes.c_int64 * (2 + len(values)))(0, num_items, *values)
-        if alone or torch.get_num_threads() == 1:
-            self._function(ctypes.addressof(task))
-        else:
-            run_on_all_threads(self._address, ctypes.addressof(task))
+        run(self.call(num_items, *values), alone=alone)
+
+    def call(self, num_items: int, *values: int) -> Call:
+        """What computes all items, where other calls come before and after it."""
+        return Call(self._address, (num_items, *values))
 
 
 def _write(
@@ -68,18 +64,19 @@ def _write(
     item: Callable[..., None],
     prepare: Callable[..., Sequence[Value]],
 ) -> None:
-    """A function of a task: the number of items taken, of all items, and the parameters."""
+    """A function of a task: where items that were taken are counted, the number of all, and the
+    parameters."""
     function, b = new_function(module, _WORKER, [POINTER])
     (task,) = function.args
-    num_items, *given = [
+    taken, num_items, *given = [
         load(b, kind, task, WORD(8 * place), align=8)
-        for place, kind in enumerate([WORD, *parameters], start=1)
+        for place, kind in enumerate([POINTER, WORD, *parameters])
     ]
     values = prepare(b, *given)
     take, compute, end = (b.append_basic_block(name) for name in ("take", "compute", "end"))
     b.branch(take)
     b.position_at_end(take)
-    number = b.atomic_rmw("add", task, WORD(1), "monotonic")
+    number = b.atomic_rmw("add", taken, WORD(1), "monotonic")
     b.cbranch(b.icmp_unsigned("<", number, num_items), compute, end)
     b.position_at_end(compute)
     item(b, number, *values)

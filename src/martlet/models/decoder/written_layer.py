@@ -1,0 +1,207 @@
+"""A layer of the decoder written down as calls of compiled functions, all but its attention.
+
+Shapes: M rows, Hq query heads, Hkv key-value heads, D their width.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.decoder.config import DecoderConfig
+from martlet.models.decoder.decoder import Layer
+from martlet.models.decoder.rotation import FusedRotation
+from martlet.models.gated_mlp import GatedMLP
+from martlet.models.linear.joined import LinearPart
+from martlet.models.linear.written import WrittenLinear, scratch_bytes
+from martlet.models.norm import FusedRMSNorm
+from martlet.models.openmp import Call
+
+
+class RowPlaces:
+    """The addresses at which the layers leave what they make of rows, each in turn.
+
+    Args:
+        num_rows: As many as there may be. Memory that no row reaches is never touched.
+    """
+
+    def __init__(self, config: DecoderConfig, num_rows: int) -> None:
+        width, inner = config.hidden_size, config.intermediate_size
+        heads = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        self.rows, self.results = _rows(num_rows, width), _rows(num_rows, width)
+        """`[M, width]`: what goes from layer to layer; and its norm, at the end the last one."""
+        self._others = [_rows(num_rows, size) for size in (width, heads + 2 * keys, heads, inner)]
+        self._others += [_rows(num_rows, inner), _scratch(num_rows, max(width, inner, heads))]
+        self.x, self.normed = self.rows.data_ptr(), self.results.data_ptr()
+        self.added, self.projected, self.mixed, self.gate, self.up, self.scratch = (
+            tensor.data_ptr() for tensor in self._others
+        )
+        """What is to be added to x; queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what
+        attention makes of them `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
+        self.projected_bytes = (heads + 2 * keys) * torch.bfloat16.itemsize
+
+
+Adapt = Callable[[str, tuple[int, int], tuple[int, int], tuple[int, int]], list[Call]]
+"""What follows on a linear layer: of its name, where its rows and its results are, how many bytes
+apart those are, and the numbers of inputs and outputs."""
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The names that a layer calls its linear layers by."""
+_BYTES = torch.bfloat16.itemsize
+
+
+def _rows(num_rows: int, width: int) -> Tensor:
+    return torch.empty(num_rows, width, dtype=torch.bfloat16)
+
+
+def _scratch(num_rows: int, width: int) -> Tensor:
+    return torch.empty(scratch_bytes(num_rows, width), dtype=torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenLayer:
+    """The modules of a layer as they are before any adapter is put around them."""
+
+    config: DecoderConfig
+    input_norm: FusedRMSNorm
+    projection: WrittenLinear
+    """Of queries, keys and values together."""
+    head_norms: tuple[FusedRMSNorm, ...]
+    """Of queries and of keys, or none."""
+    out_projection: WrittenLinear
+    mlp_norm: FusedRMSNorm
+    gate: WrittenLinear
+    up: WrittenLinear
+    down: WrittenLinear
+
+    @classmethod
+    def of(cls, layer: nn.Module, config: DecoderConfig) -> Self | None:
+        """None for a layer that has a module which is no compiled function."""
+        assert isinstance(layer, Layer)
+        attention, mlp = layer.self_attn, layer.mlp
+        query = attention.q_proj
+        if not isinstance(query, LinearPart) or not isinstance(mlp, GatedMLP) or not mlp.is_silu:
+            return None
+        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        head_norms = (attention.q_norm, attention.k_norm) if config.has_head_norms else ()
+        linears = (query.joined.product, attention.o_proj, mlp.gate_proj, mlp.up_proj)
+        linears = (*linears, mlp.down_proj)
+        has_all = (
+            isinstance(attention.rotation, FusedRotation)
+            and all(isinstance(norm, FusedRMSNorm) for norm in (*norms, *head_norms))
+            and all(isinstance(linear, WrittenLinear) for linear in linears)
+        )
+        if not has_all or not _is_compiled(config):
+            return None
+        projection, out_projection, gate, up, down = linears
+        return cls(
+            config=config,
+            input_norm=norms[0],
+            projection=projection,
+            head_norms=head_norms,
+            out_projection=out_projection,
+            mlp_norm=norms[1],
+            gate=gate,
+            up=up,
+            down=down,
+        )
+
+    def before_attention(
+        self, places: RowPlaces, num_rows: int, pools: tuple[Tensor, Tensor], adapt: Adapt
+    ) -> list[Call] | None:
+        """From normed rows to queries, and keys and values in the pool.
+
+        The first three arguments of the last call belong to the step: the addresses of cosines,
+        sines and slots.
+
+        Args:
+            pools: The layer's keys and values, `[Hkv, slots, D]` each.
+        """
+        from martlet.models.compiled.rotary import rotate_into_pool
+
+        config, row_bytes = self.config, places.projected_bytes
+        projected = self.projection.calls(places.normed, places.projected, num_rows, places.scratch)
+        if projected is None:
+            return None
+        heads = (config.num_attention_heads, config.num_key_value_heads)
+        widths = [num_heads * config.head_dim for num_heads in (*heads, heads[1])]
+        queries = places.projected
+        keys = queries + widths[0] * _BYTES
+        outs = (queries, keys, keys + widths[1] * _BYTES)
+        apart = (config.hidden_size * _BYTES, row_bytes)
+        adapted = [
+            adapt(name, (places.normed, out), apart, (config.hidden_size, width))
+            for name, out, width in zip(LINEARS, outs, widths, strict=False)
+        ]
+        norms = [
+            norm.call_for_heads(place, num_rows, num_heads, row_bytes)
+            for norm, place, num_heads in zip(self.head_norms, outs, heads, strict=False)
+        ]
+        own = (queries, pools[0].data_ptr(), pools[1].data_ptr())
+        sizes = (num_rows, *heads, config.head_dim, pools[0].shape[1], row_bytes)
+        rotation = Call(rotate_into_pool().address, (0, 0, 0, *own, *sizes))
+        return [*projected, *together(adapted), *together([[norm] for norm in norms]), rotation]
+
+    def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
+        """From what attention mixed to what the MLP adds."""
+        from martlet.models.compiled.elementwise import silu_times
+
+        config, scratch = self.config, places.scratch
+        width, inner = config.hidden_size, config.intermediate_size
+        heads = config.num_attention_heads * config.head_dim
+        x, hidden, added = places.normed, (places.gate, places.up), places.added
+        out = self.out_projection.calls(places.mixed, added, num_rows, scratch)
+        gate = self.gate.calls(x, hidden[0], num_rows, scratch)
+        up = self.up.calls(x, hidden[1], num_rows, scratch)
+        down = self.down.calls(hidden[0], added, num_rows, scratch)
+        if out is None or gate is None or up is None or down is None:
+            return None
+
+        def adapted(name: str, places: tuple[int, int], *shape: int) -> list[Call]:
+            return adapt(name, places, (shape[0] * _BYTES, shape[1] * _BYTES), (shape[0], shape[1]))
+
+        out_name, *hidden_names, down_name = LINEARS[3:]
+        return [
+            *out,
+            *adapted(out_name, (places.mixed, added), heads, width),
+            self.mlp_norm.call_after_adding(places.x, added, x, num_rows),
+            *_beside(gate, up),
+            *together(
+                adapted(name, (x, place), width, inner)
+                for name, place in zip(hidden_names, hidden, strict=True)
+            ),
+            Call(silu_times().address, (*hidden, num_rows, inner)),
+            *down,
+            *adapted(down_name, (hidden[0], added), inner, width),
+        ]
+
+
+def _beside(calls: list[Call], others: list[Call]) -> list[Call]:
+    """The calls of two layers of the same rows, rounded once if both round them alike."""
+    if calls[:-1] == others[:-1]:
+        return [*calls, others[-1]._replace(waits=False)]
+    return [*calls, *others]
+
+
+def together(parts: Iterable[Sequence[Call]]) -> list[Call]:
+    """Calls of which none reads what another writes: only the first waits."""
+    calls = [call for part in parts for call in part]
+    return [call._replace(waits=index == 0) for index, call in enumerate(calls)]
+
+
+def _is_compiled(config: DecoderConfig) -> bool:
+    like = torch.empty(0, dtype=torch.bfloat16)
+    return all(
+        is_compiled_for(like, width) for width in (config.hidden_size, config.intermediate_size)
+    )
