@@ -2,7 +2,12 @@
 
 import torch
 
-from martlet.models.linear.rounding import FourBits, round_groups, round_in_two_levels
+from martlet.models.linear.rounding import (
+    FourBits,
+    round_groups,
+    round_in_two_levels,
+    round_to_steps,
+)
 
 
 def plain(weight: FourBits) -> torch.Tensor:
@@ -11,7 +16,8 @@ def plain(weight: FourBits) -> torch.Tensor:
     num_parts = weight.multipliers.shape[1] // weight.scales.shape[1]
     steps = weight.scales.repeat_interleave(num_parts, dim=1) * weight.multipliers
     groups = weight.values.unflatten(1, (-1, size)).float() - weight.zeros[..., None]
-    return (groups * steps[..., None]).flatten(1)
+    stands_for: torch.Tensor = (groups * steps[..., None]).flatten(1)
+    return stands_for
 
 
 def test_it_is_closer_than_a_scale_for_each_group_and_kept_in_its_ranges() -> None:
@@ -39,3 +45,22 @@ def test_the_largest_weight_of_a_group_is_kept_whatever_its_sign() -> None:
 def test_nothing_but_zeros_stays_zero() -> None:
     rounded = round_in_two_levels(torch.zeros(3, 64), num_scales=1, num_groups=2)
     assert not plain(rounded).any()
+
+
+def test_steps_are_closer_than_two_levels_and_products_of_theirs_are_bytes() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 256) * torch.rand(64, 8).add(0.2).repeat_interleave(32, dim=1)
+    steps = round_to_steps(weight, num_groups=16)
+    levels = round_in_two_levels(weight, num_scales=2, num_groups=8)
+    assert (steps.dequantized() - weight).norm() < (plain(levels) - weight).norm()
+    bytes_ = (steps.dequantized() / steps.scales).round()
+    torch.testing.assert_close(bytes_ * steps.scales, steps.dequantized())
+    assert bytes_.abs().amax(dim=1).eq(120).all()
+    assert steps.values.max() == 15
+    assert len(steps.codes.unique()) > 8
+
+
+def test_with_steps_the_largest_weight_is_kept_whatever_its_sign_and_zeros_stay_zero() -> None:
+    weight = torch.zeros(3, 64)
+    weight[0, 3], weight[1, 3] = 8.0, -8.0
+    torch.testing.assert_close(round_to_steps(weight, num_groups=4).dequantized(), weight)

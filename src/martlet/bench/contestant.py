@@ -36,7 +36,7 @@ ENGINES: Mapping[str, Engine] = {
     "llama.cpp": Engine(
         module="llama_cpp",
         weights=("stored", "int8", "int4"),
-        requirement="xllamacpp gguf",
+        requirement="llama-cpp-python gguf",
     ),
     "ctranslate2": Engine(
         module="ctranslate2", weights=("int8",), requirement="ctranslate2 transformers torch"

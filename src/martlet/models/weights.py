@@ -13,8 +13,10 @@ GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
 SCALE_SIZES = (128, 64, 32)
 """Inputs whose scales are whole multiples of one number; the first that divides a layer's."""
-INT4_BYTES = 0.5 + 1 / GROUP_SIZE + 2 / SCALE_SIZES[0]
-"""Of a weight: four bits, and its share of a multiplier and of a scale in bf16."""
+STEP_GROUP_SIZE = 16
+"""The same where products are compiled: as many share half a byte, and all of an output a scale."""
+INT4_BYTES = 0.5 + 0.5 / STEP_GROUP_SIZE
+"""Of a weight whose product is compiled."""
 
 
 def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) -> int:

@@ -1,145 +1,168 @@
-"""llama.cpp as a contestant: its server's own batching, without HTTP, prompts in token ids."""
+"""llama.cpp as a contestant: a loop over its batches as its server's, one sequence a reply."""
 
-import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass
+from itertools import takewhile
 
+from martlet.bench.peers.gguf_file import convert
+from martlet.bench.peers.llama_cpp_engine import BATCH_TOKENS, Engine
 from martlet.bench.peers.protocol import Ask, Job, Run, Timeline, Work, contest
 
-_TYPES = ("qwen2", "qwen3")
-"""Model types whose tensors GGUF stores as they are."""
-_BATCH_TOKENS = 2048
-_END_OF_WORD = " "
-"""Behind the number that each token is called by in the file: prompts are given as ids, and of the
-replies only the tokens are counted."""
+_SHARED = 0
+"""The sequence of what all prompts begin with; those of the replies follow."""
 
 
 def make(job: Job) -> Run:
-    """Loads the converted model."""
-    import xllamacpp
+    """Loads the converted model, and makes room for each work beforehand."""
+    import llama_cpp
 
-    most = max(work.num_requests for work in job.works)
-    params = xllamacpp.CommonParams()
-    params.model.path = job.converted
-    params.n_parallel = most
-    params.n_ctx = most * job.longest
-    params.n_batch = params.n_ubatch = _BATCH_TOKENS
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = job.num_threads
-    params.kv_unified = True
-    params.warmup = False
-    server = xllamacpp.Server(params)
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
+    model = llama_cpp.llama_model_load_from_file(
+        os.fsencode(job.converted), llama_cpp.llama_model_default_params()
+    )
+    if not model:
+        raise RuntimeError(f"llama.cpp cannot load {job.converted}")
+    engines = {work.name: Engine(model, work, job.num_threads) for work in job.works}
+    longest = max(job.works, key=lambda work: work.longest)
 
     def run(work: Work, timeline: Timeline) -> None:
-        with ThreadPoolExecutor(work.num_requests) as clients:
-            replies = [
-                clients.submit(_draw, server, work, ask, f"{index}-{sample}", timeline)
-                for index, ask in enumerate(work.asks)
-                for sample in range(work.num_samples)
-            ]
-        for reply in replies:
-            reply.result()
+        # The warm-up is none of the job's works, and fits where the longest does.
+        _Loop(engines.get(work.name, engines[longest.name]), work, timeline).run()
 
     return run
 
 
-def _draw(server: Any, work: Work, ask: Ask, name: str, timeline: Timeline) -> None:
-    body = {
-        "prompt": ask.prompt_ids,
-        "n_predict": ask.num_new_tokens,
-        "temperature": work.temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "ignore_eos": not work.stop_ids,
-        "cache_prompt": True,
-        "stream": True,
-    }
+@dataclass
+class _Sequence:
+    """A prompt, then a reply to it."""
 
-    def note(piece: dict[str, Any]) -> None:
-        if "error" in piece:
-            raise RuntimeError(piece["error"])
-        if num_tokens := piece["choices"][0]["text"].count(_END_OF_WORD):
-            timeline.drawn(name, num_tokens)
-
-    server.handle_completions(body, note)
+    ask: Ask
+    names: list[str]
+    """Of the replies: all samples of a prompt until it is computed, then one."""
+    number: int
+    """As the engine calls it."""
+    position: int
+    """Of the first token that waits."""
+    waiting: list[int]
+    """Tokens that are not computed yet."""
+    num_drawn: int = 0
+    is_finished: bool = False
 
 
-def convert(job: Job) -> None:
-    """Writes a GGUF file as llama.cpp's own script does, for the models that need no reordering."""
-    import gguf
+class _Loop:
+    """Draws the replies of a work; each step computes the newest token of every reply and, as far
+    as the batch has room, prompts."""
 
-    config = json.loads(Path(job.model, "config.json").read_text(encoding="utf-8"))
-    kind = config["model_type"]
-    if kind not in _TYPES:
-        raise SystemExit(f"llama.cpp takes part with {', '.join(_TYPES)} models, not with {kind}")
-    writer = gguf.GGUFWriter(job.converted, kind)
-    _describe(writer, config)
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
-    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    for name, values in _tensors(Path(job.model)):
-        is_table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-        held = _held(gguf.GGMLQuantizationType, job, values.ndim, is_table=is_table)
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(target, gguf.quants.quantize(values, held), raw_dtype=held)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    def __init__(self, engine: Engine, work: Work, timeline: Timeline) -> None:
+        self._engine = engine
+        self._work = work
+        self._timeline = timeline
+        self._asks = deque(enumerate(work.asks))
+        self._shared = _common_beginning(work.asks)
+        self._sequences: list[_Sequence] = []
+        """By their numbers, without a gap: the engine computes neighbours alone together."""
+
+    def run(self) -> None:
+        """Draws all of them."""
+        for first in range(0, len(self._shared), BATCH_TOKENS):
+            self._engine.add(_SHARED, first, self._shared[first : first + BATCH_TOKENS])
+            self._engine.decode()
+        while self._asks or self._sequences:
+            self._start()
+            rows = self._add()
+            self._engine.decode()
+            for sequence, row in rows:
+                for each in self._split(sequence):
+                    self._draw(each, row)
+            self._end()
+        self._engine.forget(_SHARED)
+
+    def _start(self) -> None:
+        """Takes up prompts while the batch has room for more, and sequences for their samples."""
+        room = BATCH_TOKENS - sum(len(each.waiting) for each in self._sequences)
+        num_free = self._engine.num_sequences - 1 - sum(len(each.names) for each in self._sequences)
+        while self._asks and room > 0 and num_free >= self._work.num_samples:
+            index, ask = self._asks.popleft()
+            names = [f"{index}-{sample}" for sample in range(self._work.num_samples)]
+            done = len(self._shared)
+            started = _Sequence(ask, names, self._next_number, done, ask.prompt_ids[done:])
+            if done:
+                self._engine.copy(_SHARED, started.number)
+            self._sequences.append(started)
+            room -= len(started.waiting)
+            num_free -= len(names)
+
+    def _add(self) -> list[tuple[_Sequence, int]]:
+        """Fills the batch: a token of each sequence, more of prompts while there is room.
+
+        Returns:
+            Those whose next token this step tells, each with the row that tells it.
+        """
+        room = BATCH_TOKENS - len(self._sequences)
+        telling = []
+        for sequence in self._sequences:
+            tokens = sequence.waiting[: 1 + room]
+            row = self._engine.add(sequence.number, sequence.position, tokens)
+            sequence.position += len(tokens)
+            del sequence.waiting[: len(tokens)]
+            room -= len(tokens) - 1
+            if not sequence.waiting:
+                telling.append((sequence, row))
+        return telling
+
+    def _split(self, sequence: _Sequence) -> list[_Sequence]:
+        """Gives each sample of a prompt that is computed a sequence of its own."""
+        first, *others = sequence.names
+        sequence.names = [first]
+        samples = [sequence]
+        for name in others:
+            number = self._next_number
+            self._engine.copy(sequence.number, number)
+            samples.append(_Sequence(sequence.ask, [name], number, sequence.position, []))
+            self._sequences.append(samples[-1])
+        return samples
+
+    def _draw(self, sequence: _Sequence, row: int) -> None:
+        token = self._engine.sample(row)
+        self._timeline.drawn(sequence.names[0])
+        sequence.waiting.append(token)
+        sequence.num_drawn += 1
+        sequence.is_finished = (
+            token in self._work.stop_ids or sequence.num_drawn == sequence.ask.num_new_tokens
+        )
+
+    def _end(self) -> None:
+        """Lets go of what is finished; the last sequence fills a gap."""
+        for sequence in [each for each in reversed(self._sequences) if each.is_finished]:
+            last = self._sequences.pop()
+            self._engine.forget(sequence.number)
+            if last is not sequence:
+                self._engine.copy(last.number, sequence.number)
+                self._engine.forget(last.number)
+                last.number = sequence.number
+                self._sequences[last.number - 1] = last
+
+    @property
+    def _next_number(self) -> int:
+        return len(self._sequences) + 1
 
 
-def _describe(writer: Any, config: dict[str, Any]) -> None:
-    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
-    vocab_size = config["vocab_size"]
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(theta)
-    if head_dim := config.get("head_dim"):
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"{index}{_END_OF_WORD}" for index in range(vocab_size)])
-    writer.add_token_scores([0.0] * vocab_size)
-    writer.add_token_types([1] * vocab_size)
-
-
-def _held(types: Any, job: Job, num_axes: int, *, is_table: bool) -> Any:
-    """What a tensor becomes: 4 bits spare the token tables, as llama.cpp's own files do."""
-    if num_axes == 1:
-        return types.F32
-    if job.weights == "int4":
-        return types.Q8_0 if is_table else types.Q4_0
-    if job.weights == "int8":
-        return types.Q8_0
-    return {"bfloat16": types.BF16, "float32": types.F32}[job.dtype]
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Each tensor of a folder, in 32 bits."""
-    import numpy as np
-    from gguf.utility import SafetensorsLocal
-
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, tensor in SafetensorsLocal(path).tensors.items():
-            raw = tensor.mmap_bytes()
-            if tensor.dtype == "BF16":
-                values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            else:
-                values = raw.view({"F16": np.float16, "F32": np.float32}[tensor.dtype])
-            yield name, values.reshape(tensor.shape).astype(np.float32)
+def _common_beginning(asks: list[Ask]) -> list[int]:
+    """What all prompts begin with; each keeps a token of its own, and a single one keeps all."""
+    prompts = [ask.prompt_ids for ask in asks]
+    if len(prompts) == 1:
+        return []
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return [column[0] for column in columns][: min(map(len, prompts)) - 1]
 
 
 def version() -> str:
     """As the package calls itself."""
-    import xllamacpp
+    import llama_cpp
 
-    return str(xllamacpp.__version__)
+    return str(llama_cpp.__version__)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.panels import by_panel, lay_out
-from martlet.models.linear.stored import StoredInt4, StoredInt8
+from martlet.models.linear.panels import lay_out
+from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.tokens import LEAST_GROUP, RoundedTokens, places, round_tokens, rounding
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile
@@ -28,29 +28,34 @@ _FEW_PRODUCTS = 2**18
 
 def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
     """Whether an `IntegerLinear` can take a layer's place, on this machine and in its shape."""
-    width = stored.in_features
-    if not can_compile() or width % LEAST_GROUP or width > _WIDEST:
-        return False
     if isinstance(stored, StoredInt8):
-        return stored.weight.device.type == "cpu"
-    scales, _ = stored.split_scales()
-    size, rest = divmod(width, scales.shape[1])
-    if scales.device.type != "cpu" or rest or size % LEAST_GROUP or size > _LARGEST_GROUP:
+        return can_multiply(stored.weight)
+    scales = stored.group_scales()
+    size, rest = divmod(stored.in_features, scales.shape[1])
+    if rest or size % LEAST_GROUP or size > _LARGEST_GROUP:
         return False
-    return stored.has_groups_in_order
+    return can_multiply(stored.values()) and stored.has_groups_in_order
+
+
+def can_multiply(weight: Tensor) -> bool:
+    """Whether an `IntegerLinear` can multiply with a weight `[out, in]` once it is rounded."""
+    width = weight.shape[1]
+    fits = width % LEAST_GROUP == 0 and width <= _WIDEST
+    return fits and weight.device.type == "cpu" and can_compile()
 
 
 class IntegerLinear(nn.Module):
     """Computes what the layer computes that it is made from, on tokens of eight bits.
 
-    Weights of eight bits meet tokens that have one scale. Weights of four meet tokens that have a
-    scale for each group of weights, and keep their own scales in bf16.
+    Weights of eight bits meet tokens that have one scale, weights of four tokens that have a scale
+    for each group of inputs. Scales that stored weights have for each group are kept in bf16.
 
     Args:
-        stored: A layer for which `can_compute` holds. It is read, not kept.
+        stored: A layer for which `can_compute` holds, or whose weight is one for which
+            `can_multiply` does. It is read, not kept.
     """
 
-    def __init__(self, stored: StoredInt8 | StoredInt4) -> None:
+    def __init__(self, stored: StoredInt8 | StoredInt4 | SteppedInt4) -> None:
         super().__init__()
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self.bias = None if stored.bias is None else stored.bias.detach()
@@ -59,8 +64,6 @@ class IntegerLinear(nn.Module):
         self.group_size = panels.group_size
         """Inputs of a token that are rounded by one scale."""
         self._num_groups = self.in_features // panels.group_size
-        bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
-        self._bias_in_panels = by_panel(bias.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -123,9 +126,12 @@ class IntegerLinear(nn.Module):
         return self._product(dtype, of_few=of_few).call(
             -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
             *tokens,
-            *(panels.values.data_ptr(), panels.scales.data_ptr()),
-            0 if panels.multipliers is None else panels.multipliers.data_ptr(),
-            *(self._bias_in_panels.data_ptr(), out),
+            panels.values.data_ptr(),
+            *(
+                0 if each is None else each.data_ptr()
+                for each in (panels.group_scales, panels.codes)
+            ),
+            *(panels.ends.data_ptr(), out),
             *(num_rows, self.in_features, self.out_features, self._num_groups),
         )
 
@@ -136,8 +142,8 @@ class IntegerLinear(nn.Module):
             from martlet.models.machine_code.product import product, product_of_few
 
             kind = ProductKind(
-                bits=self._panels.bits,
                 part_size=self._panels.part_size,
+                has_group_scales=self._panels.group_scales is not None,
                 dtype=dtype,
             )
             known = product_of_few(kind) if of_few else product(kind)

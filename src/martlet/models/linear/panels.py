@@ -10,61 +10,92 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from martlet.models.linear.stored import StoredInt4, StoredInt8
+from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.machine_code.kind import PANEL, WEIGHT_ZERO
 
 _OUTPUTS_AT_ONCE = 1024
 """A multiple of a panel. Laid out in parts, a weight is not in memory three times."""
 
 
+_LARGEST_GROUP = 512
+"""Inputs of a panel whose bytes stay in the cache's first level, or nearly."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panels:
     """The weights of a layer, in unsigned numbers."""
 
-    bits: int
     group_size: int
     """Inputs of a token that have one scale."""
     part_size: int | None
-    """Inputs that share a multiplier and a zero, in four bits."""
+    """Inputs that share a code, in four bits."""
     values: Tensor
     """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input
     and, higher, the fourth after it."""
-    scales: Tensor
-    """`[P, G, W]`, fp32; in four bits bf16."""
-    multipliers: Tensor | None
-    """`[P, parts, W]` in uint8, in four bits: what weights are multiplied with beside their scale
-    and, higher, the value that stands for 0."""
+    codes: Tensor | None
+    """In uint8, in four bits: those of two parts in a byte, `[P, parts / 2, W]`, or with scales for
+    each group the zeros `[P, parts, W]`."""
+    group_scales: Tensor | None
+    """`[P, G, W]` in bf16, of a stored layer of four bits."""
+    ends: Tensor
+    """`[P, 2, W]` in fp32: scales of the outputs, and the bias."""
 
 
-def lay_out(stored: StoredInt8 | StoredInt4) -> Panels:
+def lay_out(stored: StoredInt8 | StoredInt4 | SteppedInt4) -> Panels:
     """A layer's weights in panels."""
-    return _eight_bits(stored) if isinstance(stored, StoredInt8) else _four_bits(stored)
+    match stored:
+        case StoredInt8():
+            return _eight_bits(stored)
+        case SteppedInt4():
+            return _with_steps(stored)
+        case _:
+            return _with_group_scales(stored)
 
 
 def _eight_bits(stored: StoredInt8) -> Panels:
     # With the highest bit changed, a signed byte is unsigned and 128 more.
     values = stored.weight.detach().view(torch.uint8)
     return Panels(
-        bits=8,
         group_size=stored.in_features,
         part_size=None,
         values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
-        scales=by_panel(stored.weight_scale.float()),
-        multipliers=None,
+        codes=None,
+        group_scales=None,
+        ends=_ends(stored.weight_scale.float(), stored.bias),
     )
 
 
-def _four_bits(stored: StoredInt4) -> Panels:
-    scales, multipliers = stored.split_scales()
-    both = multipliers | (stored.group_zeros().to(torch.uint8) << 4)
+def _with_steps(stored: SteppedInt4) -> Panels:
+    rounded = stored.rounded
+    part_size = stored.in_features // rounded.codes.shape[1]
+    low, high = rounded.codes.unflatten(1, (-1, 2)).unbind(2)
+    sizes = range(2 * part_size, _LARGEST_GROUP + 1, 2 * part_size)
     return Panels(
-        bits=4,
-        group_size=stored.in_features // scales.shape[1],
-        part_size=stored.in_features // multipliers.shape[1],
-        values=_in_panels(stored.values(), 4, _two_in_a_byte),
-        scales=by_panel(scales.bfloat16()),
-        multipliers=by_panel(both),
+        group_size=max(size for size in sizes if stored.in_features % size == 0),
+        part_size=part_size,
+        values=_in_panels(rounded.values, 4, _two_in_a_byte),
+        codes=by_panel(low | (high << 4)),
+        group_scales=None,
+        ends=_ends(rounded.scales, stored.bias),
     )
+
+
+def _with_group_scales(stored: StoredInt4) -> Panels:
+    scales = stored.group_scales()
+    size = stored.in_features // scales.shape[1]
+    return Panels(
+        group_size=size,
+        part_size=size,
+        values=_in_panels(stored.values(), 4, _two_in_a_byte),
+        codes=by_panel(stored.group_zeros().to(torch.uint8)),
+        group_scales=by_panel(scales.bfloat16()),
+        ends=_ends(torch.ones(stored.out_features, 1), stored.bias),
+    )
+
+
+def _ends(scales: Tensor, bias: Tensor | None) -> Tensor:
+    shift = torch.zeros_like(scales) if bias is None else bias.detach().float().unsqueeze(1)
+    return by_panel(torch.cat((scales, shift), dim=1))
 
 
 def _two_in_a_byte(rows: Tensor) -> Tensor:

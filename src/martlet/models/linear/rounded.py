@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8, round_rows
-from martlet.models.linear.rounding import FourBits, round_channels, round_in_two_levels
-from martlet.models.linear.stored import RoundedInt4, StoredInt8
-from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, Weights
+from martlet.models.linear.integer import IntegerLinear, can_multiply
+from martlet.models.linear.rounding import (
+    FourBits,
+    FourBitSteps,
+    round_channels,
+    round_in_two_levels,
+    round_to_steps,
+)
+from martlet.models.linear.stored import RoundedInt4, SteppedInt4, StoredInt8
+from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, STEP_GROUP_SIZE, Weights
 
 _VALUES_AT_ONCE = 2**18
 """Rounding makes several copies in fp32, which should stay in the cache."""
@@ -28,6 +35,8 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
         case "int8":
             return fastest_int8(to_int8(linear))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
+            if linear.weight.dtype == torch.bfloat16 and can_multiply(linear.weight):
+                return IntegerLinear(to_int4_steps(linear))
             return fastest_int4(to_int4(linear), linear.weight.dtype)
         case "fp8":
             return fastest_fp8(to_fp8(linear), linear.weight.dtype)
@@ -45,7 +54,10 @@ def to_int8(linear: nn.Linear) -> StoredInt8:
 
 
 def to_int4(linear: nn.Linear) -> RoundedInt4:
-    """Four bits, a multiplier for each group of inputs, and a scale for some groups together."""
+    """Four bits, a multiplier for each group of inputs, and a scale for some groups together.
+
+    For PyTorch's operators and for GPUs, whose groups are larger than those of compiled products.
+    """
     width = linear.in_features
     num_scales = width // next(size for size in SCALE_SIZES if width % size == 0)
 
@@ -56,6 +68,18 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
     values, scales, multipliers, zeros = _in_slices(linear.weight, rounding)
     weight = FourBits(values=values, scales=scales, multipliers=multipliers, zeros=zeros)
     return RoundedInt4(linear, weight)
+
+
+def to_int4_steps(linear: nn.Linear) -> SteppedInt4:
+    """Four bits that stand for eight, as compiled products take them."""
+    num_groups = linear.in_features // STEP_GROUP_SIZE
+
+    def rounding(rows: Tensor) -> tuple[Tensor, ...]:
+        rounded = round_to_steps(rows, num_groups=num_groups)
+        return rounded.values, rounded.codes, rounded.scales
+
+    values, codes, scales = _in_slices(linear.weight, rounding)
+    return SteppedInt4(linear, FourBitSteps(values=values, codes=codes, scales=scales))
 
 
 def to_fp8(linear: nn.Linear) -> StoredFp8:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from martlet.models.machine_code.kind import MULTIPLIERS, STEPS
+
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
 
@@ -16,6 +18,10 @@ _LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
 _SHARES_OF_SCALE = (1.0, 0.95, 0.9)
 _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
+
+
+_LARGEST = 120
+"""Of a channel in steps: eight times the largest multiplier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,57 @@ class FourBits:
     """`[out, G]`, 1 to 15 in uint8."""
     zeros: Tensor
     """`[out, G]`, 7 or 8 in uint8: on the side of its largest weight a group has a value more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FourBitSteps:
+    """A weight in four bits that stand for eight: `(value - zero) * multiplier * scale`.
+
+    Without the scale that is a byte. So a product is that of eight bits.
+    """
+
+    values: Tensor
+    """`[out, in]`, 0 to 15 in uint8."""
+    codes: Tensor
+    """`[out, G]`, 0 to 15 in uint8: a group's multiplier and zero, of those in `STEPS`."""
+    scales: Tensor
+    """`[out, 1]` in fp32."""
+
+    def dequantized(self) -> Tensor:
+        """`[out, in]` in fp32."""
+        multipliers, zeros = torch.tensor(STEPS).T[:, self.codes.int()].unsqueeze(-1)
+        values = self.values.unflatten(1, (self.codes.shape[1], -1))
+        weight: Tensor = ((values - zeros) * multipliers).flatten(1) * self.scales
+        return weight
+
+
+def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:
+    """Rounds to four bits, in steps of an eight-bit channel.
+
+    Of a group's multipliers, the best is that with the least square error, each weighted by the
+    size of its weight: large weights matter more than their number.
+    """
+    weight = weight.float()
+    scales = (weight.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=1e-12)
+    groups = (weight / scales).unflatten(1, (num_groups, -1))  # [out, G, in / G]
+    importance = groups.abs()
+    is_negative = -groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True)
+    zeros = 7.0 + is_negative.float()
+    best, best_values = torch.zeros_like(zeros), torch.zeros_like(groups)
+    least = torch.full_like(zeros, torch.inf)
+    for index, multiplier in enumerate(MULTIPLIERS):
+        rounded = (groups / multiplier).round_().clamp_(-zeros, _LARGEST_VALUE - zeros)
+        error = (rounded * multiplier).sub_(groups).square_().mul_(importance)
+        error = error.sum(dim=-1, keepdim=True)
+        is_better = error < least
+        best = torch.where(is_better, 2.0 * index + is_negative, best)
+        best_values = torch.where(is_better, rounded, best_values)
+        least = torch.minimum(error, least)
+    return FourBitSteps(
+        values=best_values.add_(zeros).flatten(1).to(torch.uint8),
+        codes=best.squeeze(-1).to(torch.uint8),
+        scales=scales,
+    )
 
 
 def round_channels(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.models.linear.rounding import FourBits
+from martlet.models.linear.rounding import FourBits, FourBitSteps
 from martlet.models.linear.words import VALUES_PER_WORD, in_awq_order, unpack_words
 
 _MIDDLE = 8
@@ -91,12 +91,6 @@ class StoredInt4(nn.Module, ABC):
     def group_of_input(self) -> Tensor:
         """The group of each input, `[in]`."""
 
-    def split_scales(self) -> tuple[Tensor, Tensor]:
-        """Scales of larger groups `[out, S]` in fp32, and what the groups that these consist of
-        multiply them with, `[out, G]` from 1 to 15 in uint8."""
-        scales = self.group_scales()
-        return scales, torch.ones_like(scales, dtype=torch.uint8)
-
     @property
     def has_groups_in_order(self) -> bool:
         """Whether the groups are stretches of the same length, in the inputs' own order."""
@@ -144,8 +138,24 @@ class RoundedInt4(StoredInt4):
         size = self.in_features // self.multipliers.shape[1]
         return torch.arange(self.in_features, device=self.scales.device) // size
 
-    def split_scales(self) -> tuple[Tensor, Tensor]:
-        return self.scales, self.multipliers
+
+class SteppedInt4(nn.Module):
+    """Four-bit weights that stand for eight-bit ones, rounded here while the model was loaded.
+
+    Args:
+        linear: The layer whose place it takes.
+        weight: What its weight became.
+    """
+
+    def __init__(self, linear: nn.Linear, weight: FourBitSteps) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.rounded = weight
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`."""
+        return F.linear(x, self.rounded.dequantized().to(x.dtype), self.bias)
 
 
 class PackQuantized(StoredInt4):

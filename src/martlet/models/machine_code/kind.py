@@ -6,21 +6,38 @@ import torch
 
 TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
-ROWS_AT_ONCE = 192
+ROWS_AT_ONCE = 384
 """Tokens for which a panel of weights is read from memory once, and then from the cache."""
 WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
+MULTIPLIERS = (2, 3, 5, 7, 9, 11, 13, 15)
+STEPS = tuple((multiplier, zero) for multiplier in MULTIPLIERS for zero in (7, 8))
+"""What the sixteen codes of a part of weights of four bits stand for: a value `q` is
+`(q - zero) * multiplier`, and with the zero on the other side of its largest weight, a part has a
+value more for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProductKind:
     """A product of rounded tokens with weights of few bits."""
 
-    bits: int
-    """8 or 4."""
     part_size: int | None
-    """Inputs whose weights have a multiplier and a zero of their own, in four bits."""
+    """Inputs whose weights have a code of their own, in four bits; None for eight."""
+    has_group_scales: bool
+    """Whether weights have a scale for each group of inputs. Then, in four bits, a part's code is a
+    zero, and else half a byte that says its step."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
+
+    @property
+    def parts_of_code(self) -> int:
+        """Parts that share a byte of codes."""
+        return 1 if self.has_group_scales else 2
+
+    @property
+    def inputs_of_code(self) -> int:
+        """Inputs of parts that share a byte, in four bits."""
+        assert self.part_size is not None
+        return self.part_size * self.parts_of_code

@@ -7,6 +7,7 @@ from martlet.models.machine_code.emit import (
     FLOATS,
     HALVES,
     INT,
+    INTS,
     LANES,
     POINTER,
     VECTOR_BYTES,
@@ -19,14 +20,15 @@ from martlet.models.machine_code.emit import (
     at,
     broadcast,
     ceil_div,
+    each,
     load,
     repeat,
     smaller,
     to_bf16,
 )
+from martlet.models.machine_code.first_tile import write_first_tiles
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, write_tile
-from martlet.models.machine_code.unpack import write_unpacking
 from martlet.models.machine_code.worker import known_function
 
 _ROWS_OF_TILES = (6, 4, 2, 1)
@@ -46,19 +48,22 @@ class Panel:
     def __init__(self, module: ir.Module, kind: ProductKind) -> None:
         self._kind = kind
         self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
-        self._unpack = write_unpacking(module, kind.part_size) if kind.part_size else None
+        self._first_tile = (
+            write_first_tiles(module, kind, _ROWS_OF_TILES) if kind.part_size else None
+        )
         is_bf16 = kind.dtype == torch.bfloat16
         stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
         parameters = [stored, POINTER, INT, ir.VectorType(ir.IntType(1), LANES)]
         name = f"llvm.masked.store.{suffix}.p0"
         self._store = known_function(module, name, ir.VoidType(), parameters)
+        self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
 
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, for totals and for the bytes of a group, and the parameters."""
         width, num_groups = parameters[-3], parameters[-1]
         totals = allocate(b, WORD(ROWS_AT_ONCE * _PANEL_BYTES))
         group_bytes = b.mul(b.udiv(width, num_groups), WORD(PANEL))
-        unpacked = allocate(b, group_bytes) if self._unpack else totals
+        unpacked = allocate(b, group_bytes) if self._first_tile else totals
         return [totals, unpacked, *parameters]
 
     def item(
@@ -72,8 +77,8 @@ class Panel:
         offsets: Value,
         weight: Value,
         weight_scales: Value,
-        multipliers: Value,
-        bias: Value,
+        codes: Value,
+        ends: Value,
         out: Value,
         num_rows: Value,
         width: Value,
@@ -81,79 +86,62 @@ class Panel:
         num_groups: Value,
     ) -> None:
         """Writes it; behind the memory that `prepare` gave are the parameters of `product`."""
-        num_parts = ceil_div(b, num_rows, ROWS_AT_ONCE)
-        first_row = b.mul(b.urem(number, num_parts), WORD(ROWS_AT_ONCE))
+        num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
+        first_row = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
         rows = smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE))
-        panel = b.udiv(number, num_parts)
+        panel = b.udiv(number, num_turns)
         size = b.udiv(width, num_groups)
-        first_group = b.mul(panel, num_groups)
-        scale_bytes = 4 if self._kind.bits == 8 else 2
-        self._begin(b, totals, at(b, bias, b.mul(panel, WORD(_PANEL_BYTES))), rows)
+        self._begin(b, totals, rows)
 
         def group(index: Value, _: list[Value]) -> list[Value]:
-            of_panel = b.add(first_group, index)
-            weights = self._weights(b, weight, multipliers, unpacked, of_panel, size)
-            place = b.mul(of_panel, WORD(PANEL * scale_bytes))
+            of_panel = b.add(b.mul(panel, num_groups), index)
             of_rows = b.add(b.mul(index, num_rows), first_row)
             tokens = (
                 at(b, values, b.mul(of_rows, size)),
                 at(b, scales, b.mul(of_rows, WORD(4))),
                 at(b, offsets, b.mul(of_rows, WORD(4))),
             )
-            panels = (weights, at(b, weight_scales, place))
-            self._multiply(b, rows, tokens, panels, totals, size)
+            group_scales = at(b, weight_scales, b.mul(of_panel, WORD(PANEL * 2)))
+            before = b.mul(of_panel, b.mul(size, WORD(PANEL)))
+            done, bytes_ = WORD(0), at(b, weight, before)
+            if self._first_tile is not None:
+                stored = at(b, weight, b.udiv(before, WORD(2)))
+                of_group = at(b, codes, b.udiv(before, WORD(self._kind.inputs_of_code)))
+                weights = (stored, group_scales, of_group, unpacked)
+                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size])
+                bytes_ = unpacked
+            self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size)
             return []
 
         repeat(b, num_groups, [], group)
         first = b.mul(panel, WORD(PANEL))
         place = b.add(b.mul(first_row, num_outputs), first)
         to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
-        self._end(b, totals, to, rows, num_outputs, b.sub(num_outputs, first))
+        of_outputs = at(b, ends, b.mul(panel, WORD(2 * _PANEL_BYTES)))
+        self._end(b, totals, of_outputs, to, rows, num_outputs, b.sub(num_outputs, first))
 
-    def _begin(self, b: Builder, totals: Value, bias: Value, rows: Value) -> None:
-        """Totals begin with the bias."""
-        biases = [load(b, FLOATS, bias, WORD(VECTOR_BYTES * column)) for column in COLUMNS]
+    def _begin(self, b: Builder, totals: Value, rows: Value) -> None:
+        """Totals begin with zeros."""
 
-        def row(number: Value, _: list[Value]) -> list[Value]:
-            to = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
-            for column, first in enumerate(biases):
-                b.store(first, at(b, to, WORD(VECTOR_BYTES * column)), align=VECTOR_BYTES)
+        def vector(number: Value, _: list[Value]) -> list[Value]:
+            zeros = b.bitcast(each(INTS, 0), FLOATS)
+            b.store(zeros, at(b, totals, b.mul(number, WORD(VECTOR_BYTES))), align=VECTOR_BYTES)
             return []
 
-        repeat(b, rows, [], row)
-
-    def _weights(
-        self,
-        b: Builder,
-        weight: Value,
-        multipliers: Value,
-        unpacked: Value,
-        of_panel: Value,
-        size: Value,
-    ) -> Value:
-        """The bytes of a group of a panel; those of four bits are written now."""
-        values = b.mul(of_panel, b.mul(size, WORD(PANEL)))
-        stored = at(b, weight, b.udiv(values, WORD(8 // self._kind.bits)))
-        if self._unpack is None:
-            return stored
-        assert self._kind.part_size is not None
-        num_parts = b.udiv(size, WORD(self._kind.part_size))
-        factors = at(b, multipliers, b.mul(of_panel, b.mul(num_parts, WORD(PANEL))))
-        b.call(self._unpack, [stored, factors, unpacked, num_parts])
-        return unpacked
+        repeat(b, b.mul(rows, WORD(len(COLUMNS))), [], vector)
 
     def _multiply(
         self,
         b: Builder,
+        row: Value,
         rows: Value,
         tokens: tuple[Value, Value, Value],
-        panels: tuple[Value, Value],
+        weights: tuple[Value, Value],
         totals: Value,
         size: Value,
     ) -> None:
-        """Adds a group's products to the totals, tile by tile."""
+        """Adds a group's products to the totals of the rows from one on, tile by tile."""
         values, scales, offsets = tokens
-        row = WORD(0)
         for count, tile in self._tiles.items():
 
             def some(first: Value, tile: ir.Function = tile) -> None:
@@ -163,7 +151,7 @@ class Panel:
                     at(b, offsets, b.mul(first, WORD(4))),
                 )
                 to = at(b, totals, b.mul(first, WORD(_PANEL_BYTES)))
-                b.call(tile, [*of_rows, *panels, to, size])
+                b.call(tile, [*of_rows, *weights, to, size])
 
             row = advance(b, row, rows, count, some)
 
@@ -171,25 +159,53 @@ class Panel:
         self,
         b: Builder,
         totals: Value,
+        ends: Value,
         out: Value,
         rows: Value,
         num_outputs: Value,
-        missing: Value,
+        rest: Value,
     ) -> None:
         """Writes those outputs that there are; the last panel may have fewer."""
+        is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
+        with b.if_else(is_whole) as (whole, part):
+            with whole:
+                self._write(b, totals, ends, out, rows, num_outputs, None)
+            with part:
+                self._write(b, totals, ends, out, rows, num_outputs, broadcast(b, rest))
+
+    def _write(
+        self,
+        b: Builder,
+        totals: Value,
+        ends: Value,
+        out: Value,
+        rows: Value,
+        num_outputs: Value,
+        count: Value | None,
+    ) -> None:
+        """Writes so many outputs of each row, or all: stores with a mask take far longer.
+
+        Totals are multiplied with the scales of the outputs, and the bias is added.
+        """
         itemsize = self._kind.dtype.itemsize
-        lanes = [ir.Constant(WORDS, [LANES * c + lane for lane in range(LANES)]) for c in COLUMNS]
-        is_there = [b.icmp_unsigned("<", lane, broadcast(b, missing)) for lane in lanes]
 
         def row(number: Value, _: list[Value]) -> list[Value]:
             source = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
             target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
-            for column, mask in enumerate(is_there):
+            for column in COLUMNS:
                 place = WORD(VECTOR_BYTES * column)
                 total = load(b, FLOATS, source, place, align=VECTOR_BYTES)
+                scales = load(b, FLOATS, ends, place)
+                bias = load(b, FLOATS, at(b, ends, place), WORD(_PANEL_BYTES))
+                total = b.call(self._fma, [total, scales, bias])
                 value = to_bf16(b, total) if itemsize == 2 else total
                 to = at(b, target, WORD(LANES * column * itemsize))
-                b.call(self._store, [value, to, INT(1), mask])
+                if count is None:
+                    b.store(value, to, align=itemsize)
+                else:
+                    lanes = ir.Constant(WORDS, [LANES * column + lane for lane in range(LANES)])
+                    is_there = b.icmp_unsigned("<", lanes, count)
+                    b.call(self._store, [value, to, INT(1), is_there])
             return []
 
         repeat(b, rows, [], row)

@@ -14,10 +14,9 @@ The parameters of `product`, by the shapes of `linear/tokens`, for N outputs in 
 
     values, scales, offsets       the tokens
     weight                        its values plus 128 or, of four bits, as they are stored
-    weight_scales                 [P, G, output], fp32 or, of four bits, bf16
-    multipliers                   [P, parts, output], uint8; read for four bits: the multiplier of
-                                  a part's weights and, higher, the value that stands for 0
-    bias                          [P, output], fp32
+    group_scales                  [P, G, output] in bf16; read where there are any
+    codes                         [P, K / inputs of a code, output] in uint8; read for four bits
+    ends                          [P, 2, output] in fp32: what totals are multiplied with, and bias
     out                           [T, N], bf16 or fp32, written
     T, K, N, G
 """

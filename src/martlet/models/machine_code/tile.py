@@ -3,10 +3,7 @@
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
-    FLOAT,
-    FLOATS,
     HALVES,
-    INT,
     INTS,
     LANES,
     POINTER,
@@ -17,17 +14,17 @@ from martlet.models.machine_code.emit import (
     at,
     from_bf16,
     load,
-    load_each,
     repeat,
 )
 from martlet.models.machine_code.kind import PANEL, ProductKind
-from martlet.models.machine_code.worker import known_function, new_function
+from martlet.models.machine_code.tile_rows import STEP, TileRows
+from martlet.models.machine_code.worker import new_function
 
 COLUMNS = range(PANEL // LANES)
 """The vectors of a row of sums."""
-STEP = 4
-"""Inputs that an instruction multiplies for each output."""
 STEP_BYTES = PANEL * STEP
+_STEPS_AT_ONCE = 4
+"""Written out one by one: of a loop with few rounds the CPU foresees the end."""
 _PARAMETERS = [POINTER] * 6 + [WORD]
 
 
@@ -35,77 +32,44 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
     """A function that adds the products of a group of inputs to what the rows have.
 
     Its parameters, each beginning at the tile: the tokens' values, scales and offsets; the panel's
-    weights plus 128, and their scales; the totals, `[rows, panel]` in fp32, which are changed; and
-    the inputs of the group.
+    weights plus 128, and their scales of this group; the totals, `[rows, panel]` in fp32, which are
+    changed; and the inputs of the group.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", _PARAMETERS)
-    _Tile(module, b, kind, num_rows, *function.args).write()
-    b.ret_void()
-    return function
+    *tokens, weight, weight_scales, totals, size = function.args
+    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
 
-
-class _Tile:
-    """Writes the code of a tile. Its sums are a list of vectors, row by row."""
-
-    def __init__(
-        self,
-        module: ir.Module,
-        b: Builder,
-        kind: ProductKind,
-        num_rows: int,
-        values: Value,
-        scales: Value,
-        offsets: Value,
-        weight: Value,
-        weight_scales: Value,
-        totals: Value,
-        size: Value,
-    ) -> None:
-        self._b, self._kind, self._rows = b, kind, range(num_rows)
-        self._values = [at(b, values, b.mul(size, WORD(row))) for row in self._rows]
-        self._scales, self._offsets = scales, offsets
-        self._weight, self._weight_scales = weight, weight_scales
-        self._totals, self._size = totals, size
-        self._dot = known_function(module, "llvm.x86.avx512.vpdpbusd.512", INTS, [INTS] * 3)
-        self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
-
-    def write(self) -> None:
-        b = self._b
-        # Sums begin with what makes up for the 128 that the weights have too much.
-        offsets = [load_each(b, INT, self._offsets, WORD(4 * row)) for row in self._rows]
-        first = [offset for offset in offsets for _ in COLUMNS]
-        self._add_scaled(repeat(b, b.udiv(self._size, WORD(STEP)), first, self._multiply))
-
-    def _multiply(self, number: Value, sums: list[Value]) -> list[Value]:
-        """Adds the products of four inputs to the sums."""
-        b = self._b
-        panel = at(b, self._weight, b.mul(number, WORD(STEP_BYTES)))
+    def step(number: Value, sums: list[Value]) -> list[Value]:
+        panel = at(b, weight, b.mul(number, WORD(STEP_BYTES)))
         columns = [
             load(b, INTS, panel, WORD(VECTOR_BYTES * column), align=VECTOR_BYTES)
             for column in COLUMNS
         ]
         results: list[Value] = []
-        for values in self._values:
-            inputs = load_each(b, INT, values, b.mul(number, WORD(STEP)))
+        for row in rows.numbers:
+            inputs = rows.inputs(row, number)
             for weights in columns:
-                results.append(b.call(self._dot, [sums[len(results)], weights, inputs]))
+                results.append(rows.multiply(sums[len(results)], weights, inputs))
         return results
 
-    def _add_scaled(self, sums: list[Value]) -> None:
-        """Adds the sums to the totals, times the scales of tokens and weights."""
-        b = self._b
-        columns = [self._weight_scale(column) for column in COLUMNS]
-        scales = [load_each(b, FLOAT, self._scales, WORD(4 * row)) for row in self._rows]
-        for index, products in enumerate(sums):
-            row, column = divmod(index, len(columns))
-            place = WORD(VECTOR_BYTES * index)
-            of_token = b.fmul(b.sitofp(products, FLOATS), scales[row])
-            total = load(b, FLOATS, self._totals, place, align=VECTOR_BYTES)
-            total = b.call(self._fma, [of_token, columns[column], total])
-            b.store(total, at(b, self._totals, place), align=VECTOR_BYTES)
+    first = [sum_ for sum_ in map(rows.first_sum, rows.numbers) for _ in COLUMNS]
 
-    def _weight_scale(self, column: int) -> Value:
-        b, scales = self._b, self._weight_scales
-        if self._kind.bits == 8:
-            return load(b, FLOATS, scales, WORD(LANES * column * 4))
-        return from_bf16(b, load(b, HALVES, scales, WORD(LANES * column * 2)))
+    def steps(number: Value, sums: list[Value]) -> list[Value]:
+        for place in range(_STEPS_AT_ONCE):
+            sums = step(b.add(b.mul(number, WORD(_STEPS_AT_ONCE)), WORD(place)), sums)
+        return sums
+
+    sums = repeat(b, b.udiv(size, WORD(STEP * _STEPS_AT_ONCE)), first, steps)
+    scales = [group_scales(b, kind, weight_scales, WORD(column)) for column in COLUMNS]
+    for index, products in enumerate(sums):
+        row, column = divmod(index, len(COLUMNS))
+        rows.add(row, WORD(column), products, scales[column])
+    b.ret_void()
+    return function
+
+
+def group_scales(b: Builder, kind: ProductKind, scales: Value, column: Value) -> Value | None:
+    """Of the weights of a column, where they have a scale for each group."""
+    if not kind.has_group_scales:
+        return None
+    return from_bf16(b, load(b, HALVES, scales, b.mul(column, WORD(LANES * 2))))

@@ -1,0 +1,174 @@
+"""The first tile of a group of weights of four bits, which makes bytes of them for all tiles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from martlet.models.machine_code.emit import (
+    BYTE,
+    BYTES,
+    HALF,
+    INT,
+    INTS,
+    LANES,
+    POINTER,
+    VECTOR_BYTES,
+    WORD,
+    Builder,
+    Value,
+    at,
+    each,
+    load,
+    repeat,
+)
+from martlet.models.machine_code.kind import PANEL, STEPS, WEIGHT_ZERO, ProductKind
+from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES, group_scales
+from martlet.models.machine_code.tile_rows import TileRows
+from martlet.models.machine_code.worker import known_function, new_function
+
+_HALVES = ir.VectorType(HALF, 2 * LANES)
+_NIBBLE = 4
+_PARAMETERS = [POINTER] * 8 + [WORD]
+_PAIRS_AT_ONCE = 2
+"""Of steps, written out one by one: as many as a part has at least."""
+_READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
+"""How memory is asked for: to be read, to the cache's second level, as data."""
+
+
+def write_first_tiles(module: ir.Module, kind: ProductKind, counts: Sequence[int]) -> ir.Function:
+    """A function that calls the first tile of as many rows as there are, and returns their number.
+
+    Args:
+        counts: Of rows, for each a tile, down to one. The parameters are the number of rows that
+            there are, and then those of the tile.
+    """
+    tiles = [(count, _write_first_tile(module, kind, count)) for count in counts]
+    function = ir.Function(module, ir.FunctionType(WORD, [WORD, *_PARAMETERS]), "first_tile")
+    b = ir.IRBuilder(function.append_basic_block("begin"))
+    num_rows, *others = function.args
+    for count, tile in tiles:
+        with b.if_then(b.icmp_unsigned(">=", num_rows, WORD(count))):
+            is_last = b.icmp_unsigned("==", num_rows, WORD(count))
+            b.call(tile, [*others, b.select(is_last, WORD(0), WORD(2 * STEP_BYTES))])
+            b.ret(WORD(count))
+    b.ret(WORD(0))
+    return function
+
+
+def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Function:
+    """A function that does what a tile does, and writes the weights' bytes for the next.
+
+    The instructions that unpack find room between those that multiply. Its parameters are those of
+    a tile, with the stored weights for their bytes, then the parts' codes, and where the bytes
+    go; and how far apart those of two steps lie, 0 where no other tile will read them: memory that
+    is not in the cache's first level would hold one row up. Memory is asked for the next group
+    meanwhile.
+    """
+    assert kind.part_size is not None
+    part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
+    function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
+    *tokens, stored, weight_scales, codes, out, totals, size, pair_bytes = function.args
+    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
+    prefetch = known_function(module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT, INT, INT])
+    group_bytes = b.mul(size, WORD(PANEL // 2))
+
+    def column(number: Value, _: list[Value]) -> list[Value]:
+        across = b.mul(number, WORD(VECTOR_BYTES))
+        source, target = at(b, stored, across), at(b, out, across)
+        of_column = at(b, codes, b.mul(number, WORD(LANES)))
+
+        def unit(index: Value, sums: list[Value]) -> list[Value]:
+            unpacking = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
+            for place in range(kind.parts_of_code):
+                part = b.add(b.mul(index, WORD(kind.parts_of_code)), WORD(place))
+                sums = a_part(b.mul(part, WORD(part_steps)), unpacking.factors(place), sums)
+            return sums
+
+        def a_part(before: Value, factors: _Factors, sums: list[Value]) -> list[Value]:
+            def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
+                step = b.add(before, inner)
+                here = at(b, source, b.mul(step, WORD(STEP_BYTES)))
+                to = at(b, target, b.mul(step, pair_bytes))
+                b.call(prefetch, [at(b, here, group_bytes), *_READ_TO_SECOND_LEVEL])
+                both = load(b, BYTES, here, WORD(0), align=VECTOR_BYTES)
+                results = list(sums)
+                for half, values in enumerate(_halves(b, both)):
+                    weights = factors.applied(b, values)
+                    b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
+                    place = b.add(b.mul(step, WORD(2)), WORD(half))
+                    for row in rows.numbers:
+                        index = row + half * num_rows
+                        results[index] = rows.multiply(
+                            sums[index], b.bitcast(weights, INTS), rows.inputs(row, place)
+                        )
+                return results
+
+            def some(number: Value, sums: list[Value]) -> list[Value]:
+                for place in range(_PAIRS_AT_ONCE):
+                    inner = b.add(b.mul(number, WORD(_PAIRS_AT_ONCE)), WORD(place))
+                    sums = two_steps(inner, sums)
+                return sums
+
+            return repeat(b, WORD(part_steps // _PAIRS_AT_ONCE), sums, some)
+
+        # Two sums a row: an instruction need not wait for the one before.
+        first = [*map(rows.first_sum, rows.numbers), *(each(INTS, 0) for _ in rows.numbers)]
+        sums = repeat(b, b.udiv(size, WORD(kind.inputs_of_code)), first, unit)
+        scales = group_scales(b, kind, weight_scales, number)
+        for row in rows.numbers:
+            rows.add(row, number, b.add(sums[row], sums[row + num_rows]), scales)
+        return []
+
+    repeat(b, WORD(len(COLUMNS)), [], column)
+    b.ret_void()
+    return function
+
+
+def _halves(b: Builder, both: Value) -> tuple[Value, Value]:
+    """The lower and the upper halves of bytes."""
+    return b.and_(both, each(BYTES, 15)), b.lshr(both, each(BYTES, _NIBBLE))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Factors:
+    """Of the values of a part: `(q - zero) * multiplier + 128` is a byte."""
+
+    multipliers: Value | None
+    """In halves of a word; None where they are 1."""
+    added: Value
+    """In bytes: 128 less the zero, multiplied."""
+
+    def applied(self, b: Builder, values: Value) -> Value:
+        """The bytes of values."""
+        if self.multipliers is not None:
+            # Products stay below 256: the bytes of a pair do not meet.
+            values = b.bitcast(b.mul(b.bitcast(values, _HALVES), self.multipliers), BYTES)
+        return b.add(values, self.added)
+
+
+class _Unpacking:
+    """Writes what becomes of the codes of a column, a byte for each output."""
+
+    def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, codes: Value) -> None:
+        self._b, self._kind = b, kind
+        self._look_up = known_function(module, "llvm.x86.avx512.pshuf.b.512", BYTES, [BYTES, BYTES])
+        numbers = load(b, ir.VectorType(BYTE, LANES), codes, WORD(0))
+        inputs_of_output = VECTOR_BYTES // LANES
+        places = [lane // inputs_of_output for lane in range(VECTOR_BYTES)]
+        mask = ir.Constant(ir.VectorType(INT, VECTOR_BYTES), places)
+        self._codes = b.shuffle_vector(numbers, numbers, mask)
+
+    def factors(self, part: int) -> _Factors:
+        """Those of a part of a code: a zero or, of each half of it, a multiplier and a zero."""
+        b = self._b
+        if self._kind.has_group_scales:
+            return _Factors(multipliers=None, added=b.sub(each(BYTES, WEIGHT_ZERO), self._codes))
+        codes = _halves(b, self._codes)[part]
+        multipliers = b.bitcast(self._in_table([m for m, _ in STEPS], codes), _HALVES)
+        added = self._in_table([WEIGHT_ZERO - m * zero for m, zero in STEPS], codes)
+        return _Factors(multipliers=b.and_(multipliers, each(_HALVES, 255)), added=added)
+
+    def _in_table(self, numbers: Sequence[int], codes: Value) -> Value:
+        table = ir.Constant(BYTES, list(numbers) * (VECTOR_BYTES // len(numbers)))
+        return self._b.call(self._look_up, [table, codes])
