@@ -1,0 +1,181 @@
+"""What a decoding step is made of, on all cores.
+
+    python benchmarks/steps.py                  # bf16
+    python benchmarks/steps.py --weights int4   # or int8
+
+The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights. For some numbers of
+requests of 320 tokens, milliseconds (medians): a whole step; its calls through all layers, and of
+these the products, attention and what lies between, each kind run again by itself; the LM head;
+the draw of the most likely tokens; and what is left. "through modules" is the same step with each
+layer called by Python, as a model is computed whose layers are not written down.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from common import prompts
+from martlet.bench.machine import machine
+from martlet.bench.random_model import make_model
+from martlet.engine import engine as engine_module
+from martlet.engine.config import EngineConfig
+from martlet.engine.engine import Engine
+from martlet.engine.params import SamplingParams
+from martlet.engine.runner import PlainRunner
+from martlet.engine.step_program import StepProgram
+from martlet.models.compiled.attention import attend
+from martlet.models.compiled.program import Program
+from martlet.models.compiled.rotary import rotate_into_pool
+from martlet.models.folder import open_folder
+from martlet.models.load import LoadedModel, load_model
+from martlet.models.openmp import Call
+
+NUM_TOKENS, NUM_STEPS, NUM_RUNS = 320, 20, 9
+COLUMNS = (
+    "requests",
+    "step",
+    "through modules",
+    "layers",
+    "products",
+    "attention",
+    "between",
+    "LM head",
+    "draw",
+    "the rest",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", choices=("stored", "int8", "int4"), default="stored")
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 64])
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        model = load_model(
+            open_folder(make_model(Path(folder) / "model")),
+            dtype=torch.bfloat16,
+            device=torch.device("cpu"),
+            weights=arguments.weights,
+        )
+        print(f"{machine()}, {torch.get_num_threads()} threads, weights {arguments.weights}")
+        print("".join(f"{name:>16}" for name in COLUMNS))
+        for num_requests in arguments.requests:
+            parts = measure(model, num_requests)
+            print(f"{num_requests:16}" + "".join(f"{parts[name]:16.2f}" for name in COLUMNS[1:]))
+
+
+def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
+    """Milliseconds by the names of the columns."""
+    engine = decoding_engine(model, num_requests)
+    runner = engine._runner
+    assert isinstance(runner, PlainRunner)
+    assert runner._compiled is not None
+    program = runner._compiled._programs[num_requests, ()]
+    assert program is not None
+    inside = timed_inside(engine, model, program)
+    kinds = timed_by_kind(engine, program)
+    runner._compiled = None
+    modules_ms = median_ms(engine.step, NUM_STEPS)
+    return {**inside, **kinds, "through modules": modules_ms}
+
+
+def timed_by_kind(engine: Engine, program: StepProgram) -> dict[str, float]:
+    """The calls of a step, all and each kind by itself, while what they point to is there."""
+    parts: dict[str, float] = {}
+    run = program.run
+
+    def timed(*arguments: Any) -> None:
+        run(*arguments)
+        parts.update(by_kind(program._program))
+
+    program.run = timed
+    engine.step()
+    program.run = run
+    return parts
+
+
+def by_kind(program: Program) -> dict[str, float]:
+    """What is computed twice is thrown away."""
+    calls = [
+        Call(function, tuple(arguments[1:]), bool(waits))
+        for (function, _, waits), arguments in zip(
+            program._calls.tolist(), program.arguments.tolist(), strict=True
+        )
+    ]
+    functions = [call.function for call in calls]
+    # In the first layer, all that lies between the norm of its input and the rotation.
+    products = set(functions[1 : functions.index(rotate_into_pool().address)])
+    attention = {attend().address}
+    kinds = {
+        "products": [call for call in calls if call.function in products],
+        "attention": [call for call in calls if call.function in attention],
+        "between": [call for call in calls if call.function not in products | attention],
+    }
+    return {name: median_ms(Program(some).run, NUM_RUNS) for name, some in kinds.items()}
+
+
+def decoding_engine(model: LoadedModel, num_requests: int) -> Engine:
+    """An engine whose requests have read their prompts."""
+    longest = NUM_TOKENS + 4 * NUM_STEPS
+    config = EngineConfig(
+        num_blocks=num_requests * (-(-longest // 16) + 2),
+        max_num_requests=num_requests,
+        max_context_tokens=longest,
+        speculation=False,
+    )
+    engine = Engine(model, config)
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=4 * NUM_STEPS)
+    for index, prompt in enumerate(prompts(num_requests, NUM_TOKENS - NUM_STEPS // 2)):
+        engine.add(str(index), prompt, params, seed=index)
+    while engine.last_step is None or engine.last_step.num_tokens != num_requests:
+        engine.step()
+    return engine
+
+
+def timed_inside(engine: Engine, model: LoadedModel, program: StepProgram) -> dict[str, float]:
+    """Steps, and what they are made of, measured where a step calls it."""
+    head, owners = model.module.get_output_embeddings(), (program._program, engine_module)
+    times: dict[str, list[float]] = {"layers": [], "LM head": [], "draw": [], "step": []}
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            out = call(*arguments)
+            times[name].append(time.perf_counter() - start)
+            return out
+
+        return wrapped
+
+    with (
+        patch.object(owners[0], "run", timed("layers", program._program.run)),
+        patch.object(owners[1], "draw_step", timed("draw", engine_module.draw_step)),
+        patch.object(head, "forward", timed("LM head", head.forward)),
+    ):
+        step = timed("step", engine.step)
+        for _ in range(NUM_STEPS):
+            step()
+    own = zip(*(times[name] for name in ("step", "layers", "LM head", "draw")), strict=True)
+    rest = [step - sum(parts) for step, *parts in own]
+    return {
+        name: statistics.median(each) * 1e3 for name, each in {**times, "the rest": rest}.items()
+    }
+
+
+def median_ms(call: Callable[[], object], count: int) -> float:
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+if __name__ == "__main__":
+    main()
