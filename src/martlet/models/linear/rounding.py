@@ -12,14 +12,10 @@ from martlet.models.machine_code.kind import MULTIPLIERS, STEPS
 
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
-
-
-_LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
 _SHARES_OF_SCALE = (1.0, 0.95, 0.9)
+_LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
 _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
-
-
 _LARGEST = 120
 """Of a channel in steps: eight times the largest multiplier."""
 
