@@ -1,5 +1,6 @@
 """One engine on another node, as the driver sees it."""
 
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -9,6 +10,7 @@ from martlet.backends.options import BackendOptions
 from martlet.backends.ray.cluster import Seat, ready_of, result_of
 from martlet.backends.ray.worker import EngineFacts, Worker
 from martlet.engine.params import SamplingParams
+from martlet.errors import MartletError
 
 _NUM_CALLS_AHEAD = 2
 """While the answer to one travels, the engine computes the next."""
@@ -102,3 +104,7 @@ class RemoteEngine:
     def end(self) -> None:
         """Ends the actor, whatever it is at."""
         ray.kill(self._actor)
+        # Ray prints what a call raised whose answer nobody took.
+        for call in ready_of([self.loading, *self.calls], timeout_s=0):
+            with suppress(MartletError):
+                result_of(call)
