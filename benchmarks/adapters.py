@@ -2,6 +2,7 @@
 
     python benchmarks/adapters.py                           # everything, some minutes on two cores
     python benchmarks/adapters.py --requests 8 --tokens 32  # small, to see that it works
+    python benchmarks/adapters.py --against openvino        # with another engine beside it
 
 The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights, bf16. The adapters
 have rank 16 on all linear layers. Each measurement runs in a process of its own; they take turns.
@@ -10,6 +11,7 @@ have rank 16 on all linear layers. Each measurement runs in a process of its own
     one         the same, all by one adapter
     adapters    the same, neighbours by different adapters, 8 in all
     loading     the same, while further adapters are read by another thread and put in place
+    openvino    the base alone, by another engine
 
 The table goes to `benchmarks/results/adapters.md`.
 """
@@ -33,8 +35,11 @@ import transformers
 from safetensors.torch import save_file
 
 from common import RESULTS, prompts
+from martlet.bench.contestant import Contestant, find_contestants
 from martlet.bench.machine import machine
+from martlet.bench.peers.protocol import Ask, Work
 from martlet.bench.random_model import make_model
+from martlet.bench.run import Bench
 from martlet.engine.config import EngineConfig
 from martlet.engine.engine import Engine
 from martlet.engine.params import SamplingParams
@@ -78,10 +83,16 @@ def main() -> None:
         folder = Path(scratch)
         make_model(folder / "model")
         make_adapters(folder, NUM_ADAPTERS + NUM_LOADED)
-        figures: dict[str, list[Figure]] = {name: [] for name in CONTENDERS}
+        peers = find_contestants([], arguments.against, environments=arguments.environments)
+        peer_of = {peer.name: peer for peer in peers}
+        names = (*CONTENDERS, *peer_of)
+        figures: dict[str, list[Figure]] = {name: [] for name in names}
         for number in range(arguments.rounds):
-            for name in CONTENDERS:
-                figure = run_alone(name, folder, arguments)
+            for name in names:
+                if name in peer_of:
+                    figure = run_peer(peer_of[name], folder, arguments)
+                else:
+                    figure = run_alone(name, folder, arguments)
                 figures[name].append(figure)
                 print(
                     f"round {number + 1}  {name:9} {figure.tokens_per_second:7.1f} tokens/s, "
@@ -128,6 +139,26 @@ def run_alone(contender: str, folder: Path, arguments: argparse.Namespace) -> Fi
     command += ["--requests", str(arguments.requests), "--tokens", str(arguments.tokens)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Figure(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_peer(peer: Contestant, folder: Path, arguments: argparse.Namespace) -> Figure:
+    """Measures what another engine makes of the base, as `martlet bench` does."""
+    asks = [Ask(ids, arguments.tokens) for ids in prompts(arguments.requests, NUM_PROMPT_TOKENS)]
+    bench = Bench(
+        folder=open_folder(folder / "model"),
+        works=[Work("base", "the base", asks)],
+        contestants=[peer],
+        num_rounds=1,
+        dtype=torch.bfloat16,
+    )
+    (measured,) = bench.measure(folder, lambda _: None)
+    return Figure(
+        tokens_per_second=measured.figure.tokens_per_second,
+        step_s=(measured.figure.between_tokens_p50_ms or 0.0) / 1e3,
+        longest_s=0.0,
+        install_s=0.0,
+        prepare_s=0.0,
+    )
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Figure:
@@ -264,7 +295,13 @@ def _findings(figures: dict[str, list[Figure]]) -> list[tuple[str, str, str]]:
     stall_ms = max(figure.longest_s - figure.step_s for figure in loading) * 1e3
     install_ms = max(figure.install_s for figure in loading) * 1e3
     prepare_ms = max(figure.prepare_s for figure in loading) * 1e3
+    others = [
+        (f"{NUM_ADAPTERS} adapters / base of {name}", f"{speed['adapters'] / speed[name]:.2f}", "1")
+        for name in speed
+        if name not in CONTENDERS
+    ]
     return [
+        *others,
         (f"{NUM_ADAPTERS} adapters / base", f"{speed['adapters'] / speed['base']:.0%}", "80%"),
         ("one adapter / base", f"{speed['one'] / speed['base']:.0%}", ""),
         ("longest step while loading, beyond an ordinary one, ms", f"{stall_ms:.0f}", "below 100"),
@@ -278,6 +315,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--against", nargs="*", default=[], metavar="ENGINE")
+    parser.add_argument("--environments", type=Path, default=Path("~/martlet-peers"))
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
