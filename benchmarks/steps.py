@@ -31,6 +31,8 @@ from martlet.engine.params import SamplingParams
 from martlet.engine.runner import PlainRunner
 from martlet.engine.step_program import StepProgram
 from martlet.models.compiled.attention import attend
+from martlet.models.compiled.elementwise import silu_times
+from martlet.models.compiled.norms import add_rms_norm, rms_norm
 from martlet.models.compiled.program import Program
 from martlet.models.compiled.rotary import rotate_into_pool
 from martlet.models.folder import open_folder
@@ -80,9 +82,10 @@ def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
     program = runner._compiled._programs[num_requests, ()]
     assert program is not None
     inside = timed_inside(engine, model, program)
+    with patch.object(runner, "_compiled", None):
+        modules_ms = median_ms(engine.step, NUM_STEPS)
+    # Last, because it leaves nonsense in the pool.
     kinds = timed_by_kind(engine, program)
-    runner._compiled = None
-    modules_ms = median_ms(engine.step, NUM_STEPS)
     return {**inside, **kinds, "through modules": modules_ms}
 
 
@@ -109,14 +112,15 @@ def by_kind(program: Program) -> dict[str, float]:
             program._calls.tolist(), program.arguments.tolist(), strict=True
         )
     ]
-    functions = [call.function for call in calls]
-    # In the first layer, all that lies between the norm of its input and the rotation.
-    products = set(functions[1 : functions.index(rotate_into_pool().address)])
     attention = {attend().address}
+    between = {
+        function.address
+        for function in (rms_norm(), add_rms_norm(), silu_times(), rotate_into_pool())
+    }
     kinds = {
-        "products": [call for call in calls if call.function in products],
+        "products": [call for call in calls if call.function not in attention | between],
         "attention": [call for call in calls if call.function in attention],
-        "between": [call for call in calls if call.function not in products | attention],
+        "between": [call for call in calls if call.function in between],
     }
     return {name: median_ms(Program(some).run, NUM_RUNS) for name, some in kinds.items()}
 
