@@ -178,12 +178,12 @@ class ChatTab:
         show, words, reply = self._show, self._site.words, Reply()
         branch, body = await asyncio.to_thread(visit.request, question)
         stop, failure = self._stops.begin(visit.page), None
-        yield {
-            self._place: question,
-            show.box: gr.Textbox(submit_btn=False, stop_btn=True),
-            show.chatbot: [*_bubbles(branch), _bubble("…")],
-        }
         try:
+            yield {
+                self._place: question,
+                show.box: gr.Textbox(submit_btn=False, stop_btn=True),
+                show.chatbot: [*_bubbles(branch), _bubble("…")],
+            }
             drawing = asyncio.create_task(draw(self._site.client, body, reply, key=visit.key))
             async with aclosing(watch([drawing], stop)) as looks:
                 async for _ in looks:
