@@ -1,33 +1,48 @@
 """Calls written down once are made in their order, as often as the program runs."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from martlet.models.compiled.threads import can_compile
+from martlet.models.linear.packed import PackedLinear
 from martlet.models.norm import FusedRMSNorm
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
 WIDTH, NUM_CALLS = 512, 40
 
 
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("num_rows", [1, 9, 100])
-def test_each_call_sees_what_those_before_it_wrote(num_rows: int) -> None:
+def test_each_call_sees_all_that_those_before_it_wrote(num_rows: int) -> None:
     from martlet.models.compiled.program import Program
 
     torch.manual_seed(0)
-    norms = [FusedRMSNorm(torch.randn(WIDTH).bfloat16(), 1e-5) for _ in range(NUM_CALLS)]
+    linears = [nn.Linear(WIDTH, WIDTH, dtype=torch.bfloat16) for _ in range(NUM_CALLS)]
+    layers = [PackedLinear(linear.requires_grad_(False)) for linear in linears]
     rows = [torch.randn(num_rows, WIDTH).bfloat16() for _ in range(NUM_CALLS + 1)]
-    calls = [
-        norm.call(x.data_ptr(), out.data_ptr(), num_rows)
-        for norm, x, out in zip(norms, rows, rows[1:], strict=False)
-    ]
+    calls = []
+    for layer, x, out in zip(layers, rows, rows[1:], strict=False):
+        calls += layer.calls(x.data_ptr(), out.data_ptr(), num_rows, 0) or []
     program = Program(calls)
-    for _ in range(3):
+    assert len(calls) == NUM_CALLS
+    for _ in range(10):
         rows[0].normal_()
         expected = rows[0].clone()
-        for norm in norms:
-            expected = norm(expected)
+        for layer in layers:
+            expected = layer(expected)
+        for stale in rows[1:]:
+            stale.fill_(float("nan"))
         program.run()
         assert torch.equal(rows[-1], expected)
 
