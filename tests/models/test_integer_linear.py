@@ -22,8 +22,9 @@ ROUNDED: dict[str, Callable[[nn.Linear], StoredInt8 | StoredInt4 | SteppedInt4]]
     "int4 with steps": to_int4_steps,
     "int4 with scales": to_int4,
 }
-SHAPES = [(80, 96), (100, 64), (1152, 896), (5000, 128)]
-"""Outputs and inputs: less than a panel, a part of one at the end, and laid out in parts."""
+SHAPES = [(80, 96), (100, 64), (96, 2048), (1152, 896), (5000, 128)]
+"""Outputs and inputs: less than a panel, a part of one at the end, tokens with more than one scale
+in four bits, and weights laid out in parts."""
 
 
 def plain(
@@ -66,8 +67,8 @@ def test_the_compiled_layer_computes_what_the_plain_one_does(
 
 @pytest.mark.parametrize("kind", ROUNDED)
 def test_a_row_comes_out_the_same_to_the_last_bit_alone_and_in_any_crowd(kind: str) -> None:
-    layer = IntegerLinear(plain(kind, 96, 1024, bias=True))
-    x = rows_of_all_sizes(400, 1024).bfloat16()
+    layer = IntegerLinear(plain(kind, 96, 2048, bias=True))
+    x = rows_of_all_sizes(400, 2048).bfloat16()
     crowd = layer(x)
     for size in (1, 3, 16, 385):
         parts = [layer(rows) for rows in x.split(size, dim=1)]

@@ -2,7 +2,7 @@
 
 Whole numbers are summed exactly by the instruction for neural networks that AVX-512 has (VNNI),
 and what follows is computed in the same order for each row: it comes out the same to the last bit,
-whoever its neighbours are. Weights of four bits become bytes group by group, in the first level of
+whoever its neighbours are. Weights of four bits become bytes group by group, in the first levels of
 the cache, once for all rows that meet them there.
 
 Weights lie in panels of outputs, within a panel in the order in which they are read:
