@@ -14,7 +14,7 @@ from martlet.lora.landing import check_landing
 from martlet.lora.revision import AdapterRevision, Delta
 from martlet.lora.weights import columns, features
 from martlet.models.linear.compiled_low_rank import RankPanels
-from martlet.models.linear.packed import PackedLinear, can_pack
+from martlet.models.linear.fastest import fastest_bf16
 
 
 @torch.inference_mode()
@@ -128,8 +128,8 @@ class _Builder:
         linear.weight = _parameter(self._converted(weight))
         if isinstance(bias, Tensor):
             linear.bias = _parameter(self._converted(bias))
-        packs = linear.weight.dtype == torch.bfloat16 and linear.weight.device.type == "cpu"
-        return PackedLinear(linear) if packs and can_pack() else linear
+        faster = fastest_bf16(linear) if linear.weight.dtype == torch.bfloat16 else None
+        return linear if faster is None else faster
 
     def _twin(self, module: str, parts: dict[Part, Tensor]) -> nn.Module:
         """A copy of a norm or an embedding with the adapter's own parameters."""

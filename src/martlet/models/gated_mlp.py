@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from martlet.models.compiled.threads import is_compiled_for, run
+from martlet.models.linear.compact import CompactLinear
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
@@ -20,7 +21,7 @@ from martlet.models.linear.packed import PackedLinear
 ROWS_AT_ONCE = 512
 """Tokens that go through together: enough for the products to be as fast as for more."""
 _NUM_ROWS_TRIED = 4
-_FAST = (PackedLinear, IntegerLinear, Int8Linear, Int4Linear)
+_FAST = (CompactLinear, PackedLinear, IntegerLinear, Int8Linear, Int4Linear)
 
 
 class GatedMLP(nn.Module):

@@ -9,10 +9,9 @@ from torch import nn
 from martlet.models.decoder.rotation import Rotation, fuse_rotation
 from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
-from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
+from martlet.models.linear.fastest import fastest_bf16, fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.joined import join
-from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.linear.rounded import round_linear
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.mapped_pages import MappedPages
@@ -110,7 +109,7 @@ class _Rules:
         weight = leaf.weight
         assert isinstance(weight, torch.Tensor)
         if type(leaf) is nn.Linear:
-            return PackedLinear(leaf) if weight.device.type == "cpu" and can_pack() else None
+            return fastest_bf16(leaf)
         if type(leaf) is nn.Embedding:
             return read_from_file(leaf, self.pages)
         return fuse(leaf) if type(leaf).__name__.endswith("RMSNorm") else None

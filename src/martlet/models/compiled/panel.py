@@ -5,7 +5,7 @@ two inputs lie side by side, then those of the next two. Memory is passed by add
 `vectors`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from numba.core import cgutils
 
@@ -47,18 +47,38 @@ def add_panel(
         ahead: Where memory is asked for a quarter of a panel meanwhile.
     """
     vectors = range(len(starts[0]))
+
+    def columns(index: Value) -> list[Value]:
+        if ahead is not None:
+            prefetch_line(builder, at(builder, ahead, index, VECTOR_BYTES))
+        inputs = at(builder, panel, index, len(vectors) * VECTOR_BYTES)
+        return [load(builder, at(builder, inputs, each, VECTOR_BYTES), PAIRS) for each in vectors]
+
+    return add_steps(builder, starts, rows, columns, num_pairs)
+
+
+def add_steps(
+    builder: Builder,
+    starts: Sequence[Sequence[Value]],
+    rows: Sequence[Value],
+    columns: Callable[[Value], Sequence[Value]],
+    num_pairs: Value,
+) -> list[list[Value]]:
+    """Adds the products of rows with a panel whose vectors are loaded in any way.
+
+    Args:
+        starts: What sums begin with: the vectors of each row.
+        rows: Addresses of bf16 values.
+        columns: Writes what loads the vectors of a pair of inputs, by its index.
+        num_pairs: Of inputs.
+    """
     # Variables that the compiler keeps in registers.
     sums = [[cgutils.alloca_once_value(builder, start) for start in row] for row in starts]
     with cgutils.for_range(builder, num_pairs) as loop:
-        if ahead is not None:
-            prefetch_line(builder, at(builder, ahead, loop.index, VECTOR_BYTES))
-        inputs = at(builder, panel, loop.index, len(vectors) * VECTOR_BYTES)
-        columns = [
-            load(builder, at(builder, inputs, index, VECTOR_BYTES), PAIRS) for index in vectors
-        ]
+        loaded = columns(loop.index)
         for row, variables in zip(rows, sums, strict=True):
             pair = broadcast_pair(builder, at(builder, row, loop.index, PAIR_BYTES))
-            for variable, column in zip(variables, columns, strict=True):
+            for variable, column in zip(variables, loaded, strict=True):
                 added = add_products(builder, builder.load(variable), column, pair)
                 builder.store(added, variable)
     return [[builder.load(variable) for variable in row] for row in sums]

@@ -34,6 +34,14 @@ def can_compile() -> bool:
     return all(features.get(name, False) for name in _INSTRUCTIONS)
 
 
+@cache
+def has_tiles() -> bool:
+    """Whether the CPU multiplies tiles of bf16 (AMX): with many rows PyTorch's products use them."""
+    from llvmlite import binding
+
+    return bool(binding.get_host_cpu_features().get("amx-bf16", False))
+
+
 def is_compiled_for(tensor: Tensor, width: int) -> bool:
     """Whether what is computed with a tensor, in a model of that width, is to be compiled."""
     is_bf16_on_cpu = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
@@ -62,6 +70,7 @@ def compile_all() -> None:
     """Compiles what a model will need, or takes it from the cache of an earlier process."""
     from martlet.models.compiled import (
         attention,
+        compact_product,
         elementwise,
         largest,
         norms,
@@ -77,7 +86,10 @@ def compile_all() -> None:
     norms.rms_norm()
     norms.add_rms_norm()
     norms.norm_heads()
-    product.multiply_rows()
+    if has_tiles():
+        product.multiply_rows()
+    else:
+        compact_product.multiply_compact()
     program.make_calls()
     rotary.rotate()
     rotary.rotate_into_pool()

@@ -213,6 +213,12 @@ def counts_at(_: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def halves_at(_: Any, address: Any) -> Any:
+    """The whole numbers of 16 bits, without a sign, at an address."""
+    return types.CPointer(types.uint16)(address), _as_pointer
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, address: Any, num_bytes: Any) -> Any:
     """Has memory brought to the second level of the cache while other things are computed."""
 

@@ -1,17 +1,25 @@
-"""The fastest layer of a device for weights of few bits; None where only the plain form can."""
+"""The fastest layer of a device for a weight; None where only the plain form can."""
 
 import torch
 from torch import nn
 
 from martlet.models.kernels import has_triton
+from martlet.models.linear.compact import compact
 from martlet.models.linear.fp8 import ScaledFp8Linear, StoredFp8, fits_fp8_cuda
 from martlet.models.linear.int4 import Int4Linear, can_pack_int4
 from martlet.models.linear.int4_cuda import CudaInt4Linear, fits_int4_cuda
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.int8_cuda import CudaInt8Linear, fits_int8_cuda
 from martlet.models.linear.integer import IntegerLinear, can_compute
-from martlet.models.linear.packed import can_pack
+from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.linear.stored import StoredInt4, StoredInt8
+
+
+def fastest_bf16(linear: nn.Linear) -> nn.Module | None:
+    """Computes what a layer with a bf16 weight on the CPU does."""
+    if linear.weight.device.type != "cpu" or not can_pack():
+        return None
+    return compact(linear) or PackedLinear(linear)
 
 
 def fastest_int8(stored: StoredInt8) -> nn.Module | None:

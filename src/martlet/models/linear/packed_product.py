@@ -4,12 +4,10 @@ The function reads oneDNN's packed weight, whose layout is oneDNN's own affair. 
 for a weight with which it was seen to compute what oneDNN computes.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from martlet.models.compiled.threads import WIDTH, can_compile
+from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles
 from martlet.models.openmp import Call, run
 
 FEW_ROWS = 8
@@ -39,7 +37,7 @@ class PackedProduct:
 
     def is_fastest(self, num_rows: int) -> bool:
         """Whether oneDNN would take longer."""
-        return not _has_tiles() or num_rows <= FEW_ROWS
+        return not has_tiles() or num_rows <= FEW_ROWS
 
     def multiply(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`, in bf16."""
@@ -62,13 +60,6 @@ def packed_product(weight: Tensor, bias: Tensor | None) -> PackedProduct | None:
         return None
     candidate = PackedProduct(weight, bias)
     return candidate if _computes_the_same(candidate, weight, bias) else None
-
-
-@cache
-def _has_tiles() -> bool:
-    from llvmlite import binding
-
-    return bool(binding.get_host_cpu_features().get("amx-bf16", False))
 
 
 def _computes_the_same(candidate: PackedProduct, weight: Tensor, bias: Tensor | None) -> bool:

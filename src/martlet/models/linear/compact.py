@@ -1,0 +1,128 @@
+"""A bf16 linear layer whose weight takes twelve bits for each value, without loss.
+
+A token of one request reads every weight from memory, and waits for it. Three quarters of the bytes
+are three quarters of the time, see `martlet.models.compiled.compact`.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles, is_wide_enough
+from martlet.models.openmp import Call, run
+
+_PANEL = 64
+_MOST_EXCEPTIONS = 1 / 512
+"""Of the values of a weight: with more, single rows would wait for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompactWeight:
+    """A weight `[out, in]` in P panels, as `compiled/compact` lays it out."""
+
+    steps: Tensor
+    """`[P, in / 2, 192]` in uint8."""
+    tables: Tensor
+    """`[P, 32]` in int16: the exponents that codes stand for, twice."""
+    exceptions: Tensor
+    """`[E + 1]` in int64."""
+    firsts: Tensor
+    """`[P]` in int64: the number of each panel's first exception."""
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Self | None:
+        """Lays a bf16 weight out; None for one with too many exceptions."""
+        from martlet.models.compiled.compact import EXPONENT_SHIFT, NUM_CODES, STEP_BYTES
+        from martlet.models.compiled.compact_layout import pack, survey
+
+        weight = weight.detach().contiguous()
+        num_panels, width = weight.shape[0] // _PANEL, weight.shape[1]
+        leasts, counts = torch.empty(2, num_panels, dtype=torch.int64)
+        sizes = (num_panels, width)
+        places = (weight.data_ptr(), leasts.data_ptr(), counts.data_ptr())
+        run(Call(survey().address, (*places, *sizes)))
+        ends = counts.cumsum(0)
+        if ends[-1] > _MOST_EXCEPTIONS * weight.numel():
+            return None
+        made = cls(
+            steps=torch.empty(num_panels, width // 2, STEP_BYTES, dtype=torch.uint8),
+            tables=torch.zeros(num_panels, 2, NUM_CODES + 1, dtype=torch.int16),
+            exceptions=torch.full((int(ends[-1]) + 1,), -1),
+            firsts=ends - counts,
+        )
+        exponents = leasts[:, None] + torch.arange(NUM_CODES)
+        made.tables[:, :, 1:] = (exponents << EXPONENT_SHIFT)[:, None].short()
+        own = (weight, leasts, made.firsts, made.steps, made.exceptions)
+        run(Call(pack().address, (*(tensor.data_ptr() for tensor in own), *sizes)))
+        return made
+
+
+class CompactLinear(nn.Module):
+    """Computes what the `nn.Linear` computes whose weight it has.
+
+    A row comes out the same to the last bit, whoever its neighbours are.
+
+    Args:
+        weight: Of a layer for which `can_compact` holds.
+        bias: `[out]`.
+    """
+
+    def __init__(self, weight: CompactWeight, bias: Tensor | None) -> None:
+        from martlet.models.compiled.compact_product import multiply_compact
+
+        super().__init__()
+        num_panels, num_pairs, _ = weight.steps.shape
+        self.in_features, self.out_features = 2 * num_pairs, num_panels * _PANEL
+        self.bias = None if bias is None else bias.detach()
+        self._weight, self._multiply = weight, multiply_compact()
+        zeros = torch.zeros(self.out_features)
+        self._shift = zeros if bias is None else bias.detach().float().contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`, in bf16."""
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        run(self._call(x.data_ptr(), out.data_ptr(), x.numel() // self.in_features))
+        return out
+
+    def calls(
+        self,
+        x: int,
+        out: int,
+        num_rows: int,
+        scratch: int,  # noqa: ARG002 -- part of the signature
+    ) -> list[Call] | None:
+        """See `WrittenLinear`."""
+        return [self._call(x, out, num_rows)]
+
+    def _call(self, x: int, out: int, num_rows: int) -> Call:
+        weight = self._weight
+        own = (weight.steps, weight.tables, weight.exceptions, weight.firsts, self._shift)
+        places = (x, *(tensor.data_ptr() for tensor in own), out)
+        shape = (num_rows, *weight.steps.shape[:2])
+        return Call(self._multiply.address, (*places, *shape))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def compact(linear: nn.Linear) -> CompactLinear | None:
+    """A layer that computes what another does, which is read and not kept; None if there is none.
+
+    It is there for CPUs that multiply pairs of bf16 by vectors. Those that have tiles for it (AMX)
+    multiply many rows faster by them.
+    """
+    weight = CompactWeight.of(linear.weight) if can_compact(linear) else None
+    return None if weight is None else CompactLinear(weight, linear.bias)
+
+
+def can_compact(linear: nn.Linear) -> bool:
+    """Whether a layer's weight can be laid out so, on this machine and in its shape."""
+    weight = linear.weight
+    num_outputs, num_inputs = weight.shape
+    fits = num_outputs % _PANEL == 0 and num_inputs % WIDTH == 0
+    is_bf16_on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    is_worth_it = is_wide_enough(min(num_outputs, num_inputs))
+    return fits and is_bf16_on_cpu and is_worth_it and can_compile() and not has_tiles()
