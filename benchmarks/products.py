@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from common import RESULTS
 from martlet.bench.machine import machine
 from martlet.models.heap import huge_pages
+from martlet.models.linear.fastest import fastest_bf16
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
@@ -35,8 +36,11 @@ ROWS = (1, 4, 16, 64, 256, 1024)
 ROUNDS = 3
 MEMORY_BYTES = 256e6
 
-OPERATORS: dict[str, tuple[float, Callable[[Any], nn.Module], Callable[[Any], nn.Module]]] = {
+OPERATORS: dict[
+    str, tuple[float, Callable[[Any], nn.Module], Callable[[Any], nn.Module | None]]
+] = {
     "bf16, packed": (2.0, lambda linear: linear, PackedLinear),
+    "bf16, twelve bits": (1.5, lambda linear: linear, fastest_bf16),
     "int8, oneDNN": (1.0, to_int8, Int8Linear),
     "int8, compiled": (1.0, to_int8, IntegerLinear),
     "int4, ATen": (0.625, to_int4, Int4Linear),

@@ -6,14 +6,14 @@ is unpacked in three instructions: fifteen exponents that follow on each other h
 0 is the exponent 0, that of zeros. A weight with another exponent, one in several thousand, is an
 exception: it lies apart as a whole, and its code is 0.
 
-A panel is what `panel` says, in steps: one for each pair of inputs, of four vectors A, B, C, D of 32
-bf16 values. A step lies in 192 bytes:
+A panel is what `panel` says. It has a step for each pair of inputs: four vectors A, B, C, D of 32
+bf16 values. In 192 bytes these are:
 
     lines   2 x [32] 16 bits   sign and mantissa of A and, with its bytes swapped, of B; of C and D
     codes   [32] 16 bits       four bits of each: A lowest
 
-An exception is a number of 64 bits: its step, counted through all panels, then its place in the step
-and its value, of 16 bits each. They are in order, and a last one has no step.
+An exception is a number of 64 bits: its step, counted through all panels, then its place in it and
+its value, of 16 bits each. They are in order, and behind the last there is one of no step.
 
 Memory is passed by address, as in `vectors`.
 """

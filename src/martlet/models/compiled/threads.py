@@ -36,7 +36,7 @@ def can_compile() -> bool:
 
 @cache
 def has_tiles() -> bool:
-    """Whether the CPU multiplies tiles of bf16 (AMX): with many rows PyTorch's products use them."""
+    """Whether the CPU multiplies tiles of bf16 (AMX), as PyTorch does with many rows."""
     from llvmlite import binding
 
     return bool(binding.get_host_cpu_features().get("amx-bf16", False))

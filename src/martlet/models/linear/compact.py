@@ -4,6 +4,7 @@ A token of one request reads every weight from memory, and waits for it. Three q
 are three quarters of the time, see `martlet.models.compiled.compact`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +15,10 @@ from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles, is_wi
 from martlet.models.openmp import Call, run
 
 _PANEL = 64
+_FEW_ROWS = 4
+_BYTES_AT_ONCE = 2**19
+_LEAST_TURNS = 4
+"""That each thread can take, so that none waits long for the others."""
 _MOST_EXCEPTIONS = 1 / 512
 """Of the values of a weight: with more, single rows would wait for them."""
 
@@ -102,7 +107,15 @@ class CompactLinear(nn.Module):
         own = (weight.steps, weight.tables, weight.exceptions, weight.firsts, self._shift)
         places = (x, *(tensor.data_ptr() for tensor in own), out)
         shape = (num_rows, *weight.steps.shape[:2])
-        return Call(self._multiply.address, (*places, *shape))
+        return Call(self._multiply.address, (*places, *shape, self._panels_at_once(num_rows)))
+
+    def _panels_at_once(self, num_rows: int) -> int:
+        """Memory, which few rows wait for, gives most to a thread that reads on where it is."""
+        if num_rows > _FEW_ROWS:
+            return 1
+        num_panels, *step = self._weight.steps.shape
+        for_all_threads = num_panels // (_LEAST_TURNS * torch.get_num_threads())
+        return max(1, min(_BYTES_AT_ONCE // math.prod(step), for_all_threads))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -1,0 +1,99 @@
+"""A bf16 weight in twelve bits is the same weight, and its product the same to the last bit."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from martlet.models.compiled.threads import can_compile, has_tiles
+from martlet.models.linear.compact import CompactLinear, CompactWeight, compact
+from martlet.models.linear.fastest import fastest_bf16
+from martlet.models.linear.packed import PackedLinear
+from martlet.models.linear.packed_product import packed_product
+
+pytestmark = pytest.mark.skipif(
+    not can_compile() or has_tiles(), reason="bf16 weights stay as they are on this machine"
+)
+SMALLEST, LARGEST = 1e-38, 3e38
+"""Whose exponents no other weight has."""
+
+
+def linear(num_outputs: int, num_inputs: int, *, has_bias: bool = True) -> nn.Linear:
+    """Weights like those of a model, some zeros of both signs, and exceptions in every place."""
+    torch.manual_seed(0)
+    made = nn.Linear(num_inputs, num_outputs, bias=has_bias, dtype=torch.bfloat16)
+    weight = made.requires_grad_(False).weight
+    weight.normal_(std=0.02)
+    weight[::17, ::13] = 0
+    weight[1::17, ::13] = -0.0
+    weight[0, 0] = weight[-1, -1] = SMALLEST
+    weight[5, 10:14] = torch.tensor([SMALLEST, -SMALLEST, SMALLEST, 1e-39])  # the last: no exponent
+    weight[6, 10] = weight[37, 11] = 1e-20
+    return made
+
+
+def restored(weight: CompactWeight) -> Tensor:
+    """`[out, in]`, read number by number."""
+    num_panels, num_steps, _ = weight.steps.shape
+    steps = weight.steps.view(torch.int16).view(num_panels, num_steps, 3, 32).int() & 0xFFFF
+    codes = torch.stack([steps[:, :, 2] >> (4 * index) & 15 for index in range(4)], dim=2)
+    tables = weight.tables.flatten(1).int()[:, None].expand(-1, num_steps, -1)
+    exponents = tables.gather(2, codes.flatten(2).long()).view(codes.shape)
+    swapped = (steps >> 8) | (steps << 8 & 0xFF00)
+    kept = torch.stack((steps, swapped), dim=3)[:, :, :2].flatten(2, 3) & 0x807F
+    values = (kept | exponents).view(-1, 128)
+    for exception in weight.exceptions[:-1].tolist():
+        step, place = exception >> 32, exception >> 16 & 0xFFFF
+        values[step, place] = exception & 0xFFFF
+    # [panel, step, vector, output, input of the pair]
+    in_order = values.view(num_panels, num_steps, 4, 16, 2).permute(0, 2, 3, 1, 4)
+    return in_order.reshape(num_panels * 64, -1).short().view(torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(128, 96), (1088, 544), (576, 4864)])
+def test_no_bit_of_a_weight_is_lost(shape: tuple[int, int]) -> None:
+    weight = linear(*shape).weight
+    weight[3, 4], weight[60, 31], weight[7, 7] = LARGEST, float("inf"), float("nan")
+    made = CompactWeight.of(weight)
+    assert made is not None
+    assert made.steps.numel() * 8 == 12 * weight.numel()
+    assert torch.equal(restored(made).view(torch.int16), weight.view(torch.int16))
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(512, 512), (1088, 544), (576, 4864)])
+def test_it_computes_what_the_packed_weight_does(shape: tuple[int, int], has_bias: bool) -> None:
+    plain = linear(*shape, has_bias=has_bias)
+    made, packed = compact(plain), PackedLinear(plain)
+    product = packed_product(packed.weight_packed, packed.bias)
+    assert made is not None
+    assert product is not None
+    for num_rows in (*range(13), 100, 203, 400):
+        x = torch.randn(1, num_rows, shape[1]).bfloat16()
+        assert torch.equal(made(x), product.multiply(x))
+
+
+def test_a_row_comes_out_the_same_beside_others() -> None:
+    made = compact(linear(512, 1536))
+    assert made is not None
+    x = torch.randn(203, 1536).bfloat16()
+    alone = torch.cat([made(row[None]) for row in x])
+    assert torch.equal(made(x), alone)
+
+
+def test_rows_that_lie_apart_and_rows_that_are_not_finite() -> None:
+    made = compact(linear(512, 512))
+    assert made is not None
+    x = torch.randn(512, 2).bfloat16().T
+    assert torch.equal(made(x), made(x.contiguous()))
+    x = x.clone()
+    x[0, 3] = float("nan")
+    assert made(x).isnan().any(dim=1).tolist() == [True, False]
+
+
+def test_a_weight_is_compact_where_that_pays_and_packed_elsewhere() -> None:
+    assert isinstance(fastest_bf16(linear(512, 512)), CompactLinear)
+    assert isinstance(fastest_bf16(linear(528, 512)), PackedLinear)
+    assert isinstance(fastest_bf16(linear(256, 512)), PackedLinear)
+    any_exponent = linear(512, 512)
+    any_exponent.weight.copy_(torch.randn(512, 512).mul_(20).exp2_())
+    assert isinstance(fastest_bf16(any_exponent), PackedLinear)
