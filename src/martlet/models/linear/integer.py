@@ -24,6 +24,10 @@ _FEW_VALUES = 2**15
 """Each thread rounds as many by itself, in the memory of its stack."""
 _FEW_PRODUCTS = 2**18
 """As many are computed before another thread is awake."""
+_MOST_AT_ONCE = 8
+"""Panels that a thread takes at a time, for few tokens."""
+_LEAST_TURNS = 4
+"""That each thread can take, so that none waits long for the others."""
 
 
 def can_compute(stored: StoredInt8 | StoredInt4) -> bool:
@@ -82,7 +86,8 @@ class IntegerLinear(nn.Module):
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
         dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
         out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
-        self._run(self._call(tokens.addresses(), out.data_ptr(), tokens.num_rows, dtype), out)
+        call = self._call_of_many(tokens.addresses(), out.data_ptr(), tokens.num_rows, dtype)
+        self._run(call, out)
         return out.to(tokens.dtype)
 
     def calls(self, x: int, out: int, num_rows: int, scratch: int) -> list[Call] | None:
@@ -99,7 +104,7 @@ class IntegerLinear(nn.Module):
     def call(self, memory: int, out: int, num_rows: int) -> Call:
         """What multiplies rounded rows, and writes bf16."""
         tokens = places(memory, num_rows, self.in_features, self._num_groups)
-        return self._call(tokens, out, num_rows, torch.bfloat16)
+        return self._call_of_many(tokens, out, num_rows, torch.bfloat16)
 
     def _multiply_few(self, x: Tensor) -> Tensor:
         rows, num_rows = x.contiguous(), x.numel() // self.in_features
@@ -111,20 +116,29 @@ class IntegerLinear(nn.Module):
         run(call, alone=out.numel() * self.in_features <= _FEW_PRODUCTS)
 
     def _call_of_few(self, x: int, out: int, num_rows: int, dtype: torch.dtype) -> Call:
-        return self._call((x, self.group_size), out, num_rows, dtype, of_few=True)
+        num_items = self._num_items(num_rows)
+        at_once = num_items // (_LEAST_TURNS * torch.get_num_threads())
+        at_once = max(1, min(at_once, _MOST_AT_ONCE))
+        tokens = (x, self.group_size, at_once)
+        product = self._product(dtype, of_few=True)
+        return self._call(product, -(-num_items // at_once), tokens, out, num_rows)
+
+    def _call_of_many(
+        self, tokens: Sequence[int], out: int, num_rows: int, dtype: torch.dtype
+    ) -> Call:
+        product = self._product(dtype)
+        return self._call(product, self._num_items(num_rows), tokens, out, num_rows)
+
+    def _num_items(self, num_rows: int) -> int:
+        """Panels, for as many rows as go through at once."""
+        return -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values)
 
     def _call(
-        self,
-        tokens: Sequence[int],
-        out: int,
-        num_rows: int,
-        dtype: torch.dtype,
-        *,
-        of_few: bool = False,
+        self, product: "Worker", num_items: int, tokens: Sequence[int], out: int, num_rows: int
     ) -> Call:
         panels = self._panels
-        return self._product(dtype, of_few=of_few).call(
-            -(-num_rows // ROWS_AT_ONCE) * len(panels.values),
+        return product.call(
+            num_items,
             *tokens,
             panels.values.data_ptr(),
             *(

@@ -25,8 +25,17 @@ from functools import cache
 
 from llvmlite import ir
 
-from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, allocate
-from martlet.models.machine_code.kind import ProductKind
+from martlet.models.machine_code.emit import (
+    POINTER,
+    WORD,
+    Builder,
+    Value,
+    allocate,
+    ceil_div,
+    repeat,
+    smaller,
+)
+from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.panel import Panel
 from martlet.models.machine_code.token_rounding import Rounding
 from martlet.models.machine_code.worker import Worker
@@ -47,19 +56,36 @@ def product_of_few(kind: ProductKind) -> Worker:
     """The same for tokens that are not rounded yet, in the type of the output.
 
     Each thread rounds all of them for itself, which for a few takes less time than another call.
-    In the places of the values, scales and offsets are the tokens and the size of a group.
+    In the places of the values, scales and offsets are the tokens, the size of a group, and how
+    many of the items of `product` are one here: for few tokens a thread waits for memory alone,
+    which gives most to whoever goes on reading where he is.
     """
     module = ir.Module("product_of_few")
     rounding = Rounding(module, kind.dtype)
     panel = Panel(module, kind)
 
-    def prepare(b: Builder, x: Value, group_size: Value, *others: Value) -> list[Value]:
+    def prepare(
+        b: Builder, x: Value, group_size: Value, num_at_once: Value, *others: Value
+    ) -> list[Value]:
         num_rows, width, _, num_groups = others[-4:]
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
         lengths = (b.mul(num_rows, width), scale_bytes, scale_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in lengths]
         sizes = (num_rows, width, group_size)
         rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes)
-        return panel.prepare(b, *tokens, *others)
+        return [num_at_once, *panel.prepare(b, *tokens, *others)]
 
-    return Worker(module, [POINTER, WORD, *_PARAMETERS[3:]], panel.item, prepare)
+    def item(b: Builder, number: Value, num_at_once: Value, *others: Value) -> None:
+        num_rows, _, num_outputs, _ = others[-4:]
+        num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
+        num_items = b.mul(num_turns, ceil_div(b, num_outputs, PANEL))
+        first = b.mul(number, num_at_once)
+        count = smaller(b, num_at_once, b.sub(num_items, first))
+
+        def one(index: Value, _: list[Value]) -> list[Value]:
+            panel.item(b, b.add(first, index), *others)
+            return []
+
+        repeat(b, count, [], one)
+
+    return Worker(module, [POINTER, WORD, WORD, *_PARAMETERS[3:]], item, prepare)
