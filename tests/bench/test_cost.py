@@ -1,5 +1,6 @@
 """The least that a work takes, against operations that are counted while the model really runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from martlet.bench.cost import Cost, ModelCost
+from martlet.bench.cost import Cost, Load, ModelCost
 from martlet.bench.limits import Limits, measure_limits
 from martlet.bench.peers.protocol import Ask, Work
 from martlet.models.folder import open_folder
@@ -39,8 +40,11 @@ def test_linear_layers_and_attention_are_counted_as_they_run(folder: Path) -> No
     assert ours is not None
     # The eager model also multiplies with keys that come later, and masks them.
     masked = cost.attention_operations * length * (length - 1) // 2
+    # And it computes the last layer of all tokens.
+    last = 2 * cost.last_layer_values * (length - 1)
+    last += cost.last_attention_operations * length * (length - 1) // 2
     # The angles of the rotary embedding are a product too, a small one.
-    rotary = counter.get_total_flops() - (ours.num_operations + masked)
+    rotary = counter.get_total_flops() - (ours.whole.num_operations + masked + last)
     assert 0 <= rotary <= 0.01 * counter.get_total_flops()
 
 
@@ -51,8 +55,9 @@ def test_what_is_shared_counts_once(folder: Path) -> None:
     longer = Cost.of(work_of(Ask([*shared, *tail], 1)), cost)
     assert together is not None
     assert longer is not None
-    # The second one needs no more than its logits.
-    assert together.num_operations - longer.num_operations == 2 * cost.head_values
+    # The second one needs no more than its logits, and for them the last layer.
+    added = 2 * (cost.head_values + cost.last_layer_values) + 20 * cost.last_attention_operations
+    assert together.whole.num_operations - longer.whole.num_operations == added
 
 
 def test_samples_add_their_own_tokens_alone(folder: Path) -> None:
@@ -60,9 +65,10 @@ def test_samples_add_their_own_tokens_alone(folder: Path) -> None:
     one, three = (Cost.of(work_of(Ask([1] * 20, 5), num_samples=n), cost) for n in (1, 3))
     assert one is not None
     assert three is not None
-    added = 4 * (2 * cost.layer_values + cost.attention_operations * 20) + 5 * 2 * cost.head_values
+    # The first token of each is drawn from the same logits.
+    added = 4 * (2 * (cost.layer_values + cost.head_values) + cost.attention_operations * 20)
     added += cost.attention_operations * (1 + 2 + 3 + 4)
-    assert three.num_operations - one.num_operations == 2 * added
+    assert three.whole.num_operations - one.whole.num_operations == 2 * added
 
 
 def test_no_limit_is_claimed_for_what_ends_when_it_likes(folder: Path) -> None:
@@ -70,13 +76,35 @@ def test_no_limit_is_claimed_for_what_ends_when_it_likes(folder: Path) -> None:
     assert Cost.of(work, model_cost(folder)) is None
 
 
+def limits(read_gb_per_s: float) -> Limits:
+    return Limits(read_gb_per_s=read_gb_per_s, product_gflop_per_s=8, product_dtype="bfloat16")
+
+
 def test_the_larger_of_both_limits_counts() -> None:
-    cost = Cost(num_operations=4e9, num_bytes=6e9)
-    for read_gb_per_s, seconds in ((3, 2.0), (30, 0.5)):
-        limits = Limits(
-            read_gb_per_s=read_gb_per_s, product_gflop_per_s=8, product_dtype="bfloat16"
-        )
-        assert cost.least_seconds(limits) == seconds
+    load = Load(num_operations=4e9, num_bytes=6e9)
+    assert load.least_seconds(limits(3)) == 2.0
+    assert load.least_seconds(limits(30)) == 0.5
+
+
+def test_a_request_does_one_after_the_other_and_a_crowd_both_at_once() -> None:
+    products = Load(num_operations=4e9, num_bytes=1e9)
+    reads = Load(num_operations=1e9, num_bytes=6e9)
+    alone = Load(num_operations=5e9, num_bytes=7e9)
+    crowd = Load(num_operations=40e9, num_bytes=7e9)
+    for whole, seconds in ((alone, 0.5 + 2.0), (crowd, 5.0)):
+        cost = Cost(whole=whole, longest_prompt=products, longest_reply=reads)
+        assert cost.least_seconds(limits(3)) == seconds
+
+
+def test_a_work_of_one_request_is_its_prompt_and_its_reply(folder: Path) -> None:
+    model = replace(model_cost(folder), weights_bytes=1e9)
+    cost = Cost.of(work_of(Ask([1] * 20, 5)), model)
+    assert cost is not None
+    parts = (cost.longest_prompt, cost.longest_reply)
+    assert sum(part.num_operations for part in parts) == cost.whole.num_operations
+    assert sum(part.num_bytes for part in parts) == cost.whole.num_bytes
+    assert cost.longest_prompt.num_bytes == 1e9
+    assert cost.longest_reply.num_bytes == 4e9 + model.kv_bytes * (4 * 20 + 1 + 2 + 3 + 4)
 
 
 def test_the_machine_gives_something() -> None:
