@@ -4,10 +4,10 @@
     python benchmarks/steps.py --weights int4   # or int8
 
 The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights. For some numbers of
-requests of 320 tokens, milliseconds (medians): a whole step; its calls through all layers, and of
-these the products, attention and what lies between, each kind run again by itself; the LM head;
-the draw of the most likely tokens; and what is left. "through modules" is the same step with each
-layer called by Python, as a model is computed whose layers are not written down.
+requests of 320 tokens, milliseconds (medians): a whole step; its program, and of the calls in it
+the products, attention and what lies between, each kind run again by itself; the draw of the most
+likely tokens, which the program has found; and what is left. "through modules" is the same step
+with each layer called by Python, as a model is computed whose layers are not written down.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from martlet.engine.runner import PlainRunner
 from martlet.engine.step_program import StepProgram
 from martlet.models.compiled.attention import attend
 from martlet.models.compiled.elementwise import silu_times
+from martlet.models.compiled.largest import find_largest
 from martlet.models.compiled.norms import add_rms_norm, rms_norm
 from martlet.models.compiled.program import Program
 from martlet.models.compiled.rotary import rotate_into_pool
@@ -44,11 +45,10 @@ COLUMNS = (
     "requests",
     "step",
     "through modules",
-    "layers",
+    "program",
     "products",
     "attention",
     "between",
-    "LM head",
     "draw",
     "the rest",
 )
@@ -79,9 +79,9 @@ def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
     runner = engine._runner
     assert isinstance(runner, PlainRunner)
     assert runner._compiled is not None
-    program = runner._compiled._programs[num_requests, ()]
+    program = runner._compiled._programs[num_requests, (), True]
     assert program is not None
-    inside = timed_inside(engine, model, program)
+    inside = timed_inside(engine, program)
     with patch.object(runner, "_compiled", None):
         modules_ms = median_ms(engine.step, NUM_STEPS)
     # Last, because it leaves nonsense in the pool.
@@ -94,9 +94,10 @@ def timed_by_kind(engine: Engine, program: StepProgram) -> dict[str, float]:
     parts: dict[str, float] = {}
     run = program.run
 
-    def timed(*arguments: Any) -> None:
-        run(*arguments)
+    def timed(*arguments: Any, **named: Any) -> Any:
+        logits = run(*arguments, **named)
         parts.update(by_kind(program._program))
+        return logits
 
     program.run = timed
     engine.step()
@@ -115,7 +116,13 @@ def by_kind(program: Program) -> dict[str, float]:
     attention = {attend().address}
     between = {
         function.address
-        for function in (rms_norm(), add_rms_norm(), silu_times(), rotate_into_pool())
+        for function in (
+            rms_norm(),
+            add_rms_norm(),
+            silu_times(),
+            rotate_into_pool(),
+            find_largest(),
+        )
     }
     kinds = {
         "products": [call for call in calls if call.function not in attention | between],
@@ -143,10 +150,9 @@ def decoding_engine(model: LoadedModel, num_requests: int) -> Engine:
     return engine
 
 
-def timed_inside(engine: Engine, model: LoadedModel, program: StepProgram) -> dict[str, float]:
+def timed_inside(engine: Engine, program: StepProgram) -> dict[str, float]:
     """Steps, and what they are made of, measured where a step calls it."""
-    head, owners = model.module.get_output_embeddings(), (program._program, engine_module)
-    times: dict[str, list[float]] = {"layers": [], "LM head": [], "draw": [], "step": []}
+    times: dict[str, list[float]] = {"program": [], "draw": [], "step": []}
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any) -> Any:
@@ -158,14 +164,13 @@ def timed_inside(engine: Engine, model: LoadedModel, program: StepProgram) -> di
         return wrapped
 
     with (
-        patch.object(owners[0], "run", timed("layers", program._program.run)),
-        patch.object(owners[1], "draw_step", timed("draw", engine_module.draw_step)),
-        patch.object(head, "forward", timed("LM head", head.forward)),
+        patch.object(program._program, "run", timed("program", program._program.run)),
+        patch.object(engine_module, "draw_step", timed("draw", engine_module.draw_step)),
     ):
         step = timed("step", engine.step)
         for _ in range(NUM_STEPS):
             step()
-    own = zip(*(times[name] for name in ("step", "layers", "LM head", "draw")), strict=True)
+    own = zip(*(times[name] for name in ("step", "program", "draw")), strict=True)
     rest = [step - sum(parts) for step, *parts in own]
     return {
         name: statistics.median(each) * 1e3 for name, each in {**times, "the rest": rest}.items()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from martlet.engine.attention import StepAttention, paged_attention
-from martlet.engine.batch import BatchBuilder
+from martlet.engine.batch import BatchBuilder, PackedChunks
 from martlet.engine.compiled_attention import can_attend
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
@@ -60,7 +60,8 @@ def step_of(stretches: list[tuple[int, int]], cache: KVCache) -> StepAttention:
         for start, count in stretches
     ]
     builder = BatchBuilder(cache, CPU, chunked_layers=frozenset({0}), chunk_size=None)
-    return builder.build(StepPlan(chunks=tuple(chunks))).attention
+    packed = PackedChunks.of(StepPlan(chunks=tuple(chunks)), cache.block_size)
+    return builder.build(packed).attention
 
 
 def attend(query: Tensor, step: StepAttention, *, compiled: bool, **how: object) -> Tensor:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from martlet.engine.batch import PackedChunks
 from martlet.engine.compiled_step import MAX_ROWS
 from martlet.engine.engine import Engine
+from martlet.engine.logits import Logits
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import StepPlan
 from martlet.engine.runner import PlainRunner
@@ -24,6 +26,7 @@ from support.tiny_models import tiny_model_folder
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
 WIDE = {
+    "vocab_size": 1024,
     "hidden_size": 512,
     "intermediate_size": 1024,
     "num_attention_heads": 8,
@@ -55,6 +58,8 @@ def load(folder: ModelFolder, weights: Weights = "stored") -> LoadedModel:
 class Recorded:
     """An engine that keeps the logits of its steps, and counts those of one program.
 
+    Where the most likely tokens were found on the way, they are compared.
+
     Args:
         is_plain: Whether every step goes through the modules of the model.
     """
@@ -62,7 +67,7 @@ class Recorded:
     def __init__(self, engine: Engine, *, is_plain: bool = False) -> None:
         self.engine = engine
         self.logits: list[Tensor] = []
-        self.num_compiled = 0
+        self.num_compiled = self.num_searched = 0
         runner = engine._runner
         assert isinstance(runner, PlainRunner)
         assert runner._compiled is not None
@@ -73,11 +78,17 @@ class Recorded:
 
     def _keep(self, plan: StepPlan) -> object:
         rows, logits = self._run(plan)
-        self.logits.append(logits.clone())
+        if logits.likeliest is not None:
+            self.num_searched += 1
+            ids = logits.values.float().argmax(dim=1)
+            assert list(logits.likeliest.token_ids) == ids.tolist()
+            largest = logits.values.float().gather(1, ids[:, None])[:, 0]
+            assert list(logits.likeliest.logits) == largest.tolist()
+        self.logits.append(logits.values.clone())
         return rows, logits
 
-    def _count(self, batch: object) -> Tensor | None:
-        logits = None if self._is_plain else self._run_compiled(batch)
+    def _count(self, packed: PackedChunks) -> Logits | None:
+        logits = None if self._is_plain else self._run_compiled(packed)
         self.num_compiled += logits is not None
         return logits
 
@@ -108,6 +119,7 @@ def test_the_same_bits(architecture: str, weights: Weights, tmp_path: Path) -> N
         plain, compiled = (Recorded(make_engine(model), is_plain=each) for each in (True, False))
         assert replies(plain.engine, lengths, params) == replies(compiled.engine, lengths, params)
         assert compiled.num_compiled >= 18
+        assert compiled.num_searched == compiled.num_compiled
         assert plain.num_compiled == 0
         for expected, got in zip(plain.logits, compiled.logits, strict=True):
             assert torch.equal(expected, got)

@@ -12,9 +12,13 @@ def test_the_first_of_equals_and_rows_that_are_not_finite() -> None:
     from martlet.models.compiled.largest import first_largest
 
     rows = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert first_largest(rows).tolist() == rows.float().numpy().argmax(axis=1).tolist()
+    places, largest = first_largest(rows)
+    assert places.tolist() == rows.float().numpy().argmax(axis=1).tolist()
+    assert torch.equal(largest, rows.float().amax(dim=1))
     rows[0, 17] = float("nan")
     rows[1, 18] = -float("nan")
     rows[2, 19:] = float("inf")
     rows[3] = float("-inf")
-    assert first_largest(rows)[:4].tolist() == [17, 18, 19, 0]
+    places, largest = first_largest(rows)
+    assert places[:4].tolist() == [17, 18, 19, 0]
+    assert largest[:4].tolist() == [float("inf")] * 3 + [float("-inf")]

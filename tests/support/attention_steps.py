@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.engine.attention import paged_attention
-from martlet.engine.batch import BatchBuilder
+from martlet.engine.batch import BatchBuilder, PackedChunks
 from martlet.engine.cuda.attention import KernelStep, kernel_attention, new_parts
 from martlet.engine.cuda.batch import pack
 from martlet.engine.cuda.step_buffer import StepArrays, StepBuffer
@@ -107,7 +107,7 @@ def plain(
     )
     decoding = sorted((c for c in plan.chunks if c.num_tokens == 1), key=lambda c: c.end)
     order = [*decoding, *(c for c in plan.chunks if c.num_tokens > 1)]
-    step = builder.build(plan).attention
+    step = builder.build(PackedChunks.of(plan, cache.block_size)).attention
     return _attend(paged_attention, step, _rows(plan, order), vectors, how)
 
 

@@ -1,4 +1,4 @@
-"""A plan turned into tensors: the packed tokens of one step and where each of them belongs.
+"""A plan turned into rows: the packed tokens of one step and where each of them belongs.
 
 tokens     | a | b | c | d d d d d | e e |      one row, [1, T]
              decoding, by length     prompts and catching up
@@ -7,11 +7,11 @@ positions  | 7 | 9 | 30| 0 1 2 3 4 | 8 9 |
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from functools import cached_property
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,8 +20,6 @@ from martlet.engine.compiled_attention import Stretch
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.plan import Chunk, StepPlan
 from martlet.lora.rows import Segment
-
-Ints = npt.NDArray[np.int64]
 
 GROUP_LENGTH_RATIO = 1.25
 """Decoding requests are attended to together while the longest has at most this many times the
@@ -76,6 +74,72 @@ class LogitRows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackedChunks:
+    """The chunks of a plan in the order of their rows: decoding requests first, by length."""
+
+    chunks: tuple[Chunk, ...]
+    num_decoding: int
+    """Chunks whose tokens are attended to one by one; the first ones."""
+    first_rows: tuple[int, ...]
+    """Of each chunk, and behind the last one."""
+    positions: list[int]
+    """Of each token in its request."""
+    slots: list[int]
+    """Where the keys and values of each token go: block id times block size plus offset."""
+    logit_rows: list[int]
+    """The rows whose logits are wanted, in the order of `rows`."""
+    rows: LogitRows
+
+    @classmethod
+    def of(cls, plan: StepPlan, block_size: int) -> Self:
+        """Orders the chunks of a plan."""
+        decoding = sorted(filter(_is_decoded, plan.chunks), key=lambda c: c.end)
+        chunks = (*decoding, *(chunk for chunk in plan.chunks if not _is_decoded(chunk)))
+        first_rows = tuple(accumulate((chunk.num_tokens for chunk in chunks), initial=0))
+        places = [(chunk.block_ids, at) for chunk in chunks for at in range(chunk.start, chunk.end)]
+        return cls(
+            chunks=chunks,
+            num_decoding=len(decoding),
+            first_rows=first_rows,
+            positions=[at for _, at in places],
+            slots=[ids[at // block_size] * block_size + at % block_size for ids, at in places],
+            logit_rows=logit_rows(chunks, first_rows),
+            rows=LogitRows.of(chunks),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return self.first_rows[-1]
+
+    @cached_property
+    def wants_all_rows(self) -> bool:
+        """Whether `logit_rows` are all rows in their order."""
+        return self.logit_rows == list(range(self.num_rows))
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token_id for chunk in self.chunks for token_id in chunk.token_ids]
+
+    @property
+    def token_adapters(self) -> tuple[Segment, ...]:
+        """The adapters of the tokens, in order."""
+        return tuple((chunk.num_tokens, chunk.request.adapter) for chunk in self.chunks)
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The same tokens, as compiled attention takes them."""
+        return [
+            Stretch(
+                first_row=first_row,
+                num_tokens=chunk.num_tokens,
+                start=chunk.start,
+                block_ids=chunk.block_ids,
+            )
+            for chunk, first_row in zip(self.chunks, self.first_rows, strict=False)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepBatch:
     """What the model is called with, and whose logits come back."""
 
@@ -116,40 +180,29 @@ class BatchBuilder:
         self._chunked_layers = chunked_layers
         self._chunk_size = chunk_size
 
-    def build(self, plan: StepPlan) -> StepBatch:
-        """Packs the chunks of a plan: decoding requests first, by length, then longer chunks."""
-        decoding = sorted(filter(_is_decoded, plan.chunks), key=lambda c: c.end)
-        longer = [chunk for chunk in plan.chunks if not _is_decoded(chunk)]
-        chunks = decoding + longer
-        first_rows = [0, *accumulate(chunk.num_tokens for chunk in chunks)]
-        places = TokenPlaces.of(chunks, self._cache.block_size)
-        wanted = logit_rows(chunks, first_rows)
+    def build(self, packed: PackedChunks) -> StepBatch:
+        """What the model computes the rows from."""
+        decoding = packed.chunks[: packed.num_decoding]
         return StepBatch(
-            input_ids=self._tensor([t for chunk in chunks for t in chunk.token_ids])[None],
-            position_ids=self._tensor(places.positions)[None],
-            logit_rows=self._tensor(wanted),
-            wants_all_rows=wanted == list(range(first_rows[-1])),
+            input_ids=self._tensor(packed.token_ids)[None],
+            position_ids=self._tensor(packed.positions)[None],
+            logit_rows=self._tensor(packed.logit_rows),
+            wants_all_rows=packed.wants_all_rows,
             attention=StepAttention(
                 cache=self._cache,
-                slots=self._tensor(places.slots),
+                slots=self._tensor(packed.slots),
                 decode_groups=self._decode_groups(
                     [(chunk, at) for chunk in decoding for at in range(chunk.start, chunk.end)]
                 ),
-                prefill_chunks=self._prefill_chunks(longer, first_rows[len(decoding) :]),
+                prefill_chunks=self._prefill_chunks(
+                    packed.chunks[packed.num_decoding :], packed.first_rows[packed.num_decoding :]
+                ),
                 chunked_layers=self._chunked_layers,
                 chunk_size=self._chunk_size,
-                stretches=[
-                    Stretch(
-                        first_row=first_row,
-                        num_tokens=chunk.num_tokens,
-                        start=chunk.start,
-                        block_ids=chunk.block_ids,
-                    )
-                    for chunk, first_row in zip(chunks, first_rows, strict=False)
-                ],
+                stretches=packed.stretches,
             ),
-            token_adapters=tuple((c.num_tokens, c.request.adapter) for c in chunks),
-            rows=LogitRows.of(chunks),
+            token_adapters=packed.token_adapters,
+            rows=packed.rows,
         )
 
     def _decode_groups(self, decoding: Sequence[tuple[Chunk, int]]) -> list[DecodeGroup]:
@@ -199,39 +252,6 @@ def _is_decoded(chunk: Chunk) -> bool:
     return chunk.num_tokens == 1 or (
         bool(chunk.draft) and len(chunk.block_ids) <= MAX_SPREAD_BLOCKS
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPlaces:
-    """Where the tokens of a step stand, T of them, and where their keys and values go."""
-
-    positions: Ints
-    """`[T]`, in their requests."""
-    slots: Ints
-    """`[T]`, block id times block size plus offset."""
-    block_ids: Ints
-    """The block tables of the chunks, one behind the other."""
-    tables: Ints
-    """Where the table of each chunk starts."""
-
-    @classmethod
-    def of(cls, chunks: Sequence[Chunk], block_size: int) -> Self:
-        """The places of some chunks' tokens, computed for all at once: there may be a thousand."""
-        num_tokens = np.array([chunk.num_tokens for chunk in chunks])
-        starts = np.array([chunk.start for chunk in chunks])
-        num_blocks = np.array([len(chunk.block_ids) for chunk in chunks])
-        first_rows, tables = np.cumsum(num_tokens) - num_tokens, np.cumsum(num_blocks) - num_blocks
-        block_ids = np.fromiter(
-            chain.from_iterable(chunk.block_ids for chunk in chunks), np.int64, num_blocks.sum()
-        )
-        positions = np.arange(num_tokens.sum()) + np.repeat(starts - first_rows, num_tokens)
-        blocks = block_ids[np.repeat(tables, num_tokens) + positions // block_size]
-        return cls(
-            positions=positions,
-            slots=blocks * block_size + positions % block_size,
-            block_ids=block_ids,
-            tables=tables,
-        )
 
 
 def logit_rows(chunks: Sequence[Chunk], first_rows: Sequence[int]) -> list[int]:

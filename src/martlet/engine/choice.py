@@ -56,7 +56,7 @@ def argmax(logits: Tensor) -> Tensor:
     if vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size):
         from martlet.models.compiled.largest import first_largest
 
-        return first_largest(logits)
+        return first_largest(logits)[0]
     if vocab_size % SEGMENT:
         return logits.argmax(dim=1)
     segments = logits.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]

@@ -7,15 +7,15 @@ to a step is filled in: its angles, slots, the tiles of its attention, and the r
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from martlet.engine.attention import StepAttention
-from martlet.engine.batch import StepBatch
+from martlet.engine.batch import PackedChunks
 from martlet.engine.compiled_attention import can_attend
 from martlet.engine.kv_cache import KVCache
+from martlet.engine.logits import Logits
 from martlet.engine.step_program import StepProgram, WrittenDecoder, leaf_name
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
@@ -23,16 +23,26 @@ from martlet.lora.written import WrittenAdapters, can_write
 from martlet.models.causal_lm import CausalLM
 from martlet.models.decoder.decoder import Decoder
 from martlet.models.decoder.written_layer import LINEARS, WrittenLayer
+from martlet.models.embedding import FileEmbedding
+from martlet.models.linear.written import WrittenLinear
 from martlet.models.norm import FusedRMSNorm
 
 MAX_ROWS = 256
 """Beyond, Python takes no time worth counting beside the products."""
 _MAX_PROGRAMS = 32
-_MODULES = frozenset({"model.embed_tokens", "lm_head"})
-"""Leaves that are called as they stand in the model, with whatever is around them."""
+_HEAD = "lm_head"
+_MODULES = frozenset({"model.embed_tokens", _HEAD})
+"""Leaves that can be called as they stand in the model, with whatever is around them."""
 
-_Key = tuple[int, tuple[AdapterRevision, ...]]
-"""What a program is written for: the number of rows, and the adapters among them."""
+
+class _Key(NamedTuple):
+    """What a program is written for."""
+
+    num_rows: int
+    adapters: tuple[AdapterRevision, ...]
+    """Those of the rows."""
+    with_head: bool
+    """Whether all rows are wanted in their order, so that the head can be a part of it."""
 
 
 class CompiledStep:
@@ -41,6 +51,7 @@ class CompiledStep:
     Args:
         decoder: The model.
         layers, norm: Its layers, and the norm behind them.
+        head: The LM head, if it can be written down.
         cache: The pool that they write and read.
         adapters: Whose rows are being computed.
     """
@@ -50,11 +61,14 @@ class CompiledStep:
         decoder: Decoder,
         layers: Sequence[WrittenLayer],
         norm: FusedRMSNorm,
+        head: WrittenLinear | None,
         cache: KVCache,
         adapters: AdapterStep,
     ) -> None:
         self._decoder = decoder
-        self._written = WrittenDecoder(decoder, layers, norm, cache, max_rows=MAX_ROWS)
+        self._written = WrittenDecoder(decoder, layers, norm, head, cache, max_rows=MAX_ROWS)
+        self._rows = self._written.places.rows
+        self._row_bytes = self._rows.view(torch.uint8).numpy()
         self._leaves = frozenset(
             leaf_name(index, name) for index in range(len(layers)) for name in LINEARS
         )
@@ -76,49 +90,68 @@ class CompiledStep:
             for index, layer in enumerate(model.model.layers)
         ]
         known = [layer for layer in layers if layer is not None]
-        return cls(model, known, norm, cache, adapters) if len(known) == len(layers) else None
+        if len(known) < len(layers):
+            return None
+        head = model.lm_head if isinstance(model.lm_head, WrittenLinear) else None
+        return cls(model, known, norm, head, cache, adapters)
 
-    @torch.inference_mode()
-    def run(self, batch: StepBatch) -> Tensor | None:
-        """The logits of a batch's wanted rows, `[N, V]`; None if it is not for this.
+    def run(self, packed: PackedChunks) -> Logits | None:
+        """The logits of the wanted rows; None if the step is not for this.
 
         The adapters' step tells whose rows they are.
         """
-        assert isinstance(batch.attention, StepAttention)
-        num_rows = batch.input_ids.shape[1]
-        if num_rows > MAX_ROWS or len(batch.logit_rows) < num_rows:
+        num_rows = packed.num_rows
+        if num_rows > MAX_ROWS or len(packed.logit_rows) < num_rows:
             return None
         tokens = self._adapters.tokens
         adapted = tokens.whole if tokens.parts else None
-        program = self._program((num_rows, () if adapted is None else adapted.adapters))
+        adapters = () if adapted is None else adapted.adapters
+        program = self._program(_Key(num_rows, adapters, packed.wants_all_rows))
         if program is None:
             return None
-        rows, results = self._written.places.rows, self._written.places.results
-        x = self._decoder.get_input_embeddings()(batch.input_ids)
-        rows[:num_rows] = x[0]
-        angles = self._decoder.model.rotary_emb(batch.position_ids, x.dtype)
-        program.run(batch.attention, angles, adapted)
-        wanted = slice(num_rows) if batch.wants_all_rows else batch.logit_rows
-        logits: Tensor = self._decoder.lm_head(results[None, wanted])[0]
-        return logits
+        self._embed(packed.token_ids)
+        logits = program.run(packed, adapted, finds_likeliest=_is_any_greedy(packed))
+        return self._call_head(packed) if logits is None else logits
+
+    def _embed(self, token_ids: Sequence[int]) -> None:
+        """Writes the vectors of tokens to where the program begins."""
+        embedding = self._decoder.get_input_embeddings()
+        num_rows = len(token_ids)
+        if isinstance(embedding, FileEmbedding):
+            embedding.read(token_ids, self._row_bytes[:num_rows])
+        else:
+            with torch.inference_mode():
+                self._rows[:num_rows] = embedding(torch.tensor([token_ids]))[0]
+
+    @torch.inference_mode()
+    def _call_head(self, packed: PackedChunks) -> Logits:
+        """What the head, as it stands in the model, makes of the program's results."""
+        results = self._written.places.results[None, packed.logit_rows]
+        return Logits(self._decoder.lm_head(results)[0])
 
     def _program(self, key: _Key) -> StepProgram | None:
         if key in self._programs:
             self._programs.move_to_end(key)
         else:
-            self._programs[key] = self._write(*key)
+            self._programs[key] = self._write(key)
             if len(self._programs) > _MAX_PROGRAMS:
                 self._programs.popitem(last=False)
         return self._programs[key]
 
-    def _write(self, num_rows: int, adapters: tuple[AdapterRevision, ...]) -> StepProgram | None:
+    def _write(self, key: _Key) -> StepProgram | None:
+        adapters = key.adapters
         if not all(can_write(adapter, self._leaves, _MODULES) for adapter in adapters):
             return None
         added = WrittenAdapters(adapters)
-        calls = self._written.calls(num_rows, added)
-        return None if calls is None else StepProgram(self._written, calls, added)
+        with_head = key.with_head and not any(_HEAD in adapter.deltas for adapter in adapters)
+        calls = self._written.calls(key.num_rows, added, with_head=with_head)
+        return None if calls is None else StepProgram(self._written, key.num_rows, calls, added)
 
     def _forget(self, adapter: AdapterRevision) -> None:
         """Lets go of programs that point into an adapter which nobody uses any more."""
-        for key in [key for key in self._programs if adapter in key[1]]:
+        for key in [key for key in self._programs if adapter in key.adapters]:
             del self._programs[key]
+
+
+def _is_any_greedy(packed: PackedChunks) -> bool:
+    return any(chunk.request.params.is_greedy for chunk in packed.rows.sampled)

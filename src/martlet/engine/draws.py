@@ -13,6 +13,7 @@ from itertools import accumulate
 from torch import Tensor
 
 from martlet.engine.batch import LogitRows
+from martlet.engine.logits import Logits
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.plan import Chunk
 from martlet.engine.request import TokenLogprobs
@@ -32,31 +33,35 @@ class StepDraws:
     """For each scored chunk of the batch, the prompt tokens that follow its own."""
 
 
-def draw_step(logits: Tensor, rows: LogitRows) -> StepDraws:
+def draw_step(logits: Logits, rows: LogitRows) -> StepDraws:
     """Scores the prompts that ask for it, and draws into the requests of the sampled chunks.
 
     Args:
-        logits: `[N, V]`, whose they are in `rows`.
+        logits: Whose they are is in `rows`.
     """
-    scored, sampled, drafted = logits.split(
-        [rows.num_scored_rows, len(rows.sampled), rows.num_drafted_rows]
-    )
     return StepDraws(
-        prompt_logprobs=_score_prompts(scored, rows.scored),
-        token_ids=_extend(sampled, drafted, rows.sampled),
+        prompt_logprobs=_score_prompts(logits.values, rows.scored),
+        token_ids=_extend(logits, rows.num_scored_rows, rows.sampled),
     )
 
 
-def _extend(sampled: Tensor, drafted: Tensor, chunks: Sequence[Chunk]) -> list[list[int]]:
-    """Draws after each chunk, and on while the draws are what was drafted."""
-    first_drafted = [0, *accumulate(len(chunk.draft) for chunk in chunks)]
+def _extend(logits: Logits, first_row: int, chunks: Sequence[Chunk]) -> list[list[int]]:
+    """Draws after each chunk, and on while the draws are what was drafted.
+
+    Args:
+        first_row: Of the logits that are drawn from.
+    """
+    lengths = (len(chunk.draft) for chunk in chunks)
+    first_drafted = list(accumulate(lengths, initial=first_row + len(chunks)))
     drawn: list[list[int]] = [[] for _ in chunks]
-    rows, going = sampled, list(range(len(chunks)))
+    going = list(range(len(chunks)))
+    rows = [first_row + index for index in going]
     while going:
         still_going = []
         requests = [chunks[index].request for index in going]
-        token_ids = draw(rows, requests)
-        scores = score_drawn(rows, requests, token_ids)
+        some = logits.take(rows)
+        token_ids = draw(some.values, requests, some.likeliest)
+        scores = score_drawn(some.values, requests, token_ids)
         for index, request, token_id, score in zip(going, requests, token_ids, scores, strict=True):
             left = chunks[index].draft[len(drawn[index]) :]
             if token_id is not None:
@@ -70,7 +75,7 @@ def _extend(sampled: Tensor, drafted: Tensor, chunks: Sequence[Chunk]) -> list[l
             else:
                 request.error = request.error or NOT_FINITE
         going = still_going
-        rows = drafted[[first_drafted[index] + len(drawn[index]) - 1 for index in going]]
+        rows = [first_drafted[index] + len(drawn[index]) - 1 for index in going]
     return drawn
 
 

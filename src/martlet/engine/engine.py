@@ -172,7 +172,7 @@ class Engine:
             if not isinstance(error, Exception):
                 raise
             return outputs
-        self._clean(rows, logits)
+        self._clean(rows, logits.values)
         outputs = self._commit(plan, rows, draws)
         self._record(plan, outputs, time.perf_counter() - start)
         return outputs
@@ -236,7 +236,7 @@ class Engine:
             scores_prompt=True,
         )
         plan = StepPlan(chunks=(chunk,))
-        return self._new_runner(num_blocks, is_probe=True).run(plan)[1]
+        return self._new_runner(num_blocks, is_probe=True).run(plan)[1].values
 
     def _new_runner(self, num_blocks: int, *, is_probe: bool = False) -> StepRunner:
         return new_runner(

@@ -1,16 +1,16 @@
 """From a plan to the logits of its rows: the model, the pool and the attention of an engine."""
 
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import Tensor
 
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
-from martlet.engine.batch import BatchBuilder, LogitRows, StepBatch
+from martlet.engine.batch import BatchBuilder, LogitRows, PackedChunks, StepBatch
 from martlet.engine.compiled_step import CompiledStep
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token
 from martlet.engine.kv_cache import KVCache
+from martlet.engine.logits import Logits
 from martlet.engine.plan import StepPlan
 from martlet.lora.step import AdapterStep
 from martlet.models.load import LoadedModel
@@ -21,11 +21,11 @@ class StepRunner(Protocol):
 
     cache: KVCache
 
-    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Logits]:
         """Computes a plan, and writes its keys and values to the pool.
 
         Returns:
-            Whose logits they are, and the logits, `[N, V]`; the next call overwrites them.
+            Whose logits they are, and the logits; the next call overwrites them.
         """
 
 
@@ -51,7 +51,7 @@ class PlainRunner:
         is_probe: bool = False,
     ) -> None:
         self.cache = new_cache(model, config, num_blocks)
-        self._model = model
+        self._model, self._device = model, model.device
         self._adapters = adapters
         self._is_probe = is_probe
         self._batches = BatchBuilder(
@@ -64,12 +64,15 @@ class PlainRunner:
         # A probe compares the base with adapters, which must differ by nothing else.
         self._compiled = None if is_probe else CompiledStep.of(model.module, self.cache, adapters)
 
-    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Logits]:
         """See `StepRunner`."""
-        batch = self._batches.build(plan)
-        with _running(batch, self._model, self._adapters, is_probe=self._is_probe):
-            logits = None if self._compiled is None else self._compiled.run(batch)
-            return batch.rows, _forward(self._model, batch) if logits is None else logits
+        packed = PackedChunks.of(plan, self.cache.block_size)
+        segments = packed.token_adapters, packed.rows.adapters
+        with self._adapters.running(*segments, self._device, is_probe=self._is_probe):
+            logits = None if self._compiled is None else self._compiled.run(packed)
+            if logits is None:
+                logits = Logits(_forward(self._model, self._batches.build(packed)))
+        return packed.rows, logits
 
 
 def new_runner(
@@ -111,16 +114,9 @@ def forward(
     model: LoadedModel, batch: StepBatch, adapters: AdapterStep, *, is_probe: bool = False
 ) -> Tensor:
     """The logits of a batch's wanted rows, `[N, V]`."""
-    with _running(batch, model, adapters, is_probe=is_probe):
+    segments = batch.token_adapters, batch.rows.adapters
+    with adapters.running(*segments, model.device, is_probe=is_probe):
         return _forward(model, batch)
-
-
-def _running(
-    batch: StepBatch, model: LoadedModel, adapters: AdapterStep, *, is_probe: bool
-) -> AbstractContextManager[None]:
-    return adapters.running(
-        batch.token_adapters, batch.rows.adapters, model.device, is_probe=is_probe
-    )
 
 
 def _forward(model: LoadedModel, batch: StepBatch) -> Tensor:

@@ -8,6 +8,7 @@ Shapes: N rows of logits, M of them shaped together, V tokens of the vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from martlet.engine.choice import (
     is_filtered,
 )
 from martlet.engine.constraint import TokenMask, fill_masks, only_token
+from martlet.engine.logits import Likeliest, take
 from martlet.engine.logprobs import score_tokens
 from martlet.engine.noise import Keys, draw_keys
 from martlet.engine.request import Request, TokenLogprobs
@@ -33,16 +35,21 @@ MAX_NUM_SHAPED = {"cpu": 2**21, "cuda": 2**27}
 on a GPU, as many as make its kernels long, and copies of 512 MiB."""
 
 
-def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
+def draw(
+    logits: Tensor, requests: Sequence[Request], likeliest: Likeliest | None = None
+) -> list[int | None]:
     """Draws one token a row, row i as request i wants it.
 
     Args:
         logits: `[M, V]`, as the model gave them.
+        likeliest: The most likely token of each, where that is known.
 
     Returns:
         Token ids; None for a row that is not finite, or whose constraint failed (then its request
         has an `error`). No neighbour notices.
     """
+    if all(each.constraint is None and not is_shaped(each) for each in requests):
+        return _likeliest_if_finite(likeliest or _find_likeliest(logits))
     row_to_mask = fill_masks(requests, logits.shape[1])
     row_to_only = {row: only_token(allowed) for row, allowed in row_to_mask.items()}
     forced = {row: token_id for row, token_id in row_to_only.items() if token_id is not None}
@@ -62,16 +69,16 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
         rows, only = list(forced), list(forced.values())
         drawn |= zip(rows, _if_finite(only, logits[rows, only]), strict=True)
     if plain:
-        token_ids = _take_likeliest(_masked(logits, row_to_mask, plain))
+        token_ids = _likeliest_if_finite(_find_likeliest(_masked(logits, row_to_mask, plain)))
         drawn |= {row: token_ids[row] for row in plain}
     if tempered:
-        some = _draw_tempered(_take(logits, tempered), [requests[row] for row in tempered])
+        some = _draw_tempered(take(logits, tempered), [requests[row] for row in tempered])
         drawn |= zip(tempered, some, strict=True)
     num_rows = max(1, MAX_NUM_SHAPED[logits.device.type] // logits.shape[1])
     for first in range(0, len(shaped), num_rows):
         rows = shaped[first : first + num_rows]
         masks = {i: row_to_mask[row] for i, row in enumerate(rows) if row in row_to_mask}
-        some = _draw_shaped(_take(logits, rows), [requests[row] for row in rows], masks)
+        some = _draw_shaped(take(logits, rows), [requests[row] for row in rows], masks)
         drawn |= zip(rows, some, strict=True)
     return [drawn.get(row) for row in range(len(requests))]
 
@@ -100,10 +107,17 @@ def _if_finite(token_ids: Sequence[int], logits: Tensor) -> list[int | None]:
     ]
 
 
-def _take_likeliest(logits: Tensor) -> list[int | None]:
-    """`[M, V] -> M ids`."""
-    likeliest = argmax(logits)
-    return _if_finite(likeliest.tolist(), logits.gather(1, likeliest[:, None])[:, 0])
+def _find_likeliest(logits: Tensor) -> Likeliest:
+    """Of `[M, V]`."""
+    token_ids = argmax(logits)
+    return Likeliest(token_ids.tolist(), logits.gather(1, token_ids[:, None])[:, 0].tolist())
+
+
+def _likeliest_if_finite(likeliest: Likeliest) -> list[int | None]:
+    """The tokens, but None where the logit is NaN or infinite."""
+    return [
+        token_id if isfinite(logit) else None for token_id, logit in zip(*likeliest, strict=True)
+    ]
 
 
 def _draw_tempered(logits: Tensor, requests: Sequence[Request]) -> list[int | None]:
@@ -143,21 +157,14 @@ def _draw_shaped(
         if not r.params.is_greedy and not is_filtered(r.params)
     ]
     if greedy:
-        token_ids[greedy] = argmax(_take(shaped, greedy))
+        token_ids[greedy] = argmax(take(shaped, greedy))
     if filtered:
         params = [requests[row].params for row in filtered]
-        token_ids[filtered] = choose_filtered(_take(shaped, filtered), params, keys[filtered])
+        token_ids[filtered] = choose_filtered(take(shaped, filtered), params, keys[filtered])
     if free:
-        token_ids[free] = choose_unfiltered(_take(shaped, free), keys[free])
+        token_ids[free] = choose_unfiltered(take(shaped, free), keys[free])
     drawn = zip(token_ids.tolist(), is_finite.tolist(), strict=True)
     return [token_id if is_whole else None for token_id, is_whole in drawn]
-
-
-def _take(table: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of a table, in ascending order; not copied where they lie together."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return table[rows[0] : rows[-1] + 1]
-    return table[rows]
 
 
 def score_drawn(

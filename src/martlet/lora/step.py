@@ -1,6 +1,6 @@
 """What the adapted layers share: whose rows the model is computing right now."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,8 +29,8 @@ class AdapterStep:
     @contextmanager
     def running(
         self,
-        tokens: Iterable[Segment],
-        logits: Iterable[Segment],
+        tokens: Sequence[Segment],
+        logits: Sequence[Segment],
         device: torch.device,
         *,
         is_probe: bool = False,
@@ -43,6 +43,9 @@ class AdapterStep:
             device: The model's.
             is_probe: Whether to mix no rows, so that the stack of the running requests stays.
         """
+        if all(adapter is None for _, adapter in tokens):
+            yield
+            return
         min_run_rows = 1 if is_probe else MIN_RUN_ROWS
         self.tokens = map_rows(tokens, self.stack, device, min_run_rows=min_run_rows)
         self.logits = map_rows(logits, self.tokens.stack, device, min_run_rows=min_run_rows)

@@ -8,8 +8,11 @@ around it, and a few steps would bring the whole of it into memory a second time
 
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -46,14 +49,25 @@ class FileEmbedding(nn.Embedding):
             OSError: If the file ends early: it was overwritten while it was in use.
         """
         ids = input.reshape(-1).tolist()
-        if ids and not 0 <= min(ids) <= max(ids) < self.num_embeddings:
-            raise IndexError(f"token ids must be from 0 to {self.num_embeddings - 1}")
         rows = self.weight.new_empty(len(ids), self.embedding_dim)
-        num_bytes = self.embedding_dim * rows.itemsize
-        for row, token_id in zip(rows.view(torch.uint8).numpy(), ids, strict=True):
-            if os.preadv(self._descriptor, [row], self._offset + token_id * num_bytes) < num_bytes:
-                raise OSError(f"{self._path} became shorter while it was in use")
+        self.read(ids, rows.view(torch.uint8).numpy())
         return rows.view(*input.shape, -1)
+
+    def read(self, token_ids: Sequence[int], rows: npt.NDArray[np.uint8]) -> None:
+        """Reads the vectors of some tokens.
+
+        Args:
+            token_ids: T ids.
+            rows: `[T, D * bytes of a value]`, written.
+
+        Raises:
+            IndexError, OSError: As `forward`.
+        """
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.num_embeddings:
+            raise IndexError(f"token ids must be from 0 to {self.num_embeddings - 1}")
+        for row, token_id in zip(rows, token_ids, strict=True):
+            if os.preadv(self._descriptor, [row], self._offset + token_id * len(row)) < len(row):
+                raise OSError(f"{self._path} became shorter while it was in use")
 
 
 def read_from_file(embedding: nn.Embedding, pages: MappedPages) -> FileEmbedding | None:

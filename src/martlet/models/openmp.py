@@ -40,10 +40,15 @@ def run(call: Call, *, alone: bool = False) -> None:
     """
     taken = ctypes.c_int64(0)
     numbers = (ctypes.c_int64 * (len(call.arguments) + 1))(ctypes.addressof(taken), *call.arguments)
+    run_at(call.function, ctypes.addressof(numbers), alone=alone)
+
+
+def run_at(function: int, argument: int, *, alone: bool = False) -> None:
+    """As `run`, of a function whose numbers lie at an address."""
     if alone or torch.get_num_threads() == 1:
-        _callable(call.function)(ctypes.addressof(numbers))
+        _callable(function)(argument)
     else:
-        run_on_all_threads(call.function, ctypes.addressof(numbers))
+        run_on_all_threads(function, argument)
 
 
 def has_threads() -> bool:

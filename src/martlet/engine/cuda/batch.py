@@ -6,11 +6,12 @@ rows   | a b c d | e e e e e | f f |      those of one token, sharers of a begin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
+from typing import Self
 
 import numpy as np
 
-from martlet.engine.batch import TokenPlaces, logit_rows
+from martlet.engine.batch import logit_rows
 from martlet.engine.cuda.shared_runs import Ints, find_shared_runs, sharing_order
 from martlet.engine.cuda.step_buffer import StepArrays
 from martlet.engine.cuda.work import PromptRows, WorkShape, plan_work
@@ -72,6 +73,39 @@ def pack(plan: StepPlan, shape: WorkShape, block_size: int) -> PackedStep:
         block_ids=places.block_ids,
     )
     return PackedStep(chunks=chunks, arrays=arrays, has_wide=len(work.wide) > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPlaces:
+    """Where the tokens of a step stand, T of them, and where their keys and values go."""
+
+    positions: Ints
+    """`[T]`, in their requests."""
+    slots: Ints
+    """`[T]`, block id times block size plus offset."""
+    block_ids: Ints
+    """The block tables of the chunks, one behind the other."""
+    tables: Ints
+    """Where the table of each chunk starts."""
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], block_size: int) -> Self:
+        """The places of some chunks' tokens, computed for all at once: there may be a thousand."""
+        num_tokens = np.array([chunk.num_tokens for chunk in chunks])
+        starts = np.array([chunk.start for chunk in chunks])
+        num_blocks = np.array([len(chunk.block_ids) for chunk in chunks])
+        first_rows, tables = np.cumsum(num_tokens) - num_tokens, np.cumsum(num_blocks) - num_blocks
+        block_ids = np.fromiter(
+            chain.from_iterable(chunk.block_ids for chunk in chunks), np.int64, num_blocks.sum()
+        )
+        positions = np.arange(num_tokens.sum()) + np.repeat(starts - first_rows, num_tokens)
+        blocks = block_ids[np.repeat(tables, num_tokens) + positions // block_size]
+        return cls(
+            positions=positions,
+            slots=blocks * block_size + positions % block_size,
+            block_ids=block_ids,
+            tables=tables,
+        )
 
 
 def _padded_tables(chunks: Sequence[Chunk]) -> Ints:

@@ -13,6 +13,7 @@ from martlet.engine.cuda.batch import pack
 from martlet.engine.cuda.graphs import DecodeGraphs, GraphRecorder, repeat
 from martlet.engine.cuda.step_buffer import StepBuffer
 from martlet.engine.cuda.work import WorkShape
+from martlet.engine.logits import Logits
 from martlet.engine.plan import StepPlan
 from martlet.engine.runner import forward, new_cache
 from martlet.lora.rows import Segment
@@ -66,7 +67,7 @@ class KernelRunner:
         )
         model.use_attention(ATTENTION_NAME, kernel_attention)
 
-    def run(self, plan: StepPlan) -> tuple[LogitRows, Tensor]:
+    def run(self, plan: StepPlan) -> tuple[LogitRows, Logits]:
         """See `StepRunner`."""
         packed = pack(plan, self._shape, self.cache.block_size)
         rows = LogitRows.of(packed.chunks)
@@ -82,7 +83,7 @@ class KernelRunner:
                 buffer, rows, [(c.num_tokens, c.request.adapter) for c in packed.chunks]
             )
             logits = forward(self._model, batch, self._adapters, is_probe=self._is_probe)
-        return rows, logits
+        return rows, Logits(logits)
 
     def _compute_decoding(self, buffer: StepBuffer) -> Tensor:
         """The logits of all rows of a buffer, `[T, V]`."""

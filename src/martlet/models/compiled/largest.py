@@ -28,46 +28,55 @@ from martlet.models.compiled.vectors import (
     constant,
     fetch_add,
     numbers_at,
+    store,
     widen,
 )
 
 
-def first_largest(rows: Tensor) -> Tensor:
-    """`rows.argmax(dim=1)`, `[M, V] -> [M]`; of equals the first, and NaN counts as infinite."""
-    out = torch.empty(len(rows), dtype=torch.int64)
-    run(find_largest(), (rows.data_ptr(), out.data_ptr(), *rows.shape))
-    return out
+def first_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`rows.max(dim=1)`: the place of the largest, of equals the first, and NaN counts as infinite.
+
+    Returns:
+        The places `[M]` and what is there, in fp32 `[M]`.
+    """
+    places = torch.empty(len(rows), dtype=torch.int64)
+    largest = torch.empty(len(rows), dtype=torch.float32)
+    addresses = (each.data_ptr() for each in (rows, places, largest))
+    run(find_largest(), (len(rows), *addresses, rows.shape[1]))
+    return places, largest
 
 
 @cache
 def find_largest() -> Any:
-    """The compiled search; its argument is the address of five whole numbers.
+    """The compiled search; its argument is the address of six whole numbers.
 
-    These are: the address of a number in which threads count the rows that they took; those of the
-    rows `[M, V]` and of the places found `[M]`; M; V.
+    These are: the address of a number in which threads count the rows that they took; M; the
+    addresses of the rows `[M, V]`, of the places found `[M]` and of the largest numbers `[M]`, in
+    fp32; V.
     """
     sources = version()
 
     @compiled
     def work(arguments: Any) -> None:
         _ = sources
-        rows, out, num_rows, num_columns = arguments[1], arguments[2], arguments[3], arguments[4]
-        places = numbers_at(out)
+        num_rows, rows, num_columns = arguments[1], arguments[2], arguments[5]
+        places, largest = numbers_at(arguments[3]), arguments[4]
         while True:
             row = fetch_add(arguments[0], 1)
             if row >= num_rows:
                 break
-            places[row] = _find(rows + row * num_columns * 2, num_columns // WIDTH)
+            own = rows + row * num_columns * 2
+            places[row] = _find(own, num_columns // WIDTH, largest + row * 4)
 
     return work
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _find(_: Any, row: Any, num_vectors: Any) -> Any:
-    """The first column of a row that holds its largest number."""
+def _find(_: Any, row: Any, num_vectors: Any, out: Any) -> Any:
+    """The first column of a row that holds its largest number, which is written to an address."""
 
     def generate(_: Any, builder: Builder, __: Any, arguments: Any) -> Value:
-        row, num_vectors = arguments
+        row, num_vectors, out = arguments
         infinite = constant(float("inf"))
         largest = cgutils.alloca_once_value(builder, constant(float("-inf")))
         places = cgutils.alloca_once_value(builder, ir.Constant(PAIRS, list(range(WIDTH))))
@@ -81,10 +90,11 @@ def _find(_: Any, row: Any, num_vectors: Any) -> Any:
             builder.store(builder.select(is_larger, x, builder.load(largest)), largest)
             builder.store(builder.select(is_larger, columns, builder.load(places)), places)
         best = call(builder, "llvm.vector.reduce.fmax.v16f32", SUMS.element, builder.load(largest))
+        store(builder, best, out)
         is_best = builder.fcmp_ordered("==", builder.load(largest), broadcast(builder, best))
         beyond = ir.Constant(PAIRS, [2**31 - 1] * WIDTH)
         candidates = builder.select(is_best, builder.load(places), beyond)
         place = call(builder, "llvm.vector.reduce.umin.v16i32", PAIRS.element, candidates)
         return builder.zext(place, num_vectors.type)
 
-    return types.int64(row, num_vectors), generate
+    return types.int64(row, num_vectors, out), generate

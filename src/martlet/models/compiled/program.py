@@ -38,22 +38,21 @@ class Program:
             row = self.arguments[index]
             row[: 1 + len(call.arguments)] = (first + 8 * index, *call.arguments)
             self._calls[index] = call.function, row.ctypes.data, call.waits
-        self._call = Call(
-            make_calls().address,
-            (self._calls.ctypes.data, len(calls), openmp.barrier_address()),
-        )
+        meet = openmp.barrier_address()
+        self._numbers = np.array([0, self._calls.ctypes.data, len(calls), meet], dtype=np.int64)
+        self._where = make_calls().address, self._numbers.ctypes.data
 
     def run(self) -> None:
         """Makes all calls, on all of PyTorch's threads."""
         self._taken.fill(0)
-        openmp.run(self._call)
+        openmp.run_at(*self._where)
 
 
 @cache
 def make_calls() -> Any:
     """The function that makes calls; its argument is the address of four whole numbers.
 
-    These are: the address of a number that nobody looks at; that of the calls, for each the address
+    These are: one that nobody looks at; the address of the calls, for each the address
     of its function, that of its arguments, and whether it waits for the call before it; how many
     there are; and the address of the function at which threads wait for each other.
     """
