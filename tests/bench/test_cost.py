@@ -48,6 +48,20 @@ def test_linear_layers_and_attention_are_counted_as_they_run(folder: Path) -> No
     assert 0 <= rotary <= 0.01 * counter.get_total_flops()
 
 
+def test_weights_take_the_bytes_in_which_an_engine_holds_them(folder: Path) -> None:
+    opened = open_folder(folder)
+    whole = ModelCost.of(opened, torch.bfloat16, "stored")
+    compact = ModelCost.of(opened, torch.bfloat16, "stored", stored_size=1.5)
+    rounded = ModelCost.of(opened, torch.bfloat16, "int8", stored_size=1.5)
+    assert whole is not None
+    assert compact is not None
+    assert rounded is not None
+    num_values = whole.layer_values + whole.head_values
+    assert whole.weights_bytes == 2 * num_values
+    assert compact.weights_bytes == 1.5 * num_values
+    assert rounded.weights_bytes == num_values
+
+
 def test_what_is_shared_counts_once(folder: Path) -> None:
     cost = model_cost(folder)
     shared, tail = list(range(20)), [30, 31]

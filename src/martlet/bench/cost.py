@@ -61,9 +61,21 @@ class ModelCost:
     """Keys and values of one token, in all layers."""
 
     @classmethod
-    def of(cls, folder: ModelFolder, dtype: torch.dtype, weights: Weights) -> "ModelCost | None":
+    def of(
+        cls,
+        folder: ModelFolder,
+        dtype: torch.dtype,
+        weights: Weights,
+        *,
+        stored_size: float | None = None,
+    ) -> "ModelCost | None":
         """Reads the sizes from the headers; None for models that these do not tell it of: with
-        experts, or quantised already."""
+        experts, or quantised already.
+
+        Args:
+            stored_size: Bytes in which an engine holds a weight that is not rounded, unless those
+                of the dtype.
+        """
         has_experts = any("expert" in name for name in folder.tensors)
         shape = folder.shape
         if folder.quantization_method is not None or has_experts:
@@ -78,8 +90,9 @@ class ModelCost:
         layer_values = sum(each.num_values for each in matrices) - sum(
             each.num_values for each in ends
         )
-        head_size = dtype.itemsize if weights == "stored" else 1
-        layer_size = _BYTES_A_VALUE.get(weights, dtype.itemsize)
+        size = dtype.itemsize if stored_size is None else stored_size
+        head_size = size if weights == "stored" else 1
+        layer_size = _BYTES_A_VALUE.get(weights, size)
         dims = (shape.key_dim or 0) + (shape.value_dim or 0)
         layer_operations = 2 * (shape.num_heads or 0) * dims
         return cls(

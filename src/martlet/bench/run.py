@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from martlet.bench.contestant import Contestant
+from martlet.bench.contestant import OWN, Contestant
 from martlet.bench.cost import Cost, ModelCost
 from martlet.bench.figure import Figure
 from martlet.bench.limits import measure_limits
@@ -14,6 +14,7 @@ from martlet.bench.peers.protocol import Job, Work
 from martlet.bench.process import conversation
 from martlet.errors import EngineError
 from martlet.models.folder import ModelFolder
+from martlet.models.linear.compact import BYTES_A_VALUE, multiplies_compact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,9 @@ class Bench:
         return self.dtype if contestant.weights == "stored" else torch.int8
 
     def _cost(self, contestant: Contestant, work: Work) -> Cost | None:
-        model = ModelCost.of(self.folder, self.dtype, contestant.weights)
+        is_own_bf16 = contestant.engine == OWN and self.dtype == torch.bfloat16
+        stored_size = BYTES_A_VALUE if is_own_bf16 and multiplies_compact() else None
+        model = ModelCost.of(self.folder, self.dtype, contestant.weights, stored_size=stored_size)
         return None if model is None else Cost.of(work, model)
 
     def _job(self, contestant: Contestant, scratch: Path) -> Job:

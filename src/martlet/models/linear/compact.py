@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles, is_wide_enough
 from martlet.models.openmp import Call, run
 
+BYTES_A_VALUE = 1.5
 _PANEL = 64
 _FEW_ROWS = 4
 _BYTES_AT_ONCE = 2**19
@@ -138,4 +139,9 @@ def can_compact(linear: nn.Linear) -> bool:
     fits = num_outputs % _PANEL == 0 and num_inputs % WIDTH == 0
     is_bf16_on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
     is_worth_it = is_wide_enough(min(num_outputs, num_inputs))
-    return fits and is_bf16_on_cpu and is_worth_it and can_compile() and not has_tiles()
+    return fits and is_bf16_on_cpu and is_worth_it and multiplies_compact()
+
+
+def multiplies_compact() -> bool:
+    """Whether this machine's products are faster with twelve bits."""
+    return can_compile() and not has_tiles()
