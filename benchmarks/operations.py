@@ -77,8 +77,8 @@ def attention() -> Timed:
     num_rows = NUM_KV_HEADS * NUM_REQUESTS
     query = torch.randn(num_rows, NUM_GROUPS, DIM).bfloat16()
     contiguous = [torch.randn(2, num_rows, NUM_KEYS, DIM).bfloat16() for _ in range(NUM_LAYERS)]
-    cache = filled_cache()
-    table = torch.randperm(cache.num_blocks).view(NUM_REQUESTS, -1)
+    matrices, panels = filled_cache(is_plain=False), filled_cache(is_plain=True)
+    table = torch.randperm(matrices.num_blocks).view(NUM_REQUESTS, -1)
     stretches = [
         Stretch(first_row=row, num_tokens=1, start=NUM_KEYS - 1, block_ids=block_ids)
         for row, block_ids in enumerate(table.tolist())
@@ -98,15 +98,15 @@ def attention() -> Timed:
 
     def gathered_products() -> None:
         for layer in range(NUM_LAYERS):
-            keys, values = cache.gather(layer, cache.head_blocks(layer, table))
+            keys, values = matrices.gather(layer, matrices.head_blocks(layer, table))
             multiply(query, keys.flatten(0, 1), values.flatten(0, 1))
 
     def compiled() -> None:
         heads = query.view(-1, NUM_REQUESTS, DIM)
         for layer in range(NUM_LAYERS):
-            compiled_attention.attend(
-                heads, cache, layer, tiles, first_keys=first_keys, scaling=DIM**-0.5
-            )
+            pool = panels.panels(layer)
+            assert pool is not None
+            compiled_attention.attend(heads, pool, tiles, first_keys=first_keys, scaling=DIM**-0.5)
 
     yield "scaled_dot_product_attention, contiguous keys", fused, NUM_LAYERS
     yield "product, softmax, product, contiguous keys", contiguous_products, NUM_LAYERS
@@ -115,12 +115,14 @@ def attention() -> Timed:
         yield "compiled, blocks read where they lie", compiled, NUM_LAYERS
 
 
-def filled_cache() -> KVCache:
+def filled_cache(*, is_plain: bool) -> KVCache:
+    """With panels where something is compiled for plain attention, otherwise with matrices."""
     shape = LayerShape(
         num_heads=NUM_GROUPS * NUM_KV_HEADS,
         num_kv_heads=NUM_KV_HEADS,
         key_dim=DIM,
         value_dim=DIM,
+        is_plain=is_plain,
     )
     cache = KVCache(
         [shape] * NUM_LAYERS,
@@ -129,9 +131,10 @@ def filled_cache() -> KVCache:
         dtype=torch.bfloat16,
         device=torch.device("cpu"),
     )
+    slots = torch.arange(cache.num_blocks * BLOCK_SIZE)
     for layer in range(NUM_LAYERS):
-        for pool in cache.pools(layer):
-            pool.normal_()
+        key, value = torch.randn(2, NUM_KV_HEADS, len(slots), DIM).bfloat16()
+        cache.write(layer, key, value, slots)
     return cache
 
 

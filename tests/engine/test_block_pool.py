@@ -46,6 +46,15 @@ def test_a_found_block_can_be_held_by_many() -> None:
     assert pool.num_free == 2
 
 
+def test_blocks_are_kept_while_they_are_held_or_can_be_found() -> None:
+    pool = BlockPool(4)
+    held, found, free = pool.take(3) or []
+    pool.register(found, block_key(ROOT, [1]), ROOT, [1])
+    pool.release([found])
+    pool.release([free])
+    assert pool.kept_blocks() == [held, found]
+
+
 def test_tokens_and_parent_are_compared_on_a_hit() -> None:
     """Two beginnings with one key would otherwise read each other's answers."""
     pool = BlockPool(1)

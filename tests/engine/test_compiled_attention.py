@@ -1,6 +1,8 @@
 """Compiled attention gives what the plain one gives, which is its oracle."""
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
 import torch
@@ -8,7 +10,6 @@ from torch import Tensor
 
 from martlet.engine.attention import StepAttention, paged_attention
 from martlet.engine.batch import BatchBuilder, PackedChunks
-from martlet.engine.compiled_attention import can_attend
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import Chunk, StepPlan
@@ -26,16 +27,30 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def filled_cache(num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
-    shape = LayerShape(
-        num_heads=num_kv_heads, num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim
-    )
-    cache = KVCache(
+def new_cache(num_heads: int, num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
+    shape = LayerShape(num_heads=num_heads, num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim)
+    return KVCache(
         [shape], num_blocks=NUM_BLOCKS, block_size=block_size, dtype=torch.bfloat16, device=CPU
     )
-    for pool in cache.pools(0):
-        pool.normal_()
-    return cache
+
+
+@dataclass
+class Vectors:
+    """Keys and values of all slots, `[Hkv, S, D]`, beside the pool that they are in."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def put_in(cls, cache: KVCache) -> Self:
+        shape = cache.layers[0]
+        size = (shape.num_kv_heads, NUM_BLOCKS * cache.block_size, shape.key_dim)
+        vectors = cls(*(torch.randn(size).bfloat16() for _ in range(2)))
+        vectors.write_to(cache)
+        return vectors
+
+    def write_to(self, cache: KVCache) -> None:
+        cache.write(0, self.keys, self.values, torch.arange(self.keys.shape[1]))
 
 
 def step_of(stretches: list[tuple[int, int]], cache: KVCache) -> StepAttention:
@@ -64,9 +79,11 @@ def step_of(stretches: list[tuple[int, int]], cache: KVCache) -> StepAttention:
     return builder.build(packed).attention
 
 
-def attend(query: Tensor, step: StepAttention, *, compiled: bool, **how: object) -> Tensor:
+def attend(
+    query: Tensor, step: StepAttention, vectors: Vectors, *, compiled: bool, **how: object
+) -> Tensor:
     """`[Hq, T, D] -> [T, Hq, D]`, of keys and values that are in the pool already."""
-    keys, values = (pool[None, :, step.slots] for pool in step.cache.pools(0))
+    keys, values = (each[None, :, step.slots] for each in (vectors.keys, vectors.values))
     if not compiled:
         fields = ("cache", "slots", "decode_groups", "prefill_chunks", "chunked_layers")
         given = {name: getattr(step, name) for name in fields}
@@ -76,51 +93,67 @@ def attend(query: Tensor, step: StepAttention, *, compiled: bool, **how: object)
     return out[0]
 
 
-STRETCHES = [(0, 1), (14, 1), (15, 1), (16, 1), (255, 1), (256, 1), (700, 1), (0, 40), (37, 300)]
+STRETCHES = [(0, 1), (14, 1), (15, 1), (16, 1), (255, 1), (256, 1), (700, 1), (0, 40), (37, 600)]
 
 
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize(
-    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (16, 16, 32), (24, 1, 128)]
+    ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (16, 16, 32), (12, 2, 96), (24, 1, 128)]
 )
 def test_it_equals_the_plain_one(
     num_heads: int, num_kv_heads: int, dim: int, window: int | None
 ) -> None:
-    cache = filled_cache(num_kv_heads, dim)
-    assert can_attend(cache, 0, num_heads)
+    cache = new_cache(num_heads, num_kv_heads, dim)
+    assert cache.panels(0) is not None
+    vectors = Vectors.put_in(cache)
     step = step_of(STRETCHES, cache)
     query = torch.randn(num_heads, len(step.slots), dim).bfloat16()
-    expected = attend(query, step, compiled=False, sliding_window=window).float()
+    expected = attend(query, step, vectors, compiled=False, sliding_window=window).float()
     for given in (query, query.transpose(0, 1).contiguous().transpose(0, 1)):
-        got = attend(given, step, compiled=True, sliding_window=window).float()
+        got = attend(given, step, vectors, compiled=True, sliding_window=window).float()
         differences = (got - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
         assert differences.max() < 0.02
 
 
+def test_a_token_comes_out_the_same_whoever_its_neighbours_are() -> None:
+    cache = new_cache(14, 2, 64)
+    vectors = Vectors.put_in(cache)
+    step = step_of(STRETCHES, cache)
+    query = torch.randn(14, len(step.slots), 64).bfloat16()
+    together = attend(query, step, vectors, compiled=True)
+    for each in step.stretches:
+        rows = slice(each.first_row, each.first_row + each.num_tokens)
+        alone = replace(step, slots=step.slots[rows], stretches=[replace(each, first_row=0)])
+        alone = replace(alone, _tiles={}, _first_keys={})
+        assert torch.equal(attend(query[:, rows], alone, vectors, compiled=True), together[rows])
+
+
 def test_scores_of_any_size_give_weights_that_sum_to_one() -> None:
-    cache = filled_cache(2, 64)
-    cache.pools(0)[1].fill_(0.5)
+    cache = new_cache(14, 2, 64)
+    vectors = Vectors.put_in(cache)
+    vectors.values.fill_(0.5)
+    vectors.write_to(cache)
     step = step_of(STRETCHES, cache)
     query = torch.randn(14, len(step.slots), 64).bfloat16()
     for scaling in (1e-6, 0.125, 30.0, 1e4):
-        out = attend(query, step, compiled=True, scaling=scaling).float()
+        out = attend(query, step, vectors, compiled=True, scaling=scaling).float()
         torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=1e-2, atol=0)
 
 
-def test_what_is_not_finite_stays_with_its_request() -> None:
-    cache = filled_cache(2, 64)
+@pytest.mark.parametrize("part", ["keys", "values"])
+def test_what_is_not_finite_stays_with_its_request(part: str) -> None:
+    cache = new_cache(14, 2, 64)
+    vectors = Vectors.put_in(cache)
     step = step_of([(40, 1), (99, 1), (200, 3)], cache)
     query = torch.randn(14, 5, 64).bfloat16()
-    own_block = step.stretches[1].block_ids[4]
-    for pool in cache.pools(0):
-        before = pool.clone()
-        pool[:, own_block * 16 + 3] = float("nan")
-        out = attend(query, step, compiled=True)
-        assert out.isnan().any(dim=(1, 2)).tolist() == [False, True, False, False, False]
-        pool.copy_(before)
+    slot = step.stretches[1].block_ids[4] * 16 + 3
+    getattr(vectors, part)[:, slot] = float("nan")
+    vectors.write_to(cache)
+    out = attend(query, step, vectors, compiled=True)
+    assert out.isnan().any(dim=(1, 2)).tolist() == [False, True, False, False, False]
 
 
-def test_pools_of_another_form_are_left_to_the_plain_one() -> None:
-    assert not can_attend(filled_cache(2, 48), 0, 32)
-    assert not can_attend(filled_cache(2, 64, block_size=8), 0, 32)
-    assert not can_attend(filled_cache(2, 64), 0, 2)
+def test_layers_of_another_form_have_no_panels() -> None:
+    assert new_cache(32, 2, 48).panels(0) is None
+    assert new_cache(32, 2, 64, block_size=8).panels(0) is None
+    assert new_cache(2, 2, 64).panels(0) is None

@@ -23,6 +23,12 @@ def test_the_shape_of_every_layer_is_seen(llama: PreTrainedModel) -> None:
     assert check(llama, own_logits(llama)) == (shape,) * llama.config.num_hidden_layers
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt_oss"])
+def test_caps_and_sinks_of_scores_are_seen(architecture: str, tmp_path: Path) -> None:
+    folder = open_folder(tiny_model_folder(architecture, tmp_path / architecture))
+    assert not any(layer.is_plain for layer in load_fp32(folder).layers)
+
+
 @pytest.mark.parametrize("architecture", REFUSED)
 def test_architectures_that_would_be_wrong_in_silence_are_refused(
     architecture: str, tmp_path: Path

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.engine.compiled_attention import Stretch, TokenTiles, attend, can_attend
+from martlet.engine.compiled_attention import Stretch, TokenTiles, attend
 from martlet.engine.kv_cache import KVCache
+from martlet.engine.panel_pool import PanelPool
 
 ATTENTION_NAME = "martlet_paged"
 """The name under which transformers knows `paged_attention`."""
@@ -229,8 +230,9 @@ def paged_attention(
         softcap=softcap,
         sinks=s_aux,
     )
-    if head.is_plain and step.stretches and can_attend(step.cache, layer, query.shape[1]):
-        return _attend_compiled(query[0], layer, step, head)[None], None
+    panels = step.cache.panels(layer)
+    if panels is not None and head.is_plain and step.stretches:
+        return _attend_compiled(query[0], panels, step, head)[None], None
     parts = []  # of [t, Hq, Dv], in the order of the rows
     for group in step.decode_groups:
         keys, values = step.cache.gather(layer, group.table.head_blocks(layer, step.cache))
@@ -257,11 +259,11 @@ class _Head:
         return self.softcap is None and self.sinks is None
 
 
-def _attend_compiled(query: Tensor, layer: int, step: StepAttention, head: _Head) -> Tensor:
+def _attend_compiled(query: Tensor, pool: PanelPool, step: StepAttention, head: _Head) -> Tensor:
     """All tokens of a step: query `[Hq, T, D]` -> `[T, Hq, D]`."""
-    tiles = step.tiles(query.shape[0] // step.cache.layers[layer].num_kv_heads)
+    tiles = step.tiles(query.shape[0] // pool.num_kv_heads)
     first_keys = step.first_keys(head.reach, tiles)
-    return attend(query, step.cache, layer, tiles, first_keys=first_keys, scaling=head.scaling)
+    return attend(query, pool, tiles, first_keys=first_keys, scaling=head.scaling)
 
 
 def layer_index(module: nn.Module) -> int:

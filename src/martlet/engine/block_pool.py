@@ -72,6 +72,14 @@ class BlockPool:
     def is_free(self, block: int) -> bool:
         return self._num_holders[block] == 0
 
+    def kept_blocks(self) -> list[int]:
+        """Those that somebody holds or that can be found by their content."""
+        return [
+            block
+            for block, count in enumerate(self._num_holders)
+            if count or block in self._registrations
+        ]
+
     def hold(self, block: int) -> None:
         """Adds a holder to a block that was found; it will not be handed out meanwhile."""
         if self._num_holders[block] == 0:

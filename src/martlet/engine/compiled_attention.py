@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from martlet.engine.kv_cache import KVCache
-from martlet.models.compiled.threads import WIDTH, is_compiled_for, run
+from martlet.engine.panel_pool import PanelPool
+from martlet.models.compiled.threads import run
 
-_BLOCK_SIZE = 16
-"""Tokens that the compiled function takes at once."""
 MAX_ROWS = 64
 """Query rows of a tile, tokens times heads: their scores stay in the cache of a core."""
 
@@ -88,12 +86,10 @@ class LayerAttention:
         dim: D.
     """
 
-    def __init__(
-        self, cache: KVCache, layer: int, *, num_heads: int, dim: int, scaling: float
-    ) -> None:
-        self._pools = cache.pools(layer)
-        num_kv_heads = len(self._pools[0])
-        self._shape = (cache.num_blocks, num_kv_heads, num_heads // num_kv_heads, dim)
+    def __init__(self, pool: PanelPool, *, num_heads: int, dim: int, scaling: float) -> None:
+        self._blocks = pool.blocks
+        num_kv_heads = pool.blocks.shape[1]
+        self._shape = (num_kv_heads, num_heads // num_kv_heads, dim)
         self._scale = ctypes.c_float(scaling)
 
     def arguments(self, query: int, out: int, token_bytes: int, head_bytes: int) -> tuple[int, ...]:
@@ -103,27 +99,13 @@ class LayerAttention:
             query, out: Addresses.
             token_bytes, head_bytes: How far apart tokens and heads of the query are.
         """
-        keys, values = (pool.data_ptr() for pool in self._pools)
-        places = (query, keys, values, ctypes.addressof(self._scale), out)
+        places = (query, self._blocks.data_ptr(), ctypes.addressof(self._scale), out)
         return (*places, token_bytes, head_bytes, *self._shape)
-
-
-def can_attend(cache: KVCache, layer: int, num_heads: int) -> bool:
-    """Whether the compiled function knows the layer's pool, and the layer is worth it."""
-    shape = cache.layers[layer]
-    keys, _ = cache.pools(layer)
-    return (
-        is_compiled_for(keys, num_heads * shape.key_dim)
-        and cache.block_size == _BLOCK_SIZE
-        and shape.key_dim == shape.value_dim
-        and shape.key_dim % WIDTH == 0
-    )
 
 
 def attend(
     query: Tensor,
-    cache: KVCache,
-    layer: int,
+    pool: PanelPool,
     tiles: TokenTiles,
     *,
     first_keys: npt.NDArray[np.int64],
@@ -144,7 +126,7 @@ def attend(
         query = query.contiguous()
     num_heads, num_tokens, dim = query.shape
     out = query.new_empty(num_tokens, num_heads, dim)
-    own = LayerAttention(cache, layer, num_heads=num_heads, dim=dim, scaling=scaling)
+    own = LayerAttention(pool, num_heads=num_heads, dim=dim, scaling=scaling)
     strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
     arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)
     run(attention.attend(), (*tiles.arguments(first_keys), *arguments))

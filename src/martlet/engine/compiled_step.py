@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from martlet.engine.batch import PackedChunks
-from martlet.engine.compiled_attention import can_attend
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.logits import Logits
+from martlet.engine.panel_pool import PanelPool
 from martlet.engine.step_program import StepProgram, WrittenDecoder, leaf_name
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.step import AdapterStep
@@ -52,7 +52,7 @@ class CompiledStep:
         decoder: The model.
         layers, norm: Its layers, and the norm behind them.
         head: The LM head, if it can be written down.
-        cache: The pool that they write and read.
+        pools: What each of the layers writes and reads.
         adapters: Whose rows are being computed.
     """
 
@@ -62,11 +62,11 @@ class CompiledStep:
         layers: Sequence[WrittenLayer],
         norm: FusedRMSNorm,
         head: WrittenLinear | None,
-        cache: KVCache,
+        pools: Sequence[PanelPool],
         adapters: AdapterStep,
     ) -> None:
         self._decoder = decoder
-        self._written = WrittenDecoder(decoder, layers, norm, head, cache, max_rows=MAX_ROWS)
+        self._written = WrittenDecoder(decoder, layers, norm, head, pools, max_rows=MAX_ROWS)
         self._rows = self._written.places.rows
         self._row_bytes = self._rows.view(torch.uint8).numpy()
         self._leaves = frozenset(
@@ -84,16 +84,14 @@ class CompiledStep:
         norm: nn.Module = model.model.norm
         if not isinstance(norm, FusedRMSNorm):
             return None
-        num_heads = model.config.num_attention_heads
-        layers = [
-            WrittenLayer.of(layer, model.config) if can_attend(cache, index, num_heads) else None
-            for index, layer in enumerate(model.model.layers)
-        ]
+        layers = [WrittenLayer.of(layer, model.config) for layer in model.model.layers]
+        pools = [cache.panels(index) for index in range(len(layers))]
         known = [layer for layer in layers if layer is not None]
-        if len(known) < len(layers):
+        panels = [pool for pool in pools if pool is not None]
+        if not len(known) == len(panels) == len(layers):
             return None
         head = model.lm_head if isinstance(model.lm_head, WrittenLinear) else None
-        return cls(model, known, norm, head, cache, adapters)
+        return cls(model, known, norm, head, panels, adapters)
 
     def run(self, packed: PackedChunks) -> Logits | None:
         """The logits of the wanted rows; None if the step is not for this.

@@ -70,6 +70,8 @@ class Engine:
         self._model = model
         self._scheduler = Scheduler(config)
         self._requests: dict[str, Request] = {}
+        self._is_crowded = False
+        """Whether there ever was a crowd."""
         self.adapters = AdapterStore(
             model, max_loaded=config.max_loaded_adapters, probe=self._probe
         )
@@ -156,8 +158,8 @@ class Engine:
             interrupt, which goes on to the caller. Where the device has no memory for a step, the
             output is empty and later steps are smaller.
         """
-        if self.num_unfinished >= CROWD:
-            self._model.compile_for_crowd()
+        if self.num_unfinished >= CROWD and not self._is_crowded:
+            self._make_ready_for_crowd()
         start = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan:
@@ -183,6 +185,11 @@ class Engine:
         assert self._scheduler.num_unfinished == len(self._requests)
         held = (request.adapter for request in self._requests.values())
         self.adapters.check_integrity(adapter for adapter in held if adapter is not None)
+
+    def _make_ready_for_crowd(self) -> None:
+        self._is_crowded = True
+        self._model.compile_for_crowd()
+        self._runner.cache.lay_out_anew(self._scheduler.pool.kept_blocks())
 
     def _check(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         limit = self.config.max_context_tokens

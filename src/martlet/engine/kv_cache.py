@@ -1,21 +1,19 @@
 """The tensors behind the block pool: keys and values of every layer, written and gathered.
 
-A layer's pool is laid out head first, `[Hkv, blocks, block_size, D]`, so that gathering the blocks
-of many requests gives each head's keys as one contiguous matrix, ready for a batched product. The
-gathered copy goes to a scratch buffer that all layers share: it stays in the CPU's last-level
-cache, so memory itself is read once.
+What a layer's blocks look like in memory is up to its pool: panels where the compiled attention
+reads them, and otherwise matrices.
 
 Shapes: T tokens of a step, R requests, N blocks of a request, L = N * block_size keys,
 Hkv key-value heads, D width of a head.
 """
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from martlet.engine.panel_pool import PanelPool
+from martlet.engine.plain_pool import PlainPool, Scratch
 from martlet.models.guard import LayerShape
 
 
@@ -44,18 +42,9 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.layers = tuple(layers)
-        shape = (num_blocks, block_size)
-        self._keys = [
-            _zeros((layer.num_kv_heads, *shape, layer.key_dim), dtype, device) for layer in layers
-        ]  # each [Hkv, blocks, block_size, Dk]
-        self._values = [
-            _zeros((layer.num_kv_heads, *shape, layer.value_dim), dtype, device) for layer in layers
-        ]  # each [Hkv, blocks, block_size, Dv]
-        self._slots = [
-            (keys.flatten(1, 2), values.flatten(1, 2))
-            for keys, values in zip(self._keys, self._values, strict=True)
-        ]  # the same memory, each [Hkv, blocks * block_size, D]
-        self._scratch = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        self._scratch = Scratch(self._like), Scratch(self._like)
+        self._pools = [self._new_pool(layer) for layer in layers]
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
         """Stores the keys and values of a step's tokens.
@@ -65,13 +54,37 @@ class KVCache:
             value: `[Hkv, T, Dv]`.
             slots: `[T]`, block id times block size plus offset.
         """
-        keys, values = self._slots[layer]
-        keys.index_copy_(1, slots, key)
-        values.index_copy_(1, slots, value)
+        self._pools[layer].write(key, value, slots)
 
     def pools(self, layer: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys `[Hkv, S, Dk]` and values `[Hkv, S, Dv]`, for S slots of all blocks."""
-        return self._slots[layer]
+        """A layer's keys `[Hkv, S, Dk]` and values `[Hkv, S, Dv]`, for S slots of all blocks.
+
+        Of a layer that has no panels.
+        """
+        pool = self._pools[layer]
+        assert isinstance(pool, PlainPool), "callers that want matrices are on other devices"
+        return pool.slots
+
+    def panels(self, layer: int) -> PanelPool | None:
+        """A layer's pool, if it is the compiled attention that reads it."""
+        pool = self._pools[layer]
+        return pool if isinstance(pool, PanelPool) else None
+
+    def lay_out_anew(self, block_ids: Sequence[int]) -> None:
+        """Moves the layers to panels that the compiled attention has become worth it for.
+
+        Args:
+            block_ids: Those whose keys and values are kept.
+        """
+        ids = torch.tensor(block_ids, dtype=torch.long, device=self._like.device)
+        offsets = torch.arange(self.block_size, device=ids.device)
+        slots = (ids[:, None] * self.block_size + offsets).flatten()
+        for index, (layer, old) in enumerate(zip(self.layers, self._pools, strict=True)):
+            if isinstance(old, PlainPool) and self._fits_panels(layer):
+                keys, values = old.slots
+                new = self._new_pool(layer)
+                new.write(keys[:, slots], values[:, slots], slots)
+                self._pools[index] = new
 
     def head_blocks(self, layer: int, block_ids: Tensor) -> Tensor:
         """Where blocks lie in a layer's pool; the same for all layers with as many heads.
@@ -96,41 +109,33 @@ class KVCache:
         Returns:
             Keys `[Hkv, R, L, Dk]` and values `[Hkv, R, L, Dv]`.
         """
-        return (
-            self._gather(self._keys[layer], head_blocks, 0),
-            self._gather(self._values[layer], head_blocks, 1),
-        )
+        return self._pools[layer].gather(head_blocks)
 
     def clear(self, block_ids: Sequence[int]) -> None:
         """Zeroes blocks that held what is not finite."""
-        ids = torch.tensor(block_ids, dtype=torch.long, device=self._keys[0].device)
-        for pool in (*self._keys, *self._values):
-            pool.index_fill_(1, ids, 0)
+        ids = torch.tensor(block_ids, dtype=torch.long, device=self._like.device)
+        for pool in self._pools:
+            pool.clear(ids)
 
     def clear_slots(self, slots: Tensor) -> None:
         """Zeroes single tokens, `[T]` of them, that left what is not finite."""
-        for keys, values in self._slots:
-            keys.index_fill_(1, slots, 0)
-            values.index_fill_(1, slots, 0)
+        for pool in self._pools:
+            pool.clear_slots(slots)
 
-    def _gather(self, pool: Tensor, head_blocks: Tensor, index: int) -> Tensor:
-        num_heads, num_requests, num_gathered = head_blocks.shape
-        _, _, block_size, dim = pool.shape
-        num_values = head_blocks.numel() * block_size * dim
-        if self._scratch[index].numel() < num_values:
-            # Requests grow a block at a time: a buffer that grew with them would leave holes.
-            self._scratch[index] = pool.new_empty(1 << (num_values - 1).bit_length())
-        out = self._scratch[index][:num_values].view(-1, block_size * dim)
-        torch.index_select(pool.view(-1, block_size * dim), 0, head_blocks.view(-1), out=out)
-        return out.view(num_heads, num_requests, num_gathered * block_size, dim)
+    def _new_pool(self, layer: LayerShape) -> PlainPool | PanelPool:
+        if self._fits_panels(layer):
+            return PanelPool(layer, self.num_blocks)
+        return PlainPool(
+            layer,
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            dtype=self._like.dtype,
+            device=self._like.device,
+            scratch=self._scratch,
+        )
 
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeroed memory; on a CPU the operating system zeroes a page when it is first touched.
-
-    It must be zeroed: masked keys have the weight 0, and 0 times whatever was there may be NaN.
-    """
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    num_bytes = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
+    def _fits_panels(self, layer: LayerShape) -> bool:
+        like = self._like
+        return PanelPool.fits(
+            layer, block_size=self.block_size, dtype=like.dtype, device=like.device
+        )

@@ -6,8 +6,8 @@ import numpy as np
 
 from martlet.engine.batch import PackedChunks
 from martlet.engine.compiled_attention import NUM_STEP_ARGUMENTS, LayerAttention, TokenTiles
-from martlet.engine.kv_cache import KVCache
 from martlet.engine.logits import Likeliest, Logits
+from martlet.engine.panel_pool import PanelPool
 from martlet.lora.rows import Part
 from martlet.lora.written import WrittenAdapters
 from martlet.models.decoder.angle_table import AngleTable
@@ -21,13 +21,13 @@ from martlet.models.openmp import Call
 
 
 class WrittenDecoder:
-    """The layers of a decoder, the norm behind them and the head, with the pool that they use.
+    """The layers of a decoder, the norm behind them and the head, with the pools that they use.
 
     Args:
         decoder: Whose layers these are.
         layers, norm, head: As they are before any adapter is put around them; no head if it cannot
             be written down.
-        cache: Its pool.
+        pools: One for each layer.
         max_rows: Of a step.
     """
 
@@ -37,7 +37,7 @@ class WrittenDecoder:
         layers: Sequence[WrittenLayer],
         norm: FusedRMSNorm,
         head: WrittenLinear | None,
-        cache: KVCache,
+        pools: Sequence[PanelPool],
         *,
         max_rows: int,
     ) -> None:
@@ -49,10 +49,9 @@ class WrittenDecoder:
         """`[M]`, where the keys and values of the rows go."""
         self.head = None if head is None else WrittenHead(head, max_rows)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
-        self._layers, self._cache, self._dim = layers, cache, config.head_dim
+        self._layers, self._pools, self._dim = layers, pools, config.head_dim
         self._attention = [
-            LayerAttention(cache, index, scaling=config.head_dim**-0.5, **shape)
-            for index in range(len(layers))
+            LayerAttention(pool, scaling=config.head_dim**-0.5, **shape) for pool in pools
         ]
         self._next_norms = [*(layer.input_norm for layer in layers[1:]), norm]
 
@@ -71,7 +70,8 @@ class WrittenDecoder:
             def adapt(name: str, *how: tuple[int, int], index: int = index) -> list[Call]:
                 return adapters.calls(leaf_name(index, name), *how)
 
-            before = layer.before_attention(places, num_rows, self._cache.pools(index), adapt)
+            pool = self._pools[index].blocks
+            before = layer.before_attention(places, num_rows, pool, adapt)
             after = layer.after_attention(places, num_rows, adapt)
             if before is None or after is None:
                 return None

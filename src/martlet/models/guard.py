@@ -35,6 +35,8 @@ class LayerShape:
     num_kv_heads: int
     key_dim: int
     value_dim: int
+    is_plain: bool = True
+    """Whether its attention is the softmax of products and nothing besides: no cap, no sinks."""
 
     @property
     def values_per_token(self) -> int:
@@ -62,6 +64,7 @@ class _Probe:
             num_kv_heads=key.shape[1],
             key_dim=key.shape[3],
             value_dim=value.shape[3],
+            is_plain=how.softcap is None and how.sinks is None,
         )
         self.layers.setdefault(layer, []).append(shape)
         parts = zip(*(t.split(LENGTHS, dim=2) for t in (query, key, value)), strict=True)

@@ -1,9 +1,9 @@
 """The attention of a step, compiled for CPUs that multiply bf16 in pairs.
 
-It reads the blocks of the pool where they lie, as many as a token sees, and keeps its sums in fp32
-below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). A tile is a few consecutive
-tokens of a request. With the query heads of a key-value head, it goes through the keys together,
-so that each key is loaded once for all of these rows.
+It reads the blocks of the pool (`panel_block`) where they lie, as many as a token sees, and keeps
+its sums in fp32 below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). A tile is a few
+consecutive tokens of a request. With the query heads of a key-value head, it goes through the keys
+together, so that each key is loaded once for some of these rows.
 
 Shapes: T tokens of the step, R requests, N blocks in a row of the table, Hq query heads,
 Hkv key-value heads, G = Hq / Hkv, D width of a head.
@@ -17,19 +17,21 @@ from numba import njit
 
 from martlet.models.compiled.blocks import (
     BLOCK_SIZE,
+    BLOCKS_AT_ONCE,
+    ID_BYTES,
+    MIXED,
     copy,
     fill,
     largest_of,
-    mix_panel,
+    mix_blocks,
     multiply,
-    pair_block,
-    score_panel,
-    turn_block,
+    score_blocks,
     weigh,
 )
-from martlet.models.compiled.panel import PANEL
+from martlet.models.compiled.panel_block import bytes_of_block, bytes_of_part
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
+    PAIR_BYTES,
     VECTOR_BYTES,
     WIDTH,
     compiled,
@@ -40,15 +42,14 @@ from martlet.models.compiled.vectors import (
     round_to,
 )
 
-BLOCKS_AT_ONCE = 16
+MOST_BLOCKS = 32
 """Blocks that are scored before their values are mixed: their scores stay in the cache."""
-BLOCKS_OF_PANEL = PANEL // BLOCK_SIZE
-"""Blocks whose keys are the columns of a panel."""
-BLOCKS_AHEAD = 2
+BLOCKS_AHEAD = 4
 """How far ahead blocks are asked for; the CPU cannot foresee where the table leads."""
-_NUM_KEYS = BLOCK_SIZE * BLOCKS_AT_ONCE
-_VALUES_BYTES = PANEL // 2 * PANEL * 4
-"""Of a panel of as many values: pairs of keys for each column."""
+BYTES_AHEAD = 256
+"""How much of their keys and of their values: enough for the CPU to foresee the rest. Asked for
+all of them, it has no room left to foresee anything."""
+_NUM_KEYS = BLOCK_SIZE * MOST_BLOCKS
 _SCORES_BYTES = _NUM_KEYS * 4
 _WEIGHTS_BYTES = _NUM_KEYS * 2
 _LOG2_E = np.float32(1.4426950408889634)
@@ -58,15 +59,14 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 @cache
 def attend() -> Any:
-    """The compiled function; its argument is the address of 19 whole numbers.
+    """The compiled function; its argument is the address of 17 whole numbers.
 
     These are: the address of a number in which threads count what they took; of the step, the
     addresses of the block table `[R, N]`, of the tiles (for each its first token, how many it has,
     and the row of the table), and of the first and the last position that each token sees `[T]`,
     the number of tiles, how many tokens the largest has, and N; of the layer, the addresses of the
-    query (bf16), of the keys and values `[Hkv, blocks, 16, D]` (bf16), of the scale (fp32) and of
-    the output `[T, Hq, D]` (bf16), how many bytes apart tokens and heads of the query are, the
-    blocks of the pool, Hkv, G and D.
+    query (bf16), of the pool, of the scale (fp32) and of the output `[T, Hq, D]` (bf16), how many
+    bytes apart tokens and heads of the query are, Hkv, G and D.
     """
     sources = version()
 
@@ -75,12 +75,11 @@ def attend() -> Any:
         _ = sources
         table, tiles, firsts, lasts = arguments[1], arguments[2], arguments[3], arguments[4]
         num_tiles, max_num_tokens, table_width = arguments[5], arguments[6], arguments[7]
-        query, keys, values = arguments[8], arguments[9], arguments[10]
-        scale, out = floats_at(arguments[11])[0] * _LOG2_E, arguments[12]
-        token_bytes, head_bytes, num_blocks = arguments[13], arguments[14], arguments[15]
-        num_kv_heads, num_heads, dim = arguments[16], arguments[17], arguments[18]
+        query, pool = arguments[8], arguments[9]
+        scale, out = floats_at(arguments[10])[0] * _LOG2_E, arguments[11]
+        token_bytes, head_bytes = arguments[12], arguments[13]
+        num_kv_heads, num_heads, dim = arguments[14], arguments[15], arguments[16]
         scratch = np.empty(_scratch_bytes(max_num_tokens * num_heads, dim), np.uint8)
-        pool_bytes = num_blocks * BLOCK_SIZE * dim * 2
         while True:
             item = fetch_add(arguments[0], 1)
             if item >= num_tiles * num_kv_heads:
@@ -96,9 +95,9 @@ def attend() -> Any:
                 tile[1],
                 num_heads,
                 dim,
-                keys + kv_head * pool_bytes,
-                values + kv_head * pool_bytes,
-                numbers_at(table + 8 * tile[2] * table_width),
+                pool + kv_head * 2 * bytes_of_part(dim),
+                bytes_of_block(num_kv_heads, dim),
+                table + ID_BYTES * tile[2] * table_width,
                 numbers_at(firsts + 8 * token),
                 numbers_at(lasts + 8 * token),
                 scale,
@@ -112,11 +111,9 @@ def attend() -> Any:
 
 @njit  # type: ignore[untyped-decorator]
 def _scratch_bytes(num_rows: int, dim: int) -> int:
-    """For each row: scores, weights, query, what it mixed, the largest score, all weights; and the
-    panels of a few blocks, of the keys and then of the values."""
-    num_panels = (dim + PANEL - 1) // PANEL
-    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + num_panels * PANEL * 4 + 4 + 4
-    return num_rows * row_bytes + num_panels * _VALUES_BYTES
+    """For each row: scores, weights, query, what it mixed, the largest score, all weights."""
+    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4
+    return num_rows * row_bytes + VECTOR_BYTES
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
@@ -128,8 +125,8 @@ def _attend_tile(
     num_heads: int,
     dim: int,
     keys: int,
-    values: int,
-    ids: Any,
+    block_bytes: int,
+    ids: int,
     firsts: Any,
     lasts: Any,
     scale: Any,
@@ -139,32 +136,32 @@ def _attend_tile(
 ) -> None:
     """The query heads of one key-value head, for the tokens of a tile."""
     num_rows = num_tokens * num_heads
-    scores = scratch.ctypes.data
-    weights = scores + num_rows * _SCORES_BYTES
+    scores = -(-scratch.ctypes.data // VECTOR_BYTES) * VECTOR_BYTES
+    mixed = scores + num_rows * _SCORES_BYTES
+    mixed_bytes = dim * 4
+    weights = mixed + num_rows * mixed_bytes
     rows = weights + num_rows * _WEIGHTS_BYTES
-    mixed = rows + num_rows * dim * 2
-    num_panels = (dim + PANEL - 1) // PANEL
-    mixed_bytes = num_panels * PANEL * 4
-    largest = floats_at(mixed + num_rows * mixed_bytes)
-    totals = floats_at(mixed + num_rows * (mixed_bytes + 4))
-    panels = mixed + num_rows * (mixed_bytes + 8)
+    largest = floats_at(rows + num_rows * dim * 2)
+    totals = floats_at(rows + num_rows * (dim * 2 + 4))
+    values = keys + bytes_of_part(dim)
     fill(mixed, num_rows * mixed_bytes // VECTOR_BYTES, _ZERO)
     for row in range(num_rows):
         largest[row], totals[row] = _LEAST, _ZERO
         place = query + row // num_heads * token_bytes + row % num_heads * head_bytes
         copy(place, dim // (2 * WIDTH), rows + row * dim * 2)
-    block_bytes = BLOCK_SIZE * dim * 2
     end = lasts[num_tokens - 1] // BLOCK_SIZE + 1
-    for start in range(firsts[0] // BLOCK_SIZE, end, BLOCKS_AT_ONCE):
-        count = min(BLOCKS_AT_ONCE, end - start)
-        for first in range(0, count, BLOCKS_OF_PANEL):
-            for index in range(first, min(first + BLOCKS_OF_PANEL, count)):
-                soon = min(start + index + BLOCKS_AHEAD, end - 1)
-                prefetch(keys + ids[soon] * block_bytes, block_bytes)
-                prefetch(values + ids[start + index] * block_bytes, block_bytes)
-                turn_block(keys + ids[start + index] * block_bytes, dim, panels, index - first)
-            own = scores + first * VECTOR_BYTES
-            score_panel(rows, dim * 2, num_rows, panels, dim // 2, own, _SCORES_BYTES)
+    for start in range(firsts[0] // BLOCK_SIZE, end, MOST_BLOCKS):
+        count = min(MOST_BLOCKS, end - start)
+        for first in range(start, start + count, BLOCKS_AT_ONCE):
+            size = min(BLOCKS_AT_ONCE, start + count - first)
+            for ahead in range(first + BLOCKS_AHEAD, min(first + BLOCKS_AHEAD + size, end)):
+                block = numbers_at(ids)[ahead] * block_bytes
+                prefetch(keys + block, BYTES_AHEAD)
+                prefetch(values + block, BYTES_AHEAD)
+            own, table = scores + (first - start) * VECTOR_BYTES, ids + first * ID_BYTES
+            score_blocks(
+                rows, dim * 2, num_rows, keys, table, size, block_bytes, dim, own, _SCORES_BYTES
+            )
         first_key = start * BLOCK_SIZE
         for row in range(num_rows):
             own, token = scores + row * _SCORES_BYTES, row // num_heads
@@ -177,15 +174,21 @@ def _attend_tile(
                 multiply(mixed + row * mixed_bytes, dim // WIDTH, shrink)
             own_weights = weights + row * _WEIGHTS_BYTES
             totals[row] += weigh(own, count, scale, largest[row], own_weights)
-        for first in range(0, count, BLOCKS_OF_PANEL):
-            last = min(first + BLOCKS_OF_PANEL, count)
-            for index in range(first, last):
-                own_values = values + ids[start + index] * block_bytes
-                pair_block(own_values, dim, panels, index - first, _VALUES_BYTES)
-            own_weights, num_pairs = weights + first * BLOCK_SIZE * 2, (last - first) * 8
-            for part in range(num_panels):
-                panel, own = panels + part * _VALUES_BYTES, mixed + part * PANEL * 4
-                mix_panel(own_weights, _WEIGHTS_BYTES, num_rows, panel, num_pairs, own, mixed_bytes)
+        table = ids + start * ID_BYTES
+        for column in range(0, dim, MIXED):
+            own_values, own = values + column * PAIR_BYTES, mixed + column * 4
+            mix_blocks(
+                weights,
+                _WEIGHTS_BYTES,
+                num_rows,
+                own_values,
+                table,
+                count,
+                block_bytes,
+                dim,
+                own,
+                mixed_bytes,
+            )
     for row in range(num_rows):
         multiply(mixed + row * mixed_bytes, dim // WIDTH, _ONE / totals[row])
         place = out + row // num_heads * out_bytes + row % num_heads * dim * 2

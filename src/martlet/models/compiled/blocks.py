@@ -1,19 +1,17 @@
-"""The inner loops of compiled attention: a block of 16 keys, or some vectors of scores, at a time.
+"""The inner loops of compiled attention: rows times blocks, and passes over vectors of scores.
 
-Keys and values become panels (`panel`): one of keys has those of four blocks as its columns and the
-width of a head as its inputs, one of values the other way round.
-
-Memory is passed by address, as in `vectors`; D is the width of a head.
+The keys of a block, and its values, lie in the pool as columns of a product (`panel_block`). Memory
+is passed by address, as in `vectors`; D is the width of a head.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
+from martlet.models.compiled.panel import add_steps
 from martlet.models.compiled.vectors import (
     ADDRESS,
     PAIR_BYTES,
@@ -27,18 +25,22 @@ from martlet.models.compiled.vectors import (
     broadcast,
     call,
     constant,
-    interleave,
     load,
     multiply_add,
     power_of_two,
     round_sums,
     store,
     sum_of,
-    transpose,
 )
 
 BLOCK_SIZE = WIDTH
 """Tokens of a block: one for each sum of a vector."""
+BLOCKS_AT_ONCE = 4
+"""Blocks that rows are multiplied with at once: their keys come from memory side by side."""
+MIXED = 32
+"""Columns of values that weights are multiplied with at once."""
+ID_BYTES = 8
+_VECTORS = range(MIXED // WIDTH)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -85,55 +87,6 @@ def multiply(_: Any, address: Any, num_vectors: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def turn_block(_: Any, keys: Any, dim: Any, panel: Any, index: Any) -> Any:
-    """Writes the 16 keys of a block to a panel, as its columns from 16 times the index on."""
-
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        keys, dim, panel, index = arguments
-        row_bytes = builder.mul(dim, ADDRESS(2))
-        own = at(builder, panel, index, VECTOR_BYTES)
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, keys, part.index, VECTOR_BYTES)
-            rows = [
-                load(builder, at(builder, columns, token, row_bytes), PAIRS)
-                for token in range(BLOCK_SIZE)
-            ]
-            target = at(builder, own, part.index, WIDTH * PANEL * PAIR_BYTES)
-            for pair, turned in enumerate(transpose(builder, rows)):
-                store(builder, turned, at(builder, target, pair, PANEL * PAIR_BYTES))
-        return context.get_dummy_value()
-
-    return types.void(keys, dim, panel, index), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def pair_block(_: Any, values: Any, dim: Any, panel: Any, index: Any, panel_bytes: Any) -> Any:
-    """Writes the 16 values of a block to panels, as their inputs from 16 times the index on."""
-
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        values, dim, panel, index, panel_bytes = arguments
-        row_bytes = builder.mul(dim, ADDRESS(2))
-        own = at(builder, panel, index, BLOCK_SIZE // 2 * PANEL * PAIR_BYTES)
-        with cgutils.for_range(builder, builder.udiv(dim, ADDRESS(2 * WIDTH))) as part:
-            columns = at(builder, values, part.index, VECTOR_BYTES)
-            number = builder.udiv(part.index, ADDRESS(2))
-            half = builder.urem(part.index, ADDRESS(2))
-            target = at(builder, own, number, panel_bytes)
-            target = at(builder, target, half, 2 * VECTOR_BYTES)
-            for pair in range(BLOCK_SIZE // 2):
-                two = [
-                    load(builder, at(builder, columns, 2 * pair + token, row_bytes), PAIRS)
-                    for token in range(2)
-                ]
-                place = at(builder, target, pair, PANEL * PAIR_BYTES)
-                for index, vector in enumerate(interleave(builder, *two)):
-                    store(builder, vector, at(builder, place, index, VECTOR_BYTES))
-        return context.get_dummy_value()
-
-    return types.void(values, dim, panel, index, panel_bytes), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def largest_of(_: Any, scores: Any, num_vectors: Any) -> Any:
     """The largest of some vectors of scores."""
 
@@ -168,73 +121,142 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
     return types.float32(scores, num_vectors, scale, offset, weights), generate
 
 
-def _add_rows_by(num_rows: int, *, is_sum: bool) -> Callable[..., None]:
-    """`(rows, row_bytes, panel, num_pairs, out, out_bytes)`: the products of rows with a panel.
+class _Blocks(NamedTuple):
+    """Some blocks of a pool, as they come in a table."""
 
-    Args:
-        is_sum: Whether they are added to what is there already.
+    first: Value
+    """The address of what is wanted of block 0."""
+    ids: Value
+    count: Value
+    num_bytes: Value
+    """How far apart they are."""
+
+    def place(self, builder: Builder, index: Value) -> Value:
+        """The address of what is wanted of a block, by its place in the table."""
+        block_id = load(builder, at(builder, self.ids, index, ID_BYTES), ADDRESS)
+        return at(builder, self.first, block_id, self.num_bytes)
+
+
+def _score(
+    builder: Builder, queries: Sequence[Value], scores: Sequence[Value], keys: _Blocks, dim: Value
+) -> None:
+    """Writes the products of queries with the keys of up to four blocks.
+
+    Where there are fewer, the last one is taken again, and what it gives is not looked at.
     """
+    last = builder.sub(keys.count, ADDRESS(1))
+    blocks = [
+        keys.place(builder, call(builder, "llvm.umin.i64", ADDRESS, ADDRESS(index), last))
+        for index in range(BLOCKS_AT_ONCE)
+    ]
+
+    def columns(pair: Value) -> list[Value]:
+        return [load(builder, at(builder, block, pair, VECTOR_BYTES), PAIRS) for block in blocks]
+
+    starts = [[constant(0)] * BLOCKS_AT_ONCE] * len(queries)
+    sums = add_steps(builder, starts, queries, columns, builder.udiv(dim, ADDRESS(2)))
+    _store_sums(builder, sums, scores)
+
+
+def _mix(
+    builder: Builder, weights: Sequence[Value], mixed: Sequence[Value], values: _Blocks, dim: Value
+) -> None:
+    """Adds the products of weights with `MIXED` columns of the values of all blocks."""
+    pairs, pair_bytes = BLOCK_SIZE // 2, builder.mul(dim, ADDRESS(PAIR_BYTES))
+
+    def columns(pair: Value) -> list[Value]:
+        block = values.place(builder, builder.udiv(pair, ADDRESS(pairs)))
+        own = at(builder, block, builder.urem(pair, ADDRESS(pairs)), pair_bytes)
+        return [load(builder, at(builder, own, index, VECTOR_BYTES), PAIRS) for index in _VECTORS]
+
+    starts = [
+        [load(builder, at(builder, row, index, VECTOR_BYTES), SUMS) for index in _VECTORS]
+        for row in mixed
+    ]
+    num_pairs = builder.mul(values.count, ADDRESS(pairs))
+    _store_sums(builder, add_steps(builder, starts, weights, columns, num_pairs), mixed)
+
+
+def _store_sums(builder: Builder, sums: Sequence[Sequence[Value]], places: Sequence[Value]) -> None:
+    for place, totals in zip(places, sums, strict=True):
+        for index, total in enumerate(totals):
+            store(builder, total, at(builder, place, index, VECTOR_BYTES))
+
+
+def _rows_by(num_rows: int, work: Callable[..., None]) -> Callable[..., None]:
+    """`_score` or `_mix` for so many rows; the arguments are those of `score_blocks`."""
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def add_rows(
-        _: Any, rows: Any, row_bytes: Any, panel: Any, num_pairs: Any, out: Any, out_bytes: Any
+    def by_rows(
+        _: Any,
+        rows: Any,
+        row_bytes: Any,
+        first: Any,
+        ids: Any,
+        num_blocks: Any,
+        block_bytes: Any,
+        dim: Any,
+        out: Any,
+        out_bytes: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-            rows, row_bytes, panel, num_pairs, out, out_bytes = arguments
-            outs = [at(builder, out, row, out_bytes) for row in range(num_rows)]
-            places = [[at(builder, row, index, VECTOR_BYTES) for index in VECTORS] for row in outs]
-            starts = [
-                [load(builder, place, SUMS) if is_sum else constant(0) for place in row]
-                for row in places
-            ]
+            rows, row_bytes, *blocks, dim, out, out_bytes = arguments
             own = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
-            sums = add_panel(builder, starts, own, panel, num_pairs)
-            for row, totals in zip(places, sums, strict=True):
-                for place, total in zip(row, totals, strict=True):
-                    store(builder, total, place)
+            outs = [at(builder, out, row, out_bytes) for row in range(num_rows)]
+            work(builder, own, outs, _Blocks(*blocks), dim)
             return context.get_dummy_value()
 
-        return types.void(rows, row_bytes, panel, num_pairs, out, out_bytes), generate
+        blocks = (first, ids, num_blocks, block_bytes)
+        return types.void(rows, row_bytes, *blocks, dim, out, out_bytes), generate
 
-    function: Callable[..., None] = add_rows
+    function: Callable[..., None] = by_rows
     return function
 
 
-def _all_rows_by(*, is_sum: bool) -> Callable[..., None]:
-    """`(rows, row_bytes, num_rows, panel, num_pairs, out, out_bytes)`, for any number of rows."""
-    six, four, three, two, one = (_add_rows_by(n, is_sum=is_sum) for n in (6, 4, 3, 2, 1))
+def _all_rows_by(work: Callable[..., None]) -> Callable[..., None]:
+    # Seven query heads share a key in Qwen2 0.5B and 7B; their 28 sums just stay in registers.
+    seven, six, four, three, two, one = (_rows_by(n, work) for n in (7, 6, 4, 3, 2, 1))
 
     @njit  # type: ignore[untyped-decorator]
     def all_rows(
         rows: int,
         row_bytes: int,
         num_rows: int,
-        panel: int,
-        num_pairs: int,
+        first: int,
+        ids: int,
+        num_blocks: int,
+        block_bytes: int,
+        dim: int,
         out: int,
         out_bytes: int,
     ) -> None:
         row = 0
         while row < num_rows:
             some, target, left = rows + row * row_bytes, out + row * out_bytes, num_rows - row
-            if left >= 6 and left != 7:
-                six(some, row_bytes, panel, num_pairs, target, out_bytes)
+            if left % 7 == 0:
+                seven(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
+                row += 7
+            elif left >= 6:
+                six(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
                 row += 6
             elif left >= 4:
-                four(some, row_bytes, panel, num_pairs, target, out_bytes)
+                four(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
                 row += 4
             elif left == 3:
-                three(some, row_bytes, panel, num_pairs, target, out_bytes)
+                three(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
                 row += 3
             elif left == 2:
-                two(some, row_bytes, panel, num_pairs, target, out_bytes)
+                two(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
                 row += 2
             else:
-                one(some, row_bytes, panel, num_pairs, target, out_bytes)
+                one(some, row_bytes, first, ids, num_blocks, block_bytes, dim, target, out_bytes)
                 row += 1
 
     function: Callable[..., None] = all_rows
     return function
 
 
-score_panel, mix_panel = (_all_rows_by(is_sum=is_sum) for is_sum in (False, True))
+score_blocks, mix_blocks = (_all_rows_by(work) for work in (_score, _mix))
+"""`(rows, row_bytes, num_rows, first, ids, num_blocks, block_bytes, dim, out, out_bytes)`, for any
+number of rows: queries with keys, weights with values. The blocks are those of some ids, what is
+wanted of block 0 lies at `first`, and one block is `block_bytes` behind the other."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from martlet.models.compiled.blocks import BLOCK_SIZE, turn_block
 from martlet.models.compiled.compact import (
     EXPONENT_SHIFT,
     NUM_CODES,
@@ -20,9 +19,9 @@ from martlet.models.compiled.compact import (
     VALUES_OF_STEP,
     pack_step,
 )
-from martlet.models.compiled.panel import PANEL
+from martlet.models.compiled.panel import PANEL, turn_rows
 from martlet.models.compiled.threads import version
-from martlet.models.compiled.vectors import compiled, fetch_add, halves_at, numbers_at
+from martlet.models.compiled.vectors import WIDTH, compiled, fetch_add, halves_at, numbers_at
 
 _NUM_EXPONENTS = 256
 _COUNTS_AT_ONCE = 4
@@ -120,8 +119,8 @@ def _pack_panel(
 ) -> None:
     """The steps and the exceptions of a panel, whose first step has a number."""
     address, found = scratch.ctypes.data, 0
-    for index in range(PANEL // BLOCK_SIZE):
-        turn_block(rows + index * BLOCK_SIZE * width * 2, width, address, index)
+    for index in range(PANEL // WIDTH):
+        turn_rows(rows + index * WIDTH * width * 2, width, address, index)
     for step in range(width // 2):
         if pack_step(address + step * PANEL_STEP_BYTES, least, target + step * STEP_BYTES):
             for place in range(VALUES_OF_STEP):

@@ -6,10 +6,14 @@ two inputs lie side by side, then those of the next two. Memory is passed by add
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from martlet.models.compiled.vectors import (
+    ADDRESS,
     PAIR_BYTES,
     PAIRS,
     VECTOR_BYTES,
@@ -21,6 +25,8 @@ from martlet.models.compiled.vectors import (
     broadcast_pair,
     load,
     prefetch_line,
+    store,
+    transpose,
 )
 
 PANEL = 64
@@ -82,3 +88,24 @@ def add_steps(
                 added = add_products(builder, builder.load(variable), column, pair)
                 builder.store(added, variable)
     return [[builder.load(variable) for variable in row] for row in sums]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def turn_rows(_: Any, rows: Any, width: Any, panel: Any, index: Any) -> Any:
+    """Writes 16 rows of bf16 values to a panel, as its columns from 16 times the index on."""
+
+    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+        rows, width, panel, index = arguments
+        row_bytes = builder.mul(width, ADDRESS(2))
+        own = at(builder, panel, index, VECTOR_BYTES)
+        with cgutils.for_range(builder, builder.udiv(width, ADDRESS(2 * WIDTH))) as part:
+            columns = at(builder, rows, part.index, VECTOR_BYTES)
+            vectors = [
+                load(builder, at(builder, columns, row, row_bytes), PAIRS) for row in range(WIDTH)
+            ]
+            target = at(builder, own, part.index, WIDTH * PANEL * PAIR_BYTES)
+            for pair, turned in enumerate(transpose(builder, vectors)):
+                store(builder, turned, at(builder, target, pair, PANEL * PAIR_BYTES))
+        return context.get_dummy_value()
+
+    return types.void(rows, width, panel, index), generate

@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled.blocks import copy
+from martlet.models.compiled.panel_block import write_token
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
@@ -69,13 +69,12 @@ def rotate() -> Any:
 
 @cache
 def rotate_into_pool() -> Any:
-    """Rotates queries where they lie, and writes keys, rotated, and values to a layer's pool.
+    """Rotates queries and keys where they lie, and writes keys and values to a layer's pool.
 
-    Its argument is the address of 13 whole numbers: that of a number in which threads count the
+    Its argument is the address of 11 whole numbers: that of a number in which threads count the
     tokens that they took; of the step, those of cosine and sine `[T, D]` and of the slots `[T]`
     (int64); those of the projections `[T, Hq + 2 Hkv, D]`, queries first and values last, and of
-    the pool's keys and values `[Hkv, slots, D]`; T, Hq, Hkv, D, the slots of the pool, and how many
-    bytes apart tokens are.
+    the pool (`panel_block`); T, Hq, Hkv, D, and how many bytes apart tokens are.
     """
     sources = version()
 
@@ -83,25 +82,22 @@ def rotate_into_pool() -> Any:
     def work(arguments: Any) -> None:
         _ = sources
         cosines, sines, slots = arguments[1], arguments[2], arguments[3]
-        rows, keys, values, num_tokens = arguments[4], arguments[5], arguments[6], arguments[7]
-        num_heads, num_kv_heads, dim = arguments[8], arguments[9], arguments[10]
-        num_slots, row_bytes = arguments[11], arguments[12]
+        rows, pool, num_tokens = arguments[4], arguments[5], arguments[6]
+        num_heads, num_kv_heads, dim = arguments[7], arguments[8], arguments[9]
         while True:
             first = fetch_add(arguments[0], ROWS_AT_ONCE)
             if first >= num_tokens:
                 break
             for token in range(first, min(first + ROWS_AT_ONCE, num_tokens)):
                 cosine, sine = cosines + token * dim * 2, sines + token * dim * 2
-                row, slot = rows + token * row_bytes, numbers_at(slots)[token]
-                for head in range(num_heads):
+                row, slot = rows + token * arguments[10], numbers_at(slots)[token]
+                for head in range(num_heads + num_kv_heads):
                     place = row + head * dim * 2
                     _rotate_head(place, cosine, sine, place, dim // (2 * WIDTH))
                 for head in range(num_kv_heads):
                     key = row + (num_heads + head) * dim * 2
-                    target = (head * num_slots + slot) * dim * 2
-                    _rotate_head(key, cosine, sine, keys + target, dim // (2 * WIDTH))
                     value = key + num_kv_heads * dim * 2
-                    copy(value, dim // (2 * WIDTH), values + target)
+                    write_token(key, value, pool, slot, head, num_kv_heads, dim)
 
     return work
 

@@ -57,11 +57,12 @@ def compile_for_crowds() -> None:
     """Compiles for the narrow models of this process too, as many requests came to one of them."""
     if _crowd_came.is_set() or not can_compile():
         return
-    from martlet.models.compiled import attention, elementwise, norms, product
+    from martlet.models.compiled import attention, elementwise, norms, panel_block, product
 
     attention.attend()
     elementwise.silu_times()
     norms.rms_norm()
+    panel_block.write_tokens()
     product.multiply_rows()
     _crowd_came.set()
 
@@ -74,6 +75,7 @@ def compile_all() -> None:
         elementwise,
         largest,
         norms,
+        panel_block,
         product,
         program,
         rotary,
@@ -86,6 +88,7 @@ def compile_all() -> None:
     norms.rms_norm()
     norms.add_rms_norm()
     norms.norm_heads()
+    panel_block.write_tokens()
     if has_tiles():
         product.multiply_rows()
     else:

@@ -43,9 +43,11 @@ class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is not typed
 ADDRESS = ir.IntType(64)
 SUMS = ir.VectorType(ir.FloatType(), WIDTH)
 PAIRS = ir.VectorType(ir.IntType(32), WIDTH)
+NUMBERS = ir.VectorType(ir.IntType(16), 2 * WIDTH)
+"""The bits of bf16 values."""
 _VALUES = ir.VectorType(_BFloat(), 2 * WIDTH)
 _ROUNDED = ir.VectorType(_BFloat(), WIDTH)
-_LANE = ir.IntType(32)
+LANE = ir.IntType(32)
 
 
 def load(builder: Builder, address: Value, kind: Any) -> Value:
@@ -73,7 +75,7 @@ def broadcast(builder: Builder, value: Value) -> Value:
     """A number or a pair, sixteen times."""
     kind = ir.VectorType(value.type, WIDTH)
     undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, value, _LANE(0))
+    first = builder.insert_element(undefined, value, LANE(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(PAIRS, [0] * WIDTH))
 
 
@@ -109,7 +111,7 @@ def power_of_two(builder: Builder, x: Value) -> Value:
     power = constant(_POWERS[-1])
     for coefficient in _POWERS[-2::-1]:
         power = multiply_add(builder, power, rest, constant(coefficient))
-    all_lanes, current_rounding = ir.IntType(16)(-1), _LANE(4)
+    all_lanes, current_rounding = ir.IntType(16)(-1), LANE(4)
     return call(builder, _SCALE, SUMS, power, whole, power, all_lanes, current_rounding)
 
 
@@ -146,27 +148,15 @@ def transpose(builder: Builder, rows: Sequence[Value]) -> list[Value]:
     return turned
 
 
-def interleave(builder: Builder, left: Value, right: Value) -> tuple[Value, Value]:
-    """Two rows of 32 values as 32 pairs, one value of each row in a pair."""
-    halves = ir.VectorType(ir.IntType(16), 2 * WIDTH)
-    left, right = builder.bitcast(left, halves), builder.bitcast(right, halves)
-
-    def pairs(first: int) -> Value:
-        lanes = [first + lane // 2 + 2 * WIDTH * (lane % 2) for lane in range(2 * WIDTH)]
-        return builder.bitcast(_pick(builder, left, right, lanes), PAIRS)
-
-    return pairs(0), pairs(WIDTH)
-
-
 def _pick(builder: Builder, left: Value, right: Value, lanes: Sequence[int]) -> Value:
     """Lanes of two vectors, those of the second counted on from the first's."""
-    mask = ir.Constant(ir.VectorType(_LANE, len(lanes)), list(lanes))
+    mask = ir.Constant(ir.VectorType(LANE, len(lanes)), list(lanes))
     return builder.shuffle_vector(left, right, mask)
 
 
 def prefetch_line(builder: Builder, address: Value) -> None:
     """Has 64 bytes brought to the second level of the cache."""
-    reading, second_level, data = _LANE(0), _LANE(2), _LANE(1)
+    reading, second_level, data = LANE(0), LANE(2), LANE(1)
     place = builder.inttoptr(address, ir.PointerType())
     call(builder, "llvm.prefetch.p0", ir.VoidType(), place, reading, second_level, data)
 

@@ -118,7 +118,7 @@ class WrittenLayer:
         )
 
     def before_attention(
-        self, places: RowPlaces, num_rows: int, pools: tuple[Tensor, Tensor], adapt: Adapt
+        self, places: RowPlaces, num_rows: int, pool: Tensor, adapt: Adapt
     ) -> list[Call] | None:
         """From normed rows to queries, and keys and values in the pool.
 
@@ -126,7 +126,7 @@ class WrittenLayer:
         sines and slots.
 
         Args:
-            pools: The layer's keys and values, `[Hkv, slots, D]` each.
+            pool: The layer's, as `panel_block` says.
         """
         from martlet.models.compiled.rotary import rotate_into_pool
 
@@ -148,9 +148,8 @@ class WrittenLayer:
             norm.call_for_heads(place, num_rows, num_heads, row_bytes)
             for norm, place, num_heads in zip(self.head_norms, outs, heads, strict=False)
         ]
-        own = (queries, pools[0].data_ptr(), pools[1].data_ptr())
-        sizes = (num_rows, *heads, config.head_dim, pools[0].shape[1], row_bytes)
-        rotation = Call(rotate_into_pool().address, (0, 0, 0, *own, *sizes))
+        own = (queries, pool.data_ptr(), num_rows, *heads, config.head_dim, row_bytes)
+        rotation = Call(rotate_into_pool().address, (0, 0, 0, *own))
         return [*projected, *together(adapted), *together([[norm] for norm in norms]), rotation]
 
     def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
