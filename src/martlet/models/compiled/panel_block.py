@@ -40,8 +40,8 @@ from martlet.models.compiled.vectors import (
     store,
 )
 
-ROWS_AT_ONCE = 8
-"""Tokens that a thread takes."""
+ROWS_AT_ONCE = BLOCK_SIZE
+"""Tokens that a thread takes: two would take turns with the lines of a block that they share."""
 
 
 def write(pool: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> None:
