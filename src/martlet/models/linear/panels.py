@@ -15,7 +15,7 @@ from martlet.models.machine_code.kind import PANEL, WEIGHT_ZERO
 
 _OUTPUTS_AT_ONCE = 1024
 """A multiple of a panel. Laid out in parts, a weight is not in memory three times."""
-_LARGEST_GROUP = 1024
+_LARGEST_GROUP = 1536
 """Inputs of a token that share a scale, in four bits. At the end of a group a tile adds its sums to
 memory, and fewer do so with larger ones; smaller ones keep a large input from rounding more of the
 others."""
