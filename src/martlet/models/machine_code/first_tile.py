@@ -25,15 +25,13 @@ from martlet.models.machine_code.emit import (
 from martlet.models.machine_code.kind import PANEL, STEPS, WEIGHT_ZERO, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES, group_scales
 from martlet.models.machine_code.tile_rows import TileRows
-from martlet.models.machine_code.worker import known_function, new_function
+from martlet.models.machine_code.worker import ask_for, known_function, new_function
 
 _HALVES = ir.VectorType(HALF, 2 * LANES)
 _NIBBLE = 4
-_PARAMETERS = [POINTER] * 8 + [WORD]
+_PARAMETERS = [POINTER] * 8 + [WORD, POINTER]
 _PAIRS_AT_ONCE = 2
 """Of steps, written out one by one: as many as a part has at least."""
-_READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
-"""How memory is asked for: to be read, to the cache's second level, as data."""
 
 
 def write_first_tiles(module: ir.Module, kind: ProductKind, counts: Sequence[int]) -> ir.Function:
@@ -62,16 +60,14 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     The instructions that unpack find room between those that multiply. Its parameters are those of
     a tile, with the stored weights for their bytes, then the parts' codes, and where the bytes
     go; and how far apart those of two steps lie, 0 where no other tile will read them: memory that
-    is not in the cache's first level would hold one row up. Memory is asked for the next group
-    meanwhile.
+    is not in the cache's first level would hold one row up. Memory is asked for a whole group
+    ahead meanwhile.
     """
     assert kind.part_size is not None
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
-    *tokens, stored, weight_scales, codes, out, totals, size, pair_bytes = function.args
+    *tokens, stored, weight_scales, codes, out, totals, size, ahead, pair_bytes = function.args
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
-    prefetch = known_function(module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT, INT, INT])
-    group_bytes = b.mul(size, WORD(PANEL // 2))
 
     def column(number: Value, _: list[Value]) -> list[Value]:
         across = b.mul(number, WORD(VECTOR_BYTES))
@@ -88,10 +84,10 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
         def a_part(before: Value, factors: _Factors, sums: list[Value]) -> list[Value]:
             def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
                 step = b.add(before, inner)
-                here = at(b, source, b.mul(step, WORD(STEP_BYTES)))
+                offset = b.mul(step, WORD(STEP_BYTES))
                 to = at(b, target, b.mul(step, pair_bytes))
-                b.call(prefetch, [at(b, here, group_bytes), *_READ_TO_SECOND_LEVEL])
-                both = load(b, BYTES, here, WORD(0), align=VECTOR_BYTES)
+                ask_for(module, b, at(b, ahead, b.add(across, offset)))
+                both = load(b, BYTES, source, offset, align=VECTOR_BYTES)
                 results = list(sums)
                 for half, values in enumerate(_halves(b, both)):
                     weights = factors.applied(b, values)

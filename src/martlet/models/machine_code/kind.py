@@ -32,6 +32,10 @@ class ProductKind:
     """Of the output: bf16 or fp32."""
 
     @property
+    def weights_of_byte(self) -> int:
+        return 1 if self.part_size is None else 2
+
+    @property
     def parts_of_code(self) -> int:
         """Parts that share a byte of codes."""
         return 1 if self.has_group_scales else 2

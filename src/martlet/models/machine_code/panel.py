@@ -33,6 +33,9 @@ from martlet.models.machine_code.worker import known_function
 
 _ROWS_OF_TILES = (6, 4, 2, 1)
 """As many as registers hold the sums of, and smaller ones for the rest."""
+_FEW_ROWS = 16
+"""Memory has enough to do with a panel of eight bits: it is not asked for another."""
+_QUARTERS = 4
 _PANEL_BYTES = PANEL * 4
 """Of a panel's numbers of 32 bits."""
 
@@ -70,6 +73,7 @@ class Panel:
         self,
         b: Builder,
         number: Value,
+        following: Value,
         totals: Value,
         unpacked: Value,
         values: Value,
@@ -85,32 +89,44 @@ class Panel:
         num_outputs: Value,
         num_groups: Value,
     ) -> None:
-        """Writes it; behind the memory that `prepare` gave are the parameters of `product`."""
+        """Writes it; behind the memory that `prepare` gave are the parameters of `product`.
+
+        Args:
+            following: The number of the item whose weights memory is asked for meanwhile.
+        """
         num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
         first_row = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
         rows = smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE))
         panel = b.udiv(number, num_turns)
+        last_panel = b.sub(ceil_div(b, num_outputs, PANEL), WORD(1))
+        next_panel = smaller(b, b.udiv(following, num_turns), last_panel)
         size = b.udiv(width, num_groups)
+        group_bytes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.weights_of_byte))
         self._begin(b, totals, rows)
 
         def group(index: Value, _: list[Value]) -> list[Value]:
-            of_panel = b.add(b.mul(panel, num_groups), index)
+            own = b.add(b.mul(panel, num_groups), index)
             of_rows = b.add(b.mul(index, num_rows), first_row)
             tokens = (
                 at(b, values, b.mul(of_rows, size)),
                 at(b, scales, b.mul(of_rows, WORD(4))),
                 at(b, offsets, b.mul(of_rows, WORD(4))),
             )
-            group_scales = at(b, weight_scales, b.mul(of_panel, WORD(PANEL * 2)))
-            before = b.mul(of_panel, b.mul(size, WORD(PANEL)))
-            done, bytes_ = WORD(0), at(b, weight, before)
+            is_last = b.icmp_unsigned("==", b.add(index, WORD(1)), num_groups)
+            later = b.select(is_last, b.mul(next_panel, num_groups), b.add(own, WORD(1)))
+            done, bytes_ = WORD(0), at(b, weight, b.mul(own, group_bytes))
+            group_scales = at(b, weight_scales, b.mul(own, WORD(PANEL * 2)))
+            if self._first_tile is None:
+                is_few = b.icmp_unsigned("<=", num_rows, WORD(_FEW_ROWS))
+                later = b.select(is_few, own, later)
+            ahead = at(b, weight, b.mul(later, group_bytes))
             if self._first_tile is not None:
-                stored = at(b, weight, b.udiv(before, WORD(2)))
-                of_group = at(b, codes, b.udiv(before, WORD(self._kind.inputs_of_code)))
-                weights = (stored, group_scales, of_group, unpacked)
-                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size])
+                num_codes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.inputs_of_code))
+                of_group = at(b, codes, b.mul(own, num_codes))
+                weights = (bytes_, group_scales, of_group, unpacked)
+                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size, ahead])
                 bytes_ = unpacked
-            self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size)
+            self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size, ahead)
             return []
 
         repeat(b, num_groups, [], group)
@@ -139,9 +155,14 @@ class Panel:
         weights: tuple[Value, Value],
         totals: Value,
         size: Value,
+        ahead: Value,
     ) -> None:
-        """Adds a group's products to the totals of the rows from one on, tile by tile."""
+        """Adds a group's products to the totals of the rows from one on, tile by tile.
+
+        Each tile asks for a quarter of the group ahead, in eight bits.
+        """
         values, scales, offsets = tokens
+        quarter = b.mul(size, WORD(PANEL // _QUARTERS))
         for count, tile in self._tiles.items():
 
             def some(first: Value, tile: ir.Function = tile) -> None:
@@ -151,7 +172,9 @@ class Panel:
                     at(b, offsets, b.mul(first, WORD(4))),
                 )
                 to = at(b, totals, b.mul(first, WORD(_PANEL_BYTES)))
-                b.call(tile, [*of_rows, *weights, to, size])
+                part = smaller(b, b.udiv(first, WORD(_ROWS_OF_TILES[0])), WORD(_QUARTERS - 1))
+                asked = at(b, ahead, b.mul(part, quarter))
+                b.call(tile, [*of_rows, *weights, to, size, asked])
 
             row = advance(b, row, rows, count, some)
 

@@ -48,7 +48,7 @@ def product(kind: ProductKind) -> Worker:
     """The function for a kind."""
     module = ir.Module("product")
     panel = Panel(module, kind)
-    return Worker(module, _PARAMETERS, panel.item, panel.prepare)
+    return Worker(module, _PARAMETERS, panel.item, panel.prepare, looks_ahead=True)
 
 
 @cache
@@ -83,7 +83,8 @@ def product_of_few(kind: ProductKind) -> Worker:
         count = smaller(b, num_at_once, b.sub(num_items, first))
 
         def one(index: Value, _: list[Value]) -> list[Value]:
-            panel.item(b, b.add(first, index), *others)
+            own = b.add(first, index)
+            panel.item(b, own, b.add(own, WORD(1)), *others)
             return []
 
         repeat(b, count, [], one)

@@ -18,14 +18,14 @@ from martlet.models.machine_code.emit import (
 )
 from martlet.models.machine_code.kind import PANEL, ProductKind
 from martlet.models.machine_code.tile_rows import STEP, TileRows
-from martlet.models.machine_code.worker import new_function
+from martlet.models.machine_code.worker import ask_for, new_function
 
 COLUMNS = range(PANEL // LANES)
 """The vectors of a row of sums."""
 STEP_BYTES = PANEL * STEP
 _STEPS_AT_ONCE = 4
 """Written out one by one: of a loop with few rounds the CPU foresees the end."""
-_PARAMETERS = [POINTER] * 6 + [WORD]
+_PARAMETERS = [POINTER] * 6 + [WORD, POINTER]
 
 
 def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Function:
@@ -33,13 +33,16 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
 
     Its parameters, each beginning at the tile: the tokens' values, scales and offsets; the panel's
     weights plus 128, and their scales of this group; the totals, `[rows, panel]` in fp32, which are
-    changed; and the inputs of the group.
+    changed; the inputs of the group; and where memory is asked for a quarter of a group meanwhile,
+    of weights of eight bits.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", _PARAMETERS)
-    *tokens, weight, weight_scales, totals, size = function.args
+    *tokens, weight, weight_scales, totals, size, ahead = function.args
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
 
     def step(number: Value, sums: list[Value]) -> list[Value]:
+        if kind.part_size is None:
+            ask_for(module, b, at(b, ahead, b.mul(number, WORD(VECTOR_BYTES))))
         panel = at(b, weight, b.mul(number, WORD(STEP_BYTES)))
         columns = [
             load(b, INTS, panel, WORD(VECTOR_BYTES * column), align=VECTOR_BYTES)

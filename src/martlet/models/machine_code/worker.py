@@ -11,11 +11,13 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from martlet.models.machine_code.emit import POINTER, WORD, Builder, Value, load
+from martlet.models.machine_code.emit import INT, POINTER, WORD, Builder, Value, load
 from martlet.models.openmp import Call, run
 
 _OPTIMIZATION = 2
 _WORKER = "worker"
+_READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
+"""How memory is asked for: to be read, to the cache's second level, as data."""
 
 
 class Worker:
@@ -31,6 +33,8 @@ class Worker:
             computes the item.
         prepare: Given a builder and the parameters, it writes what each thread does first, and
             returns the parameters that items get.
+        looks_ahead: Whether a thread takes the next item before it computes one, and `item` is
+            given that number too, behind its own. It is too large behind the last.
     """
 
     def __init__(
@@ -39,8 +43,10 @@ class Worker:
         parameters: Sequence[ir.Type],
         item: Callable[..., None],
         prepare: Callable[..., Sequence[Value]] = lambda _, *values: values,
+        *,
+        looks_ahead: bool = False,
     ) -> None:
-        _write(module, parameters, item, prepare)
+        _write(module, parameters, item, prepare, looks_ahead=looks_ahead)
         self._engine = _compile(module)  # It owns the machine code.
         self._address: int = self._engine.get_function_address(_WORKER)
 
@@ -63,6 +69,8 @@ def _write(
     parameters: Sequence[ir.Type],
     item: Callable[..., None],
     prepare: Callable[..., Sequence[Value]],
+    *,
+    looks_ahead: bool,
 ) -> None:
     """A function of a task: where items that were taken are counted, the number of all, and the
     parameters."""
@@ -72,15 +80,27 @@ def _write(
         load(b, kind, task, WORD(8 * place), align=8)
         for place, kind in enumerate([POINTER, WORD, *parameters])
     ]
+
+    def take() -> Value:
+        return b.atomic_rmw("add", taken, WORD(1), "monotonic")
+
     values = prepare(b, *given)
-    take, compute, end = (b.append_basic_block(name) for name in ("take", "compute", "end"))
-    b.branch(take)
-    b.position_at_end(take)
-    number = b.atomic_rmw("add", taken, WORD(1), "monotonic")
+    check, compute, end = (b.append_basic_block(name) for name in ("check", "compute", "end"))
+    first, before = take(), b.block
+    b.branch(check)
+    b.position_at_end(check)
+    number = b.phi(WORD)
     b.cbranch(b.icmp_unsigned("<", number, num_items), compute, end)
     b.position_at_end(compute)
-    item(b, number, *values)
-    b.branch(take)
+    if looks_ahead:
+        following = take()
+        item(b, number, following, *values)
+    else:
+        item(b, number, *values)
+        following = take()
+    number.add_incoming(first, before)
+    number.add_incoming(following, b.block)
+    b.branch(check)
     b.position_at_end(end)
     b.ret_void()
 
@@ -118,3 +138,10 @@ def known_function(
     """A function that LLVM brings, most often an instruction of the CPU."""
     known = module.globals.get(name)
     return known or ir.Function(module, ir.FunctionType(result, parameters), name)
+
+
+def ask_for(module: ir.Module, b: Builder, address: Value) -> None:
+    """Writes what asks memory for a line that will be read soon."""
+    name, parameters = "llvm.prefetch.p0", [POINTER, INT, INT, INT]
+    prefetch = known_function(module, name, ir.VoidType(), parameters)
+    b.call(prefetch, [address, *_READ_TO_SECOND_LEVEL])
