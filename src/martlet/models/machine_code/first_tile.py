@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from llvmlite import ir
 
@@ -30,6 +31,8 @@ from martlet.models.machine_code.worker import ask_for, known_function, new_func
 _HALVES = ir.VectorType(HALF, 2 * LANES)
 _NIBBLE = 4
 _PARAMETERS = [POINTER] * 8 + [WORD, POINTER]
+MOST_ROWS = 12
+"""Of a first tile: more instructions that multiply leave more room for those that unpack."""
 _PAIRS_AT_ONCE = 2
 """Of steps, written out one by one: as many as a part has at least."""
 
@@ -64,6 +67,8 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     ahead meanwhile.
     """
     assert kind.part_size is not None
+    # With two sums of each of few rows, an instruction need not wait for the one before.
+    sums_of_row = 2 if num_rows < MOST_ROWS else 1
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
     *tokens, stored, weight_scales, codes, out, totals, size, ahead, pair_bytes = function.args
@@ -94,9 +99,9 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                     b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
                     for row in rows.numbers:
-                        index = row + half * num_rows
+                        index = row + half % sums_of_row * num_rows
                         results[index] = rows.multiply(
-                            sums[index], b.bitcast(weights, INTS), rows.inputs(row, place)
+                            results[index], b.bitcast(weights, INTS), rows.inputs(row, place)
                         )
                 return results
 
@@ -108,12 +113,12 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
 
             return repeat(b, WORD(part_steps // _PAIRS_AT_ONCE), sums, some)
 
-        # Two sums a row: an instruction need not wait for the one before.
-        first = [*map(rows.first_sum, rows.numbers), *(each(INTS, 0) for _ in rows.numbers)]
+        zeros = [each(INTS, 0)] * (num_rows * (sums_of_row - 1))
+        first = [*map(rows.first_sum, rows.numbers), *zeros]
         sums = repeat(b, b.udiv(size, WORD(kind.inputs_of_code)), first, unit)
         scales = group_scales(b, kind, weight_scales, number)
         for row in rows.numbers:
-            rows.add(row, number, b.add(sums[row], sums[row + num_rows]), scales)
+            rows.add(row, number, reduce(b.add, sums[row::num_rows]), scales)
         return []
 
     repeat(b, WORD(len(COLUMNS)), [], column)

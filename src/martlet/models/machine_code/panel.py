@@ -26,7 +26,7 @@ from martlet.models.machine_code.emit import (
     smaller,
     to_bf16,
 )
-from martlet.models.machine_code.first_tile import write_first_tiles
+from martlet.models.machine_code.first_tile import MOST_ROWS, write_first_tiles
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, write_tile
 from martlet.models.machine_code.worker import known_function
@@ -52,7 +52,9 @@ class Panel:
         self._kind = kind
         self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
         self._first_tile = (
-            write_first_tiles(module, kind, _ROWS_OF_TILES) if kind.part_size else None
+            write_first_tiles(module, kind, (MOST_ROWS, *_ROWS_OF_TILES))
+            if kind.part_size
+            else None
         )
         is_bf16 = kind.dtype == torch.bfloat16
         stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
