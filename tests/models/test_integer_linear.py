@@ -14,7 +14,7 @@ from martlet.models.linear.integer import IntegerLinear, can_compute
 from martlet.models.linear.packed import can_pack
 from martlet.models.linear.rounded import to_int4, to_int4_steps, to_int8
 from martlet.models.linear.stored import PackQuantized, SteppedInt4, StoredInt4, StoredInt8
-from martlet.models.machine_code.support import can_compile
+from martlet.models.machine_code.support import can_compile, looks_up_bytes
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled for this CPU")
 ROUNDED: dict[str, Callable[[nn.Linear], StoredInt8 | StoredInt4 | SteppedInt4]] = {
@@ -88,6 +88,17 @@ def test_it_does_not_matter_how_many_threads_share_the_work() -> None:
         torch.set_num_threads(num_threads)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.skipif(not looks_up_bytes(), reason="this CPU multiplies bytes sooner")
+def test_products_that_are_looked_up_are_those_that_are_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))
+    x = torch.randn(40, 896)
+    looked_up = layer(x)
+    monkeypatch.setattr("martlet.models.linear.integer.looks_up_bytes", lambda: False)
+    assert torch.equal(IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))(x), looked_up)
 
 
 @pytest.mark.parametrize("kind", ROUNDED)

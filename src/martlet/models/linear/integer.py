@@ -10,7 +10,7 @@ from martlet.models.linear.panels import lay_out
 from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.tokens import LEAST_GROUP, RoundedTokens, places, round_tokens, rounding
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
-from martlet.models.machine_code.support import can_compile
+from martlet.models.machine_code.support import can_compile, looks_up_bytes
 from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ class IntegerLinear(nn.Module):
                 part_size=self._panels.part_size,
                 has_group_scales=self._panels.group_scales is not None,
                 dtype=dtype,
+                looks_up=looks_up_bytes(),
             )
             known = product_of_few(kind) if of_few else product(kind)
             self._products[dtype, of_few] = known

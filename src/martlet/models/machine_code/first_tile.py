@@ -1,38 +1,34 @@
 """The first tile of a group of weights of four bits, which makes bytes of them for all tiles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
-    BYTE,
     BYTES,
-    HALF,
-    INT,
     INTS,
     LANES,
     POINTER,
     VECTOR_BYTES,
     WORD,
-    Builder,
     Value,
     at,
     each,
     load,
     repeat,
 )
-from martlet.models.machine_code.kind import PANEL, STEPS, WEIGHT_ZERO, ProductKind
+from martlet.models.machine_code.kind import PANEL, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES, group_scales
 from martlet.models.machine_code.tile_rows import TileRows
-from martlet.models.machine_code.worker import ask_for, known_function, new_function
+from martlet.models.machine_code.unpacking import Factors, Unpacking, halves
+from martlet.models.machine_code.worker import ask_for, new_function
 
-_HALVES = ir.VectorType(HALF, 2 * LANES)
-_NIBBLE = 4
 _PARAMETERS = [POINTER] * 8 + [WORD, POINTER]
 MOST_ROWS = 12
 """Of a first tile: more instructions that multiply leave more room for those that unpack."""
+_FEWEST_TO_LOOK_UP = 6
+"""Rows: with fewer, those that multiply leave their pipes to the ones that unpack."""
 _PAIRS_AT_ONCE = 2
 """Of steps, written out one by one: as many as a part has at least."""
 
@@ -69,6 +65,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     assert kind.part_size is not None
     # With two sums of each of few rows, an instruction need not wait for the one before.
     sums_of_row = 2 if num_rows < MOST_ROWS else 1
+    looks_up = kind.looks_up and num_rows >= _FEWEST_TO_LOOK_UP
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
     *tokens, stored, weight_scales, codes, out, totals, size, ahead, pair_bytes = function.args
@@ -80,13 +77,14 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
         of_column = at(b, codes, b.mul(number, WORD(LANES)))
 
         def unit(index: Value, sums: list[Value]) -> list[Value]:
-            unpacking = _Unpacking(module, b, kind, at(b, of_column, b.mul(index, WORD(PANEL))))
+            of_unit = at(b, of_column, b.mul(index, WORD(PANEL)))
+            unpacking = Unpacking(module, b, kind, of_unit, looks_up=looks_up)
             for place in range(kind.parts_of_code):
                 part = b.add(b.mul(index, WORD(kind.parts_of_code)), WORD(place))
                 sums = a_part(b.mul(part, WORD(part_steps)), unpacking.factors(place), sums)
             return sums
 
-        def a_part(before: Value, factors: _Factors, sums: list[Value]) -> list[Value]:
+        def a_part(before: Value, factors: Factors, sums: list[Value]) -> list[Value]:
             def two_steps(inner: Value, sums: list[Value]) -> list[Value]:
                 step = b.add(before, inner)
                 offset = b.mul(step, WORD(STEP_BYTES))
@@ -94,7 +92,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                 ask_for(module, b, at(b, ahead, b.add(across, offset)))
                 both = load(b, BYTES, source, offset, align=VECTOR_BYTES)
                 results = list(sums)
-                for half, values in enumerate(_halves(b, both)):
+                for half, values in enumerate(halves(b, both)):
                     weights = factors.applied(b, values)
                     b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
@@ -124,58 +122,3 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     repeat(b, WORD(len(COLUMNS)), [], column)
     b.ret_void()
     return function
-
-
-def _halves(b: Builder, both: Value) -> tuple[Value, Value]:
-    """The lower and the upper halves of bytes.
-
-    Words are shifted: for bytes LLVM takes an instruction (`vgf2p8affineqb`) that waits for the
-    same pipes as those that multiply.
-    """
-    mask = each(BYTES, 15)
-    shifted = b.lshr(b.bitcast(both, _HALVES), each(_HALVES, _NIBBLE))
-    return b.and_(both, mask), b.and_(b.bitcast(shifted, BYTES), mask)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Factors:
-    """Of the values of a part: `(q - zero) * multiplier + 128` is a byte."""
-
-    multipliers: Value | None
-    """In halves of a word; None where they are 1."""
-    added: Value
-    """In bytes: 128 less the zero, multiplied."""
-
-    def applied(self, b: Builder, values: Value) -> Value:
-        """The bytes of values."""
-        if self.multipliers is not None:
-            # Products stay below 256: the bytes of a pair do not meet.
-            values = b.bitcast(b.mul(b.bitcast(values, _HALVES), self.multipliers), BYTES)
-        return b.add(values, self.added)
-
-
-class _Unpacking:
-    """Writes what becomes of the codes of a column, a byte for each output."""
-
-    def __init__(self, module: ir.Module, b: Builder, kind: ProductKind, codes: Value) -> None:
-        self._b, self._kind = b, kind
-        self._look_up = known_function(module, "llvm.x86.avx512.pshuf.b.512", BYTES, [BYTES, BYTES])
-        numbers = load(b, ir.VectorType(BYTE, LANES), codes, WORD(0))
-        inputs_of_output = VECTOR_BYTES // LANES
-        places = [lane // inputs_of_output for lane in range(VECTOR_BYTES)]
-        mask = ir.Constant(ir.VectorType(INT, VECTOR_BYTES), places)
-        self._codes = b.shuffle_vector(numbers, numbers, mask)
-
-    def factors(self, part: int) -> _Factors:
-        """Those of a part of a code: a zero or, of each half of it, a multiplier and a zero."""
-        b = self._b
-        if self._kind.has_group_scales:
-            return _Factors(multipliers=None, added=b.sub(each(BYTES, WEIGHT_ZERO), self._codes))
-        codes = _halves(b, self._codes)[part]
-        multipliers = b.bitcast(self._in_table([m for m, _ in STEPS], codes), _HALVES)
-        added = self._in_table([WEIGHT_ZERO - m * zero for m, zero in STEPS], codes)
-        return _Factors(multipliers=b.and_(multipliers, each(_HALVES, 255)), added=added)
-
-    def _in_table(self, numbers: Sequence[int], codes: Value) -> Value:
-        table = ir.Constant(BYTES, list(numbers) * (VECTOR_BYTES // len(numbers)))
-        return self._b.call(self._look_up, [table, codes])

@@ -30,6 +30,8 @@ class ProductKind:
     zero, and else half a byte that says its step."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
+    looks_up: bool
+    """Whether the values of many rows are multiplied by looking up their products, in four bits."""
 
     @property
     def weights_of_byte(self) -> int:
