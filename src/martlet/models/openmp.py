@@ -15,6 +15,8 @@ import torch
 _SHARE_WORK, _MEET = "GOMP_parallel", "GOMP_barrier"
 """The functions that a `parallel` region of OpenMP becomes, and a `barrier` in it. GNU's library
 has them, and for the sake of its programs those of LLVM and Intel."""
+_END_THREADS, _SOFT = "omp_pause_resource_all", 1
+"""From OpenMP 5.0 on: this thread's are ended, and what was set stays set."""
 
 
 class Call(NamedTuple):
@@ -69,6 +71,17 @@ def run_on_all_threads(function: int, argument: int) -> None:
     share_work = _share_work()
     assert share_work is not None, "callers ask has_threads first"
     share_work(function, argument, torch.get_num_threads(), 0)
+
+
+def release_threads() -> None:
+    """Ends the threads that this thread computes with. Its next product would start new ones.
+
+    For a thread that leaves computing to another: while more of them live than there are cores,
+    one that waits for its neighbours sleeps at once, and to wake takes longer than a small product.
+    """
+    pause = _function(_END_THREADS)
+    if pause is not None:
+        pause(_SOFT)
 
 
 def barrier_address() -> int:

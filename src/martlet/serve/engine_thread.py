@@ -30,6 +30,7 @@ from martlet.errors import (
 )
 from martlet.lora.revision import AdapterRevision
 from martlet.lora.store import AdapterInfo
+from martlet.models.openmp import release_threads
 from martlet.serve.catalog import adapters_of
 from martlet.serve.meters import Meters
 from martlet.serve.sample_stream import SampleStream
@@ -94,6 +95,8 @@ class EngineThread:
     def start(self) -> None:
         """Starts the thread; called within the running event loop that it will report to."""
         self._loop = asyncio.get_running_loop()
+        # Most often this one loaded the model, and computed doing so.
+        release_threads()
         self._thread.start()
 
     async def stop(self) -> None:
