@@ -24,7 +24,7 @@ from martlet.models.machine_code.tile_rows import TileRows
 from martlet.models.machine_code.unpacking import Factors, Unpacking, halves
 from martlet.models.machine_code.worker import ask_for, new_function
 
-_PARAMETERS = [POINTER] * 8 + [WORD, POINTER]
+_PARAMETERS = [POINTER] * 8 + [WORD] + [POINTER] * 2
 MOST_ROWS = 12
 """Of a first tile: more instructions that multiply leave more room for those that unpack."""
 _FEWEST_TO_LOOK_UP = 6
@@ -68,7 +68,8 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     looks_up = kind.looks_up and num_rows >= _FEWEST_TO_LOOK_UP
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
-    *tokens, stored, weight_scales, codes, out, totals, size, ahead, pair_bytes = function.args
+    *tokens, stored, weight_scales, codes, out, totals = function.args[:8]
+    size, ahead_weights, ahead_codes, pair_bytes = function.args[8:]
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
 
     def column(number: Value, _: list[Value]) -> list[Value]:
@@ -77,7 +78,9 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
         of_column = at(b, codes, b.mul(number, WORD(LANES)))
 
         def unit(index: Value, sums: list[Value]) -> list[Value]:
-            of_unit = at(b, of_column, b.mul(index, WORD(PANEL)))
+            unit_bytes = b.mul(index, WORD(PANEL))
+            of_unit = at(b, of_column, unit_bytes)
+            ask_for(module, b, at(b, ahead_codes, unit_bytes))
             unpacking = Unpacking(module, b, kind, of_unit, looks_up=looks_up)
             for place in range(kind.parts_of_code):
                 part = b.add(b.mul(index, WORD(kind.parts_of_code)), WORD(place))
@@ -89,7 +92,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                 step = b.add(before, inner)
                 offset = b.mul(step, WORD(STEP_BYTES))
                 to = at(b, target, b.mul(step, pair_bytes))
-                ask_for(module, b, at(b, ahead, b.add(across, offset)))
+                ask_for(module, b, at(b, ahead_weights, b.add(across, offset)))
                 both = load(b, BYTES, source, offset, align=VECTOR_BYTES)
                 results = list(sums)
                 for half, values in enumerate(halves(b, both)):

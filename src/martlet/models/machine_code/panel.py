@@ -126,7 +126,8 @@ class Panel:
                 num_codes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.inputs_of_code))
                 of_group = at(b, codes, b.mul(own, num_codes))
                 weights = (bytes_, group_scales, of_group, unpacked)
-                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size, ahead])
+                asked = (ahead, at(b, codes, b.mul(later, num_codes)))
+                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size, *asked])
                 bytes_ = unpacked
             self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size, ahead)
             return []
