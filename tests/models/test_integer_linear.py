@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.gated_mlp import GatedMLP
 from martlet.models.linear.fastest import fastest_int4, fastest_int8
 from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
@@ -99,6 +101,35 @@ def test_products_that_are_looked_up_are_those_that_are_multiplied(
     looked_up = layer(x)
     monkeypatch.setattr("martlet.models.linear.integer.looks_up_bytes", lambda: False)
     assert torch.equal(IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))(x), looked_up)
+
+
+@pytest.mark.skipif(
+    not is_compiled_for(torch.empty(0, dtype=torch.bfloat16), 1120),
+    reason="the pass of its own is not compiled for this CPU",
+)
+@pytest.mark.parametrize(("num_outputs", "width"), [(1120, 2048), (1152, 896)])
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_a_gate_in_the_product_gives_the_bits_of_a_pass_of_its_own(
+    kind: str, num_outputs: int, width: int
+) -> None:
+    mlp = nn.Module()
+    for name, (inputs, outputs) in {
+        "gate_proj": (width, num_outputs),
+        "up_proj": (width, num_outputs),
+        "down_proj": (num_outputs, width),
+    }.items():
+        linear = nn.Linear(inputs, outputs, bias=name != "down_proj", dtype=torch.bfloat16)
+        layer = IntegerLinear(ROUNDED[kind](linear.requires_grad_(False)))
+        setattr(mlp, name, layer)
+    mlp.act_fn = nn.SiLU()
+    fused, gate, up = GatedMLP(mlp), mlp.gate_proj, mlp.up_proj
+    assert isinstance(gate, IntegerLinear)
+    assert gate.is_like(up)
+    assert not gate.is_like(mlp.down_proj)
+    for num_rows in (37, 70, 400):
+        x = rows_of_all_sizes(num_rows, width).bfloat16()
+        assert torch.equal(gate.gated(up, gate.rounded(x)), fused._activated(gate(x), up(x)))
+        assert torch.equal(fused(x), mlp.down_proj(fused._activated(gate(x), up(x))))
 
 
 @pytest.mark.parametrize("kind", ROUNDED)

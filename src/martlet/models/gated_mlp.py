@@ -63,9 +63,22 @@ class GatedMLP(nn.Module):
         return all(isinstance(layer, _FAST) for layer in layers)
 
     def _compute(self, x: Tensor) -> Tensor:
-        hidden, up = self._gate_and_up(x)
-        out: Tensor = self.down_proj(self._activated(hidden, up))
+        out: Tensor = self.down_proj(self._hidden(x))
         return out
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """`act(gate(x)) * up(x)`."""
+        gate, up = self.gate_proj, self.up_proj
+        if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
+            if gate.is_like(up) and not gate.is_few(x):
+                tokens = gate.rounded(x)
+                if self.is_silu and is_compiled_for(x, gate.out_features):
+                    return gate.gated(up, tokens)
+                return self._activated(gate.multiply(tokens), up.multiply(tokens))
+        elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
+            rows = gate.rounded(x)
+            return self._activated(gate.multiply(rows), up.multiply(rows))
+        return self._activated(gate(x), up(x))
 
     def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
         """`act(hidden) * up`; both are overwritten."""
@@ -82,17 +95,6 @@ class GatedMLP(nn.Module):
         arguments = (hidden.data_ptr(), up.data_ptr(), num_rows, width)
         run(silu_times(), arguments, alone=num_rows <= ROWS_AT_ONCE)
         return hidden
-
-    def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = self.gate_proj, self.up_proj
-        if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
-            if gate.group_size == up.group_size and not gate.is_few(x):
-                tokens = gate.rounded(x)
-                return gate.multiply(tokens), up.multiply(tokens)
-        elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
-            rows = gate.rounded(x)
-            return gate.multiply(rows), up.multiply(rows)
-        return gate(x), up(x)
 
 
 def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:

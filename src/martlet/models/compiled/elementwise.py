@@ -56,6 +56,13 @@ def silu_times() -> Any:
     return work
 
 
+def gated(builder: Builder, x: Value, y: Value) -> Value:
+    """`x / (1 + exp(-x)) * y` in each lane."""
+    power = power_of_two(builder, builder.fmul(x, constant(-_LOG2_E)))
+    silu = builder.fdiv(x, builder.fadd(power, constant(1)))
+    return builder.fmul(silu, y)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _activate(_: Any, x: Any, y: Any, num_vectors: Any) -> Any:
     """Overwrites x with `x / (1 + exp(-x)) * y`."""
@@ -65,9 +72,7 @@ def _activate(_: Any, x: Any, y: Any, num_vectors: Any) -> Any:
         with cgutils.for_range(builder, num_vectors) as loop:
             place = at(builder, x, loop.index, _HALF)
             own_x, own_y = widen(builder, place), widen(builder, at(builder, y, loop.index, _HALF))
-            power = power_of_two(builder, builder.fmul(own_x, constant(-_LOG2_E)))
-            silu = builder.fdiv(own_x, builder.fadd(power, constant(1)))
-            store(builder, round_sums(builder, builder.fmul(silu, own_y)), place)
+            store(builder, round_sums(builder, gated(builder, own_x, own_y)), place)
         return context.get_dummy_value()
 
     return types.void(x, y, num_vectors), generate

@@ -15,6 +15,7 @@ from martlet.models.decoder.config import DecoderConfig
 from martlet.models.decoder.decoder import Layer
 from martlet.models.decoder.rotation import FusedRotation
 from martlet.models.gated_mlp import GatedMLP
+from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.joined import LinearPart
 from martlet.models.linear.written import WrittenLinear, scratch_bytes
 from martlet.models.norm import FusedRMSNorm
@@ -154,36 +155,51 @@ class WrittenLayer:
 
     def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
         """From what attention mixed to what the MLP adds."""
-        from martlet.models.compiled.elementwise import silu_times
-
         config, scratch = self.config, places.scratch
         width, inner = config.hidden_size, config.intermediate_size
         heads = config.num_attention_heads * config.head_dim
-        x, hidden, added = places.normed, (places.gate, places.up), places.added
+        x, hidden, added = places.normed, places.gate, places.added
         out = self.out_projection.calls(places.mixed, added, num_rows, scratch)
-        gate = self.gate.calls(x, hidden[0], num_rows, scratch)
-        up = self.up.calls(x, hidden[1], num_rows, scratch)
-        down = self.down.calls(hidden[0], added, num_rows, scratch)
-        if out is None or gate is None or up is None or down is None:
+        activated = self._activated(places, num_rows, adapt)
+        down = self.down.calls(hidden, added, num_rows, scratch)
+        if out is None or activated is None or down is None:
             return None
-
-        def adapted(name: str, places: tuple[int, int], *shape: int) -> list[Call]:
-            return adapt(name, places, (shape[0] * _BYTES, shape[1] * _BYTES), (shape[0], shape[1]))
-
-        out_name, *hidden_names, down_name = LINEARS[3:]
+        out_name, down_name = LINEARS[3], LINEARS[6]
         return [
             *out,
-            *adapted(out_name, (places.mixed, added), heads, width),
+            *adapt(out_name, (places.mixed, added), *_apart(heads, width)),
             self.mlp_norm.call_after_adding(places.x, added, x, num_rows),
-            *_beside(gate, up),
-            *together(
-                adapted(name, (x, place), width, inner)
-                for name, place in zip(hidden_names, hidden, strict=True)
-            ),
-            Call(silu_times().address, (*hidden, num_rows, inner)),
+            *activated,
             *down,
-            *adapted(down_name, (hidden[0], added), inner, width),
+            *adapt(down_name, (hidden, added), *_apart(inner, width)),
         ]
+
+    def _activated(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
+        """From normed rows to the hidden layer of the MLP, in the place of the gate."""
+        from martlet.models.compiled.elementwise import silu_times
+
+        config, scratch = self.config, places.scratch
+        x, hidden = places.normed, (places.gate, places.up)
+        sizes = _apart(config.hidden_size, config.intermediate_size)
+        adapted = together(
+            adapt(name, (x, place), *sizes)
+            for name, place in zip(LINEARS[4:6], hidden, strict=True)
+        )
+        if not adapted and isinstance(self.gate, IntegerLinear):
+            gated = self.gate.gated_calls(self.up, x, places.gate, num_rows, scratch)
+            if gated is not None:
+                return gated
+        gate = self.gate.calls(x, places.gate, num_rows, scratch)
+        up = self.up.calls(x, places.up, num_rows, scratch)
+        if gate is None or up is None:
+            return None
+        silu = Call(silu_times().address, (*hidden, num_rows, config.intermediate_size))
+        return [*_beside(gate, up), *adapted, silu]
+
+
+def _apart(num_inputs: int, num_outputs: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many bytes rows and results are apart that are alone in their memory; the numbers."""
+    return (num_inputs * _BYTES, num_outputs * _BYTES), (num_inputs, num_outputs)
 
 
 def _beside(calls: list[Call], others: list[Call]) -> list[Call]:

@@ -106,6 +106,46 @@ class IntegerLinear(nn.Module):
         tokens = places(memory, num_rows, self.in_features, self._num_groups)
         return self._call_of_many(tokens, out, num_rows, torch.bfloat16)
 
+    def is_like(self, other: object) -> bool:
+        """Whether a layer multiplies the same rounded tokens, and `gated` can be had with it."""
+        return isinstance(other, IntegerLinear) and self._likeness == other._likeness
+
+    @property
+    def _likeness(self) -> tuple[object, ...]:
+        kind = self._kind(torch.bfloat16)
+        return self.in_features, self.out_features, self.group_size, kind
+
+    def gated(self, other: "IntegerLinear", tokens: RoundedTokens) -> Tensor:
+        """`silu(self(x)) * other(x)`, of what `rounded` gave for x in bf16.
+
+        Args:
+            other: A layer that `is_like` this one.
+        """
+        out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=torch.bfloat16)
+        memory = tokens.memory.data_ptr()
+        self._run(self._gated_call(other, memory, out.data_ptr(), tokens.num_rows), out)
+        return out
+
+    def gated_calls(
+        self, other: object, x: int, out: int, num_rows: int, scratch: int
+    ) -> list[Call] | None:
+        """As `calls`, of `silu(self(x)) * other(x)`; None for few rows, or layers that differ."""
+        if num_rows * self.in_features <= _FEW_VALUES or not isinstance(other, IntegerLinear):
+            return None
+        if not self.is_like(other):
+            return None
+        gated = self._gated_call(other, scratch, out, num_rows)
+        return [self.rounding_call(x, num_rows, scratch), gated]
+
+    def _gated_call(self, other: "IntegerLinear", memory: int, out: int, num_rows: int) -> Call:
+        from martlet.models.machine_code.product import gated_product
+
+        tokens = places(memory, num_rows, self.in_features, self._num_groups)
+        weights = (*self._addresses(), *other._addresses())
+        return gated_product(self._kind(torch.bfloat16)).call(
+            self._num_items(num_rows), *tokens, *weights, out, *self._sizes(num_rows)
+        )
+
     def _multiply_few(self, x: Tensor) -> Tensor:
         rows, num_rows = x.contiguous(), x.numel() // self.in_features
         out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
@@ -136,18 +176,16 @@ class IntegerLinear(nn.Module):
     def _call(
         self, product: "Worker", num_items: int, tokens: Sequence[int], out: int, num_rows: int
     ) -> Call:
+        return product.call(num_items, *tokens, *self._addresses(), out, *self._sizes(num_rows))
+
+    def _addresses(self) -> tuple[int, ...]:
+        """Of the weights, as products take them."""
         panels = self._panels
-        return product.call(
-            num_items,
-            *tokens,
-            panels.values.data_ptr(),
-            *(
-                0 if each is None else each.data_ptr()
-                for each in (panels.group_scales, panels.codes)
-            ),
-            *(panels.ends.data_ptr(), out),
-            *(num_rows, self.in_features, self.out_features, self._num_groups),
-        )
+        tensors = (panels.values, panels.group_scales, panels.codes, panels.ends)
+        return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+    def _sizes(self, num_rows: int) -> tuple[int, ...]:
+        return num_rows, self.in_features, self.out_features, self._num_groups
 
     def _product(self, dtype: torch.dtype, *, of_few: bool = False) -> "Worker":
         """The compiled function for an output of a type."""
@@ -155,15 +193,18 @@ class IntegerLinear(nn.Module):
         if known is None:
             from martlet.models.machine_code.product import product, product_of_few
 
-            kind = ProductKind(
-                part_size=self._panels.part_size,
-                has_group_scales=self._panels.group_scales is not None,
-                dtype=dtype,
-                looks_up=looks_up_bytes(),
-            )
+            kind = self._kind(dtype)
             known = product_of_few(kind) if of_few else product(kind)
             self._products[dtype, of_few] = known
         return known
+
+    def _kind(self, dtype: torch.dtype) -> ProductKind:
+        return ProductKind(
+            part_size=self._panels.part_size,
+            has_group_scales=self._panels.group_scales is not None,
+            dtype=dtype,
+            looks_up=looks_up_bytes(),
+        )
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -1,43 +1,67 @@
 """The outputs of a panel, of as many rows as go through at once: what a thread takes at a time."""
 
-import torch
+from typing import NamedTuple
+
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
     FLOATS,
-    HALVES,
-    INT,
     INTS,
-    LANES,
-    POINTER,
     VECTOR_BYTES,
     WORD,
-    WORDS,
     Builder,
     Value,
     advance,
     allocate,
     at,
-    broadcast,
     ceil_div,
     each,
-    load,
     repeat,
     smaller,
-    to_bf16,
 )
 from martlet.models.machine_code.first_tile import MOST_ROWS, write_first_tiles
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.outputs import PANEL_BYTES, Outputs
 from martlet.models.machine_code.tile import COLUMNS, write_tile
-from martlet.models.machine_code.worker import known_function
 
 _ROWS_OF_TILES = (6, 4, 2, 1)
 """As many as registers hold the sums of, and smaller ones for the rest."""
 _FEW_ROWS = 16
 """Memory has enough to do with a panel of eight bits: it is not asked for another."""
 _QUARTERS = 4
-_PANEL_BYTES = PANEL * 4
-"""Of a panel's numbers of 32 bits."""
+
+
+class Weights(NamedTuple):
+    """The addresses of a layer's weights, by the parameters of `product`."""
+
+    values: Value
+    group_scales: Value
+    codes: Value
+    ends: Value
+
+
+class Tokens(NamedTuple):
+    """The rows of an item."""
+
+    values: Value
+    scales: Value
+    offsets: Value
+    num_rows: Value
+    """Of all items."""
+    first_row: Value
+    rows: Value
+    """Their number."""
+    group_size: Value
+    num_groups: Value
+
+    def of_group(self, b: Builder, index: Value) -> tuple[Value, Value, Value]:
+        """The addresses of the values, the scales and the offsets of a group's first row."""
+        row = b.add(b.mul(index, self.num_rows), self.first_row)
+        return (
+            at(b, self.values, b.mul(row, self.group_size)),
+            at(b, self.scales, b.mul(row, WORD(4))),
+            at(b, self.offsets, b.mul(row, WORD(4))),
+        )
 
 
 class Panel:
@@ -46,27 +70,23 @@ class Panel:
     Args:
         module: Where its functions are written to.
         kind: Of the product.
+        num_layers: One, or two: a gate and what it is for, of the same inputs and outputs.
     """
 
-    def __init__(self, module: ir.Module, kind: ProductKind) -> None:
-        self._kind = kind
+    def __init__(self, module: ir.Module, kind: ProductKind, *, num_layers: int = 1) -> None:
+        self._kind, self._num_layers = kind, num_layers
         self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
         self._first_tile = (
             write_first_tiles(module, kind, (MOST_ROWS, *_ROWS_OF_TILES))
             if kind.part_size
             else None
         )
-        is_bf16 = kind.dtype == torch.bfloat16
-        stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
-        parameters = [stored, POINTER, INT, ir.VectorType(ir.IntType(1), LANES)]
-        name = f"llvm.masked.store.{suffix}.p0"
-        self._store = known_function(module, name, ir.VoidType(), parameters)
-        self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
+        self._outputs = Outputs(module, kind.dtype)
 
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, for totals and for the bytes of a group, and the parameters."""
         width, num_groups = parameters[-3], parameters[-1]
-        totals = allocate(b, WORD(ROWS_AT_ONCE * _PANEL_BYTES))
+        totals = allocate(b, WORD(self._num_layers * ROWS_AT_ONCE * PANEL_BYTES))
         group_bytes = b.mul(b.udiv(width, num_groups), WORD(PANEL))
         unpacked = allocate(b, group_bytes) if self._first_tile else totals
         return [totals, unpacked, *parameters]
@@ -81,21 +101,15 @@ class Panel:
         values: Value,
         scales: Value,
         offsets: Value,
-        weight: Value,
-        weight_scales: Value,
-        codes: Value,
-        ends: Value,
-        out: Value,
-        num_rows: Value,
-        width: Value,
-        num_outputs: Value,
-        num_groups: Value,
+        *others: Value,
     ) -> None:
         """Writes it; behind the memory that `prepare` gave are the parameters of `product`.
 
         Args:
             following: The number of the item whose weights memory is asked for meanwhile.
         """
+        *of_layers, out, num_rows, width, num_outputs, num_groups = others
+        layers = [Weights(*of_layers[start : start + 4]) for start in range(0, len(of_layers), 4)]
         num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
         first_row = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
         rows = smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE))
@@ -103,41 +117,65 @@ class Panel:
         last_panel = b.sub(ceil_div(b, num_outputs, PANEL), WORD(1))
         next_panel = smaller(b, b.udiv(following, num_turns), last_panel)
         size = b.udiv(width, num_groups)
+        tokens = Tokens(values, scales, offsets, num_rows, first_row, rows, size, num_groups)
+        of_outputs = []
+        for index, weights in enumerate(layers):
+            own = at(b, totals, WORD(index * ROWS_AT_ONCE * PANEL_BYTES))
+            is_last = index + 1 == len(layers)
+            later = (layers[0], next_panel) if is_last else (layers[index + 1], panel)
+            self._sum(b, tokens, (weights, panel), later, own, unpacked)
+            of_outputs.append((own, at(b, weights.ends, b.mul(panel, WORD(2 * PANEL_BYTES)))))
+        first = b.mul(panel, WORD(PANEL))
+        place = b.add(b.mul(first_row, num_outputs), first)
+        to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
+        self._outputs.write(b, of_outputs, to, rows, num_outputs, b.sub(num_outputs, first))
+
+    def _sum(
+        self,
+        b: Builder,
+        tokens: Tokens,
+        here: tuple[Weights, Value],
+        later: tuple[Weights, Value],
+        totals: Value,
+        unpacked: Value,
+    ) -> None:
+        """Computes the totals of a layer's panel, group by group.
+
+        Args:
+            here: The layer's weights, and the number of the panel.
+            later: Of the panel that memory is asked for meanwhile.
+        """
+        (weights, panel), (following, next_panel) = here, later
+        size, num_groups, rows = tokens.group_size, tokens.num_groups, tokens.rows
         group_bytes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.weights_of_byte))
         self._begin(b, totals, rows)
 
         def group(index: Value, _: list[Value]) -> list[Value]:
             own = b.add(b.mul(panel, num_groups), index)
-            of_rows = b.add(b.mul(index, num_rows), first_row)
-            tokens = (
-                at(b, values, b.mul(of_rows, size)),
-                at(b, scales, b.mul(of_rows, WORD(4))),
-                at(b, offsets, b.mul(of_rows, WORD(4))),
-            )
             is_last = b.icmp_unsigned("==", b.add(index, WORD(1)), num_groups)
-            later = b.select(is_last, b.mul(next_panel, num_groups), b.add(own, WORD(1)))
-            done, bytes_ = WORD(0), at(b, weight, b.mul(own, group_bytes))
-            group_scales = at(b, weight_scales, b.mul(own, WORD(PANEL * 2)))
+            ahead_of = [
+                b.select(is_last, there, here)
+                for here, there in zip(weights, following, strict=True)
+            ]
+            ahead = b.select(is_last, b.mul(next_panel, num_groups), b.add(own, WORD(1)))
+            of_rows = tokens.of_group(b, index)
+            done, bytes_ = WORD(0), at(b, weights.values, b.mul(own, group_bytes))
+            group_scales = at(b, weights.group_scales, b.mul(own, WORD(PANEL * 2)))
             if self._first_tile is None:
-                is_few = b.icmp_unsigned("<=", num_rows, WORD(_FEW_ROWS))
-                later = b.select(is_few, own, later)
-            ahead = at(b, weight, b.mul(later, group_bytes))
-            if self._first_tile is not None:
+                is_few = b.icmp_unsigned("<=", tokens.num_rows, WORD(_FEW_ROWS))
+                asked = b.select(is_few, bytes_, at(b, ahead_of[0], b.mul(ahead, group_bytes)))
+            else:
+                asked = at(b, ahead_of[0], b.mul(ahead, group_bytes))
                 num_codes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.inputs_of_code))
-                of_group = at(b, codes, b.mul(own, num_codes))
-                weights = (bytes_, group_scales, of_group, unpacked)
-                asked = (ahead, at(b, codes, b.mul(later, num_codes)))
-                done = b.call(self._first_tile, [rows, *tokens, *weights, totals, size, *asked])
+                of_group = at(b, weights.codes, b.mul(own, num_codes))
+                parameters = (bytes_, group_scales, of_group, unpacked, totals, size, asked)
+                codes = at(b, ahead_of[2], b.mul(ahead, num_codes))
+                done = b.call(self._first_tile, [rows, *of_rows, *parameters, codes])
                 bytes_ = unpacked
-            self._multiply(b, done, rows, tokens, (bytes_, group_scales), totals, size, ahead)
+            self._multiply(b, done, rows, of_rows, (bytes_, group_scales), totals, size, asked)
             return []
 
         repeat(b, num_groups, [], group)
-        first = b.mul(panel, WORD(PANEL))
-        place = b.add(b.mul(first_row, num_outputs), first)
-        to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
-        of_outputs = at(b, ends, b.mul(panel, WORD(2 * _PANEL_BYTES)))
-        self._end(b, totals, of_outputs, to, rows, num_outputs, b.sub(num_outputs, first))
 
     def _begin(self, b: Builder, totals: Value, rows: Value) -> None:
         """Totals begin with zeros."""
@@ -174,64 +212,9 @@ class Panel:
                     at(b, scales, b.mul(first, WORD(4))),
                     at(b, offsets, b.mul(first, WORD(4))),
                 )
-                to = at(b, totals, b.mul(first, WORD(_PANEL_BYTES)))
+                to = at(b, totals, b.mul(first, WORD(PANEL_BYTES)))
                 part = smaller(b, b.udiv(first, WORD(_ROWS_OF_TILES[0])), WORD(_QUARTERS - 1))
                 asked = at(b, ahead, b.mul(part, quarter))
                 b.call(tile, [*of_rows, *weights, to, size, asked])
 
             row = advance(b, row, rows, count, some)
-
-    def _end(
-        self,
-        b: Builder,
-        totals: Value,
-        ends: Value,
-        out: Value,
-        rows: Value,
-        num_outputs: Value,
-        rest: Value,
-    ) -> None:
-        """Writes those outputs that there are; the last panel may have fewer."""
-        is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
-        with b.if_else(is_whole) as (whole, part):
-            with whole:
-                self._write(b, totals, ends, out, rows, num_outputs, None)
-            with part:
-                self._write(b, totals, ends, out, rows, num_outputs, broadcast(b, rest))
-
-    def _write(
-        self,
-        b: Builder,
-        totals: Value,
-        ends: Value,
-        out: Value,
-        rows: Value,
-        num_outputs: Value,
-        count: Value | None,
-    ) -> None:
-        """Writes so many outputs of each row, or all: stores with a mask take far longer.
-
-        Totals are multiplied with the scales of the outputs, and the bias is added.
-        """
-        itemsize = self._kind.dtype.itemsize
-
-        def row(number: Value, _: list[Value]) -> list[Value]:
-            source = at(b, totals, b.mul(number, WORD(_PANEL_BYTES)))
-            target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
-            for column in COLUMNS:
-                place = WORD(VECTOR_BYTES * column)
-                total = load(b, FLOATS, source, place, align=VECTOR_BYTES)
-                scales = load(b, FLOATS, ends, place)
-                bias = load(b, FLOATS, at(b, ends, place), WORD(_PANEL_BYTES))
-                total = b.call(self._fma, [total, scales, bias])
-                value = to_bf16(b, total) if itemsize == 2 else total
-                to = at(b, target, WORD(LANES * column * itemsize))
-                if count is None:
-                    b.store(value, to, align=itemsize)
-                else:
-                    lanes = ir.Constant(WORDS, [LANES * column + lane for lane in range(LANES)])
-                    is_there = b.icmp_unsigned("<", lanes, count)
-                    b.call(self._store, [value, to, INT(1), is_there])
-            return []
-
-        repeat(b, rows, [], row)

@@ -52,6 +52,19 @@ def product(kind: ProductKind) -> Worker:
 
 
 @cache
+def gated_product(kind: ProductKind) -> Worker:
+    """The function for `silu(gate(x)) * up(x)` in bf16, of two layers of a kind.
+
+    Behind the four parameters of the gate's weights it takes those of the other's. So neither
+    product is ever in memory.
+    """
+    module = ir.Module("gated_product")
+    panel = Panel(module, kind, num_layers=2)
+    parameters = [*_PARAMETERS[:7], *_PARAMETERS[3:]]
+    return Worker(module, parameters, panel.item, panel.prepare, looks_ahead=True)
+
+
+@cache
 def product_of_few(kind: ProductKind) -> Worker:
     """The same for tokens that are not rounded yet, in the type of the output.
 
