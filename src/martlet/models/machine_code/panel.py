@@ -153,24 +153,22 @@ class Panel:
         def group(index: Value, _: list[Value]) -> list[Value]:
             own = b.add(b.mul(panel, num_groups), index)
             is_last = b.icmp_unsigned("==", b.add(index, WORD(1)), num_groups)
-            ahead_of = [
-                b.select(is_last, there, here)
-                for here, there in zip(weights, following, strict=True)
-            ]
+            values = b.select(is_last, following.values, weights.values)
             ahead = b.select(is_last, b.mul(next_panel, num_groups), b.add(own, WORD(1)))
+            asked = at(b, values, b.mul(ahead, group_bytes))
             of_rows = tokens.of_group(b, index)
             done, bytes_ = WORD(0), at(b, weights.values, b.mul(own, group_bytes))
             group_scales = at(b, weights.group_scales, b.mul(own, WORD(PANEL * 2)))
             if self._first_tile is None:
                 is_few = b.icmp_unsigned("<=", tokens.num_rows, WORD(_FEW_ROWS))
-                asked = b.select(is_few, bytes_, at(b, ahead_of[0], b.mul(ahead, group_bytes)))
+                asked = b.select(is_few, bytes_, asked)
             else:
-                asked = at(b, ahead_of[0], b.mul(ahead, group_bytes))
                 num_codes = b.udiv(b.mul(size, WORD(PANEL)), WORD(self._kind.inputs_of_code))
                 of_group = at(b, weights.codes, b.mul(own, num_codes))
                 parameters = (bytes_, group_scales, of_group, unpacked, totals, size, asked)
-                codes = at(b, ahead_of[2], b.mul(ahead, num_codes))
-                done = b.call(self._first_tile, [rows, *of_rows, *parameters, codes])
+                codes = b.select(is_last, following.codes, weights.codes)
+                asked_codes = at(b, codes, b.mul(ahead, num_codes))
+                done = b.call(self._first_tile, [rows, *of_rows, *parameters, asked_codes])
                 bytes_ = unpacked
             self._multiply(b, done, rows, of_rows, (bytes_, group_scales), totals, size, asked)
             return []
