@@ -115,8 +115,12 @@ def replies(engine: Engine, lengths: Iterable[int], params: SamplingParams) -> l
 def test_the_same_bits(architecture: str, weights: Weights, tmp_path: Path) -> None:
     model = load(wide_folder(architecture, tmp_path), weights)
     params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
-    for lengths in (range(9, 10), range(12, 44)):
-        plain, compiled = (Recorded(make_engine(model), is_plain=each) for each in (True, False))
+    # One row, some that each thread rounds for itself, and more, whose gate the product applies.
+    for lengths in (range(9, 10), range(12, 44), range(3, 73)):
+        plain, compiled = (
+            Recorded(make_engine(model, num_blocks=400, max_num_requests=70), is_plain=each)
+            for each in (True, False)
+        )
         assert replies(plain.engine, lengths, params) == replies(compiled.engine, lengths, params)
         assert compiled.num_compiled >= 18
         assert compiled.num_searched == compiled.num_compiled
