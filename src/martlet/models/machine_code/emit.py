@@ -16,7 +16,7 @@ Value = Any
 LANES = 16
 VECTOR_BYTES = 64
 BYTE, HALF, INT, WORD = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-FLOAT, POINTER = ir.FloatType(), ir.PointerType()
+FLAG, FLOAT, POINTER = ir.IntType(1), ir.FloatType(), ir.PointerType()
 INTS, HALVES, FLOATS, WORDS = (ir.VectorType(kind, LANES) for kind in (INT, HALF, FLOAT, WORD))
 BYTES = ir.VectorType(BYTE, VECTOR_BYTES)
 _BF16_SHIFT = 16
@@ -137,3 +137,7 @@ def ceil_div(b: Builder, value: Value, divisor: int) -> Value:
 
 def smaller(b: Builder, left: Value, right: Value) -> Value:
     return b.select(b.icmp_unsigned("<", left, right), left, right)
+
+
+def larger(b: Builder, left: Value, right: Value) -> Value:
+    return b.select(b.icmp_unsigned(">", left, right), left, right)

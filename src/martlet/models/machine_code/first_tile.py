@@ -7,6 +7,7 @@ from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
     BYTES,
+    FLAG,
     INTS,
     LANES,
     POINTER,
@@ -24,7 +25,7 @@ from martlet.models.machine_code.tile_rows import TileRows
 from martlet.models.machine_code.unpacking import Factors, Unpacking, halves
 from martlet.models.machine_code.worker import ask_for, new_function
 
-_PARAMETERS = [POINTER] * 8 + [WORD] + [POINTER] * 2
+_PARAMETERS = [POINTER] * 8 + [WORD] + [POINTER] * 2 + [FLAG]
 MOST_ROWS = 12
 """Of a first tile: more instructions that multiply leave more room for those that unpack."""
 _FEWEST_TO_LOOK_UP = 6
@@ -69,8 +70,8 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     part_steps = kind.part_size * PANEL // 2 // STEP_BYTES
     function, b = new_function(module, f"first_tile_of_{num_rows}", [*_PARAMETERS, WORD])
     *tokens, stored, weight_scales, codes, out, totals = function.args[:8]
-    size, ahead_weights, ahead_codes, pair_bytes = function.args[8:]
-    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
+    size, ahead_weights, ahead_codes, is_first, pair_bytes = function.args[8:]
+    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size, is_first)
 
     def column(number: Value, _: list[Value]) -> list[Value]:
         across = b.mul(number, WORD(VECTOR_BYTES))
@@ -97,7 +98,8 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                 results = list(sums)
                 for half, values in enumerate(halves(b, both)):
                     weights = factors.applied(b, values)
-                    b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
+                    if num_rows > 1:
+                        b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
                     for row in rows.numbers:
                         index = row + half % sums_of_row * num_rows

@@ -6,8 +6,9 @@ import torch
 
 TOKENS_AT_ONCE = 16
 """Tokens that are rounded together."""
-ROWS_AT_ONCE = 384
-"""Tokens for which a panel of weights is read from memory once, and then from the cache."""
+ROWS_AT_ONCE = 264
+"""Tokens for which a panel of weights is read from memory once, and then from the cache. They are
+whole tiles, and so few that a core's second level keeps them from panel to panel."""
 WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
 PANEL = 64

@@ -6,6 +6,7 @@ import torch
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
+    FLAG,
     FLOATS,
     HALVES,
     INT,
@@ -25,7 +26,7 @@ from martlet.models.machine_code.emit import (
 )
 from martlet.models.machine_code.kind import PANEL
 from martlet.models.machine_code.tile import COLUMNS
-from martlet.models.machine_code.worker import known_function
+from martlet.models.machine_code.worker import known_function, new_function
 
 PANEL_BYTES = PANEL * 4
 """Of a panel's numbers of 32 bits."""
@@ -35,18 +36,20 @@ class Outputs:
     """Writes the code for outputs of a type.
 
     Args:
-        module: Where its functions are declared.
+        module: Where its functions are written to.
         dtype: Of the outputs: bf16 or fp32.
+        num_layers: One, or two: a gate and what it is for.
     """
 
-    def __init__(self, module: ir.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: ir.Module, dtype: torch.dtype, num_layers: int) -> None:
         self._dtype = dtype
         is_bf16 = dtype == torch.bfloat16
         stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
-        parameters = [stored, POINTER, INT, ir.VectorType(ir.IntType(1), LANES)]
+        parameters = [stored, POINTER, INT, ir.VectorType(FLAG, LANES)]
         name = f"llvm.masked.store.{suffix}.p0"
         self._store = known_function(module, name, ir.VoidType(), parameters)
         self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
+        self._function = self._write(module, num_layers)
 
     def write(
         self,
@@ -60,11 +63,18 @@ class Outputs:
         """Writes those outputs that there are; the last panel may have fewer than others.
 
         Args:
-            layers: One, or a gate and what it is for: of each the totals, and the scales and the
-                bias of the panel's outputs.
+            layers: Of each the totals, and the scales and the bias of the panel's outputs.
             out: Of the first row.
             rest: The outputs from the panel's first on.
         """
+        addresses = [address for layer in layers for address in layer]
+        b.call(self._function, [*addresses, out, rows, num_outputs, rest])
+
+    def _write(self, module: ir.Module, num_layers: int) -> ir.Function:
+        parameters = [POINTER] * (2 * num_layers + 1) + [WORD] * 3
+        function, b = new_function(module, "outputs", parameters)
+        *addresses, out, rows, num_outputs, rest = function.args
+        layers = list(zip(addresses[::2], addresses[1::2], strict=True))
         is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
         with b.if_else(is_whole) as (whole, part):
             with whole:
@@ -72,6 +82,8 @@ class Outputs:
             with part:
                 # Stores with a mask take far longer.
                 self._write_rows(b, layers, out, rows, num_outputs, broadcast(b, rest))
+        b.ret_void()
+        return function
 
     def _write_rows(
         self,

@@ -3,6 +3,7 @@
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
+    FLAG,
     HALVES,
     INTS,
     LANES,
@@ -25,7 +26,7 @@ COLUMNS = range(PANEL // LANES)
 STEP_BYTES = PANEL * STEP
 _STEPS_AT_ONCE = 4
 """Written out one by one: of a loop with few rounds the CPU foresees the end."""
-_PARAMETERS = [POINTER] * 6 + [WORD, POINTER]
+_PARAMETERS = [POINTER] * 6 + [WORD, POINTER, FLAG]
 
 
 def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Function:
@@ -33,12 +34,12 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
 
     Its parameters, each beginning at the tile: the tokens' values, scales and offsets; the panel's
     weights plus 128, and their scales of this group; the totals, `[rows, panel]` in fp32, which are
-    changed; the inputs of the group; and where memory is asked for a quarter of a group meanwhile,
-    of weights of eight bits.
+    changed; the inputs of the group; where memory is asked for a quarter of a group meanwhile, of
+    weights of eight bits; and whether no group was before.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", _PARAMETERS)
-    *tokens, weight, weight_scales, totals, size, ahead = function.args
-    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size)
+    *tokens, weight, weight_scales, totals, size, ahead, is_first = function.args
+    rows = TileRows(module, b, num_rows, tuple(tokens), totals, size, is_first)
 
     def step(number: Value, sums: list[Value]) -> list[Value]:
         if kind.part_size is None:

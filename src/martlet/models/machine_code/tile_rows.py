@@ -12,6 +12,7 @@ from martlet.models.machine_code.emit import (
     Builder,
     Value,
     at,
+    each,
     load,
     load_each,
 )
@@ -30,6 +31,7 @@ class TileRows:
         tokens: The addresses of the rows' values, scales and offsets.
         totals: Of the sums over groups, `[rows, panel]` in fp32.
         size: The inputs of a group.
+        is_first: Whether no group was before, and totals begin.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class TileRows:
         tokens: tuple[Value, Value, Value],
         totals: Value,
         size: Value,
+        is_first: Value,
     ) -> None:
         values, self._scales, self._offsets = tokens
-        self._b, self._totals = b, totals
+        self._b, self._totals, self._is_first = b, totals, is_first
         self.numbers = range(num_rows)
         self._values = [at(b, values, b.mul(size, WORD(row))) for row in self.numbers]
         self._dot = known_function(module, "llvm.x86.avx512.vpdpbusd.512", INTS, [INTS] * 3)
@@ -65,7 +68,8 @@ class TileRows:
         """Adds the sums of a group to the totals, times the scale of the token and the weights'."""
         b = self._b
         place = b.add(b.mul(column, WORD(VECTOR_BYTES)), WORD(row * PANEL * _NUMBER_BYTES))
-        total = load(b, FLOATS, self._totals, place, align=VECTOR_BYTES)
+        before = load(b, FLOATS, self._totals, place, align=VECTOR_BYTES)
+        total = b.select(self._is_first, b.bitcast(each(INTS, 0), FLOATS), before)
         factor, number = self._scale(row), b.sitofp(products, FLOATS)
         if weight_scales is not None:
             factor, number = weight_scales, b.fmul(number, factor)
