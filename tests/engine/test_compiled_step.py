@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,10 @@ from martlet.engine.plan import StepPlan
 from martlet.engine.runner import PlainRunner
 from martlet.models.compiled.threads import can_compile
 from martlet.models.folder import ModelFolder, open_folder
+from martlet.models.linear.tokens import compiled_rounding
 from martlet.models.load import LoadedModel, load_model
+from martlet.models.machine_code.product import products
+from martlet.models.machine_code.worker import MachineCode
 from martlet.models.weights import Weights
 from support.adapters import make_adapter
 from support.engines import greedy, make_engine, run_to_end
@@ -234,3 +238,20 @@ def test_an_adapter_that_is_gone_is_held_by_no_program(folder: ModelFolder, tmp_
     engine.engine.adapters.drop("whole")
     gc.collect()
     assert matrices() is None
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_no_step_waits_for_a_product_to_be_compiled(
+    folder: ModelFolder, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products.cache_clear()
+    compiled_rounding.cache_clear()
+    model = load(folder, weights)
+
+    def refuse(_: MachineCode, module: Any) -> None:
+        pytest.fail(f"{module.name} is compiled in a step")
+
+    monkeypatch.setattr(MachineCode, "add", refuse)
+    engine = make_engine(model, max_num_requests=80)
+    replies(engine, [1, 20, 70, 300], greedy(2))
+    replies(engine, range(2, 82), greedy(2))

@@ -73,13 +73,24 @@ class GatedMLP(nn.Module):
         if isinstance(gate, IntegerLinear) and isinstance(up, IntegerLinear):
             if gate.is_like(up) and not gate.is_few(x):
                 tokens = gate.rounded(x)
-                if self.is_silu and is_compiled_for(x, gate.out_features):
+                if self._gates_in_product(x, gate):
                     return gate.gated(up, tokens)
                 return self._activated(gate.multiply(tokens), up.multiply(tokens))
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
             rows = gate.rounded(x)
             return self._activated(gate.multiply(rows), up.multiply(rows))
         return self._activated(gate(x), up(x))
+
+    def compile_for(self, dtype: torch.dtype) -> None:
+        """Compiles a product with the gate, if tokens of a type will have it, before they come."""
+        gate, x = self.gate_proj, torch.empty(0, dtype=dtype)
+        if not isinstance(gate, IntegerLinear) or not gate.is_like(self.up_proj):
+            return
+        if self._gates_in_product(x, gate):
+            gate.compiled_for(dtype).gated()
+
+    def _gates_in_product(self, x: Tensor, gate: IntegerLinear) -> bool:
+        return self.is_silu and is_compiled_for(x, gate.out_features)
 
     def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
         """`act(hidden) * up`; both are overwritten."""

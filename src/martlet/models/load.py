@@ -15,6 +15,7 @@ from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
 from martlet.models.guard import LayerShape, check, own_logits
 from martlet.models.heap import huge_pages, keep_freed_memory
+from martlet.models.linear.integer import IntegerLinear
 from martlet.models.swap import swap_leaves
 from martlet.models.weights import Weights
 
@@ -65,6 +66,7 @@ class LoadedModel:
         """
         if self.device.type == "cpu" and self.dtype == torch.bfloat16:
             compile_for_crowds()
+            _compile_products(self.module)
 
     @torch.inference_mode()
     def forward(
@@ -139,6 +141,7 @@ def load_model(
     layers = None if weights == "stored" else check(module, expected)
     with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
         swap_leaves(module, weights)
+    _compile_products(module)
     layers = layers or check(module, expected)
     config = module.config.get_text_config()
     layer_types = getattr(config, "layer_types", None) or ()
@@ -177,6 +180,13 @@ def _compile_for(module: CausalLM) -> None:
     embedding = module.get_input_embeddings().weight
     if isinstance(embedding, Tensor) and is_compiled_for(embedding, embedding.shape[-1]):
         compile_all()
+
+
+def _compile_products(module: CausalLM) -> None:
+    """Those of few bits: no step waits for them."""
+    for each in module.modules():
+        if isinstance(each, IntegerLinear | GatedMLP):
+            each.compile_for(module.dtype)
 
 
 def _last_mlp(module: CausalLM) -> GatedMLP | None:

@@ -8,12 +8,20 @@ from torch import Tensor, nn
 
 from martlet.models.linear.panels import lay_out
 from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
-from martlet.models.linear.tokens import LEAST_GROUP, RoundedTokens, places, round_tokens, rounding
+from martlet.models.linear.tokens import (
+    LEAST_GROUP,
+    RoundedTokens,
+    compiled_rounding,
+    places,
+    round_tokens,
+    rounding,
+)
 from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.support import can_compile, looks_up_bytes
 from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
+    from martlet.models.machine_code.product import Products
     from martlet.models.machine_code.worker import Worker
 
 _WIDEST = 2**16
@@ -63,7 +71,7 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = stored.in_features, stored.out_features
         self.bias = None if stored.bias is None else stored.bias.detach()
-        self._products: dict[tuple[torch.dtype, bool], Worker] = {}
+        self._products: dict[torch.dtype, Products] = {}
         self._panels = panels = lay_out(stored)
         self.group_size = panels.group_size
         """Inputs of a token that are rounded by one scale."""
@@ -84,7 +92,7 @@ class IntegerLinear(nn.Module):
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
-        dtype = torch.bfloat16 if tokens.dtype == torch.bfloat16 else torch.float32
+        dtype = _output_dtype(tokens.dtype)
         out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
         call = self._call_of_many(tokens.addresses(), out.data_ptr(), tokens.num_rows, dtype)
         self._run(call, out)
@@ -138,12 +146,12 @@ class IntegerLinear(nn.Module):
         return [self.rounding_call(x, num_rows, scratch), gated]
 
     def _gated_call(self, other: "IntegerLinear", memory: int, out: int, num_rows: int) -> Call:
-        from martlet.models.machine_code.product import gated_product
-
         tokens = places(memory, num_rows, self.in_features, self._num_groups)
         weights = (*self._addresses(), *other._addresses())
-        return gated_product(self._kind(torch.bfloat16)).call(
-            self._num_items(num_rows), *tokens, *weights, out, *self._sizes(num_rows)
+        return (
+            self.compiled_for(torch.bfloat16)
+            .gated()
+            .call(self._num_items(num_rows), *tokens, *weights, out, *self._sizes(num_rows))
         )
 
     def _multiply_few(self, x: Tensor) -> Tensor:
@@ -160,13 +168,13 @@ class IntegerLinear(nn.Module):
         at_once = num_items // (_LEAST_TURNS * torch.get_num_threads())
         at_once = max(1, min(at_once, _MOST_AT_ONCE))
         tokens = (x, self.group_size, at_once)
-        product = self._product(dtype, of_few=True)
+        product = self.compiled_for(dtype).of_few
         return self._call(product, -(-num_items // at_once), tokens, out, num_rows)
 
     def _call_of_many(
         self, tokens: Sequence[int], out: int, num_rows: int, dtype: torch.dtype
     ) -> Call:
-        product = self._product(dtype)
+        product = self.compiled_for(dtype).product
         return self._call(product, self._num_items(num_rows), tokens, out, num_rows)
 
     def _num_items(self, num_rows: int) -> int:
@@ -187,15 +195,19 @@ class IntegerLinear(nn.Module):
     def _sizes(self, num_rows: int) -> tuple[int, ...]:
         return num_rows, self.in_features, self.out_features, self._num_groups
 
-    def _product(self, dtype: torch.dtype, *, of_few: bool = False) -> "Worker":
-        """The compiled function for an output of a type."""
-        known = self._products.get((dtype, of_few))
-        if known is None:
-            from martlet.models.machine_code.product import product, product_of_few
+    def compile_for(self, dtype: torch.dtype) -> None:
+        """Compiles what tokens of a type will need, so that none of them waits for it."""
+        dtype = _output_dtype(dtype)
+        compiled_rounding(dtype)
+        self.compiled_for(dtype)
 
-            kind = self._kind(dtype)
-            known = product_of_few(kind) if of_few else product(kind)
-            self._products[dtype, of_few] = known
+    def compiled_for(self, dtype: torch.dtype) -> "Products":
+        """The functions for an output of a type; the first layer of a kind waits for them."""
+        known = self._products.get(dtype)
+        if known is None:
+            from martlet.models.machine_code.product import products
+
+            known = self._products[dtype] = products(self._kind(dtype))
         return known
 
     def _kind(self, dtype: torch.dtype) -> ProductKind:
@@ -208,3 +220,8 @@ class IntegerLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def _output_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the compiled product of tokens of a type writes."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32

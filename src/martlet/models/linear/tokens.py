@@ -76,7 +76,7 @@ def rounding(
     x: int, memory: int, num_rows: int, width: int, group_size: int, dtype: torch.dtype
 ) -> Call:
     """What rounds tokens of a dtype at one address, and writes them to another."""
-    return _rounding(dtype).call(
+    return compiled_rounding(dtype).call(
         -(-num_rows // TOKENS_AT_ONCE),
         x,
         *places(memory, num_rows, width, width // group_size),
@@ -85,7 +85,8 @@ def rounding(
 
 
 @cache
-def _rounding(dtype: torch.dtype) -> "Worker":
+def compiled_rounding(dtype: torch.dtype) -> "Worker":
+    """What rounds tokens of a type, bf16 or fp32; the first to ask waits for it."""
     from martlet.models.machine_code.token_rounding import token_rounding
 
     return token_rounding(dtype)

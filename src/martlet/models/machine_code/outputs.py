@@ -72,7 +72,7 @@ class Outputs:
 
     def _write(self, module: ir.Module, num_layers: int) -> ir.Function:
         parameters = [POINTER] * (2 * num_layers + 1) + [WORD] * 3
-        function, b = new_function(module, "outputs", parameters)
+        function, b = new_function(module, f"outputs_of_{num_layers}", parameters)
         *addresses, out, rows, num_outputs, rest = function.args
         layers = list(zip(addresses[::2], addresses[1::2], strict=True))
         is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))

@@ -1,5 +1,8 @@
 """The outputs of a panel, of as many rows as go through at once: what a thread takes at a time."""
 
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
@@ -26,29 +29,51 @@ _UNPACKED_BYTES = 160 * 1024
 them, and for tokens."""
 
 
+class Tiles(NamedTuple):
+    """The functions of all tiles of a kind."""
+
+    by_rows: Mapping[int, ir.Function]
+    first: ir.Function | None
+    """What makes bytes of weights of four bits."""
+
+    @classmethod
+    def written(cls, module: ir.Module, kind: ProductKind) -> Self:
+        """Writes them."""
+        by_rows = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
+        if kind.part_size is None:
+            return cls(by_rows, None)
+        return cls(by_rows, write_first_tiles(module, kind, (MOST_ROWS, *_ROWS_OF_TILES)))
+
+    def declared(self, module: ir.Module) -> "Tiles":
+        """The same, to be called in a module that is compiled later."""
+
+        def again(function: ir.Function) -> ir.Function:
+            return ir.Function(module, function.function_type, function.name)
+
+        by_rows = {count: again(tile) for count, tile in self.by_rows.items()}
+        return Tiles(by_rows, again(self.first) if self.first else None)
+
+
 class Panel:
     """Writes the code of an item.
 
     Args:
-        module: Where its functions are written to.
+        module: Where it is written to.
         kind: Of the product.
+        tiles: That can be called there.
         num_layers: One, or two: a gate and what it is for, of the same inputs and outputs.
     """
 
-    def __init__(self, module: ir.Module, kind: ProductKind, *, num_layers: int = 1) -> None:
-        self._kind, self._num_layers = kind, num_layers
-        self._tiles = {count: write_tile(module, kind, count) for count in _ROWS_OF_TILES}
-        self._first_tile = (
-            write_first_tiles(module, kind, (MOST_ROWS, *_ROWS_OF_TILES))
-            if kind.part_size
-            else None
-        )
+    def __init__(
+        self, module: ir.Module, kind: ProductKind, tiles: Tiles, *, num_layers: int = 1
+    ) -> None:
+        self._kind, self._tiles, self._num_layers = kind, tiles, num_layers
         self._outputs = Outputs(module, kind.dtype, num_layers)
 
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, see `Memory`, and the parameters."""
         width, num_groups = parameters[-3], parameters[-1]
-        if self._first_tile is None:
+        if self._tiles.first is None:
             groups_at_once, unpacked_bytes = num_groups, WORD(0)
         else:
             group_bytes = b.mul(b.udiv(width, num_groups), WORD(self._num_layers * PANEL))
@@ -88,8 +113,8 @@ class Panel:
             num_groups=num_groups,
             first_row=first_row,
             rows=smaller(b, b.sub(num_rows, first_row), WORD(ROWS_AT_ONCE)),
-            tiles=self._tiles,
-            first_tile=self._first_tile,
+            tiles=self._tiles.by_rows,
+            first_tile=self._tiles.first,
         )
         self._compute(b, item, out, num_outputs)
 

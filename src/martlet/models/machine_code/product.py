@@ -36,46 +36,65 @@ from martlet.models.machine_code.emit import (
     smaller,
 )
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
-from martlet.models.machine_code.panel import Panel
+from martlet.models.machine_code.panel import Panel, Tiles
 from martlet.models.machine_code.token_rounding import Rounding
-from martlet.models.machine_code.worker import Worker
+from martlet.models.machine_code.worker import MachineCode, Worker, write_worker
 
 _PARAMETERS = [POINTER] * 8 + [WORD] * 4
+_OF_FEW = "product_of_few"
 
 
 @cache
-def product(kind: ProductKind) -> Worker:
-    """The function for a kind."""
-    module = ir.Module("product")
-    panel = Panel(module, kind)
-    return Worker(module, _PARAMETERS, panel.item, panel.prepare, looks_ahead=True)
+def products(kind: ProductKind) -> "Products":
+    """The functions for a kind."""
+    return Products(kind)
 
 
-@cache
-def gated_product(kind: ProductKind) -> Worker:
-    """The function for `silu(gate(x)) * up(x)` in bf16, of two layers of a kind.
+class Products:
+    """The functions for a kind; they share the code of their tiles."""
 
-    Behind the four parameters of the gate's weights it takes those of the other's. So neither
-    product is ever in memory.
-    """
-    module = ir.Module("gated_product")
-    panel = Panel(module, kind, num_layers=2)
-    parameters = [*_PARAMETERS[:7], *_PARAMETERS[3:]]
-    return Worker(module, parameters, panel.item, panel.prepare, looks_ahead=True)
+    def __init__(self, kind: ProductKind) -> None:
+        self._kind, self._code = kind, MachineCode()
+        self._gated: Worker | None = None
+        module = ir.Module("products")
+        self._tiles = Tiles.written(module, kind)
+        panel = Panel(module, kind, self._tiles)
+        write_worker(module, "product", _PARAMETERS, panel.item, panel.prepare, looks_ahead=True)
+        _write_product_of_few(module, kind, panel)
+        self._code.add(module)
+        self.product = self._code.worker("product")
+        self.of_few = self._code.worker(_OF_FEW)
+
+    def gated(self) -> Worker:
+        """The function for `silu(gate(x)) * up(x)` in bf16, of two layers of the kind.
+
+        Behind the four parameters of the gate's weights it takes those of the other's. So neither
+        product is ever in memory. It is compiled when it is first asked for.
+        """
+        if self._gated is None:
+            self._gated = self._compile_gated()
+        return self._gated
+
+    def _compile_gated(self) -> Worker:
+        module = ir.Module("gated_product")
+        panel = Panel(module, self._kind, self._tiles.declared(module), num_layers=2)
+        parameters = [*_PARAMETERS[:7], *_PARAMETERS[3:]]
+        write_worker(
+            module, "gated_product", parameters, panel.item, panel.prepare, looks_ahead=True
+        )
+        self._code.add(module)
+        return self._code.worker("gated_product")
 
 
-@cache
-def product_of_few(kind: ProductKind) -> Worker:
-    """The same for tokens that are not rounded yet, in the type of the output.
+def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) -> None:
+    """The product of tokens that are not rounded yet, in the type of the output.
 
     Each thread rounds all of them for itself, which for a few takes less time than another call.
     In the places of the values, scales and offsets are the tokens, the size of a group, and how
     many of the items of `product` are one here: for few tokens a thread waits for memory alone,
     which gives most to whoever goes on reading where he is.
     """
-    module = ir.Module("product_of_few")
     rounding = Rounding(module, kind.dtype)
-    panel = Panel(module, kind)
 
     def prepare(
         b: Builder, x: Value, group_size: Value, num_at_once: Value, *others: Value
@@ -102,4 +121,4 @@ def product_of_few(kind: ProductKind) -> Worker:
 
         repeat(b, count, [], one)
 
-    return Worker(module, [POINTER, WORD, WORD, *_PARAMETERS[3:]], item, prepare)
+    write_worker(module, _OF_FEW, [POINTER, WORD, WORD, *_PARAMETERS[3:]], item, prepare)

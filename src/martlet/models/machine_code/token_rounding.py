@@ -34,7 +34,7 @@ from martlet.models.machine_code.emit import (
     smaller,
 )
 from martlet.models.machine_code.kind import TOKENS_AT_ONCE, WEIGHT_ZERO
-from martlet.models.machine_code.worker import Worker, known_function
+from martlet.models.machine_code.worker import MachineCode, Worker, known_function, write_worker
 
 _LARGEST = 127.0
 _SMALLEST = float(torch.finfo(torch.float32).tiny * 1e3)
@@ -53,7 +53,10 @@ def token_rounding(dtype: torch.dtype) -> Worker:
         sizes = (num_rows, width, group_size)
         rounding.rows(b, first, end, *tensors, sizes=sizes)
 
-    return Worker(module, [POINTER] * 4 + [WORD] * 3, item)
+    write_worker(module, module.name, [POINTER] * 4 + [WORD] * 3, item)
+    code = MachineCode()
+    code.add(module)
+    return code.worker(module.name)
 
 
 class Rounding:

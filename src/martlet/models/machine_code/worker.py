@@ -6,7 +6,6 @@ function is written with its builder while the model is loaded, and is machine c
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -15,7 +14,6 @@ from martlet.models.machine_code.emit import INT, POINTER, WORD, Builder, Value,
 from martlet.models.openmp import Call, run
 
 _OPTIMIZATION = 2
-_WORKER = "worker"
 _READ_TO_SECOND_LEVEL = (INT(0), INT(2), INT(1))
 """How memory is asked for: to be read, to the cache's second level, as data."""
 
@@ -25,30 +23,10 @@ class Worker:
 
     Each thread takes the next item until none is left, so one whose core is wanted elsewhere holds
     the others up for an item at most.
-
-    Args:
-        module: The functions that the items' code calls. It is compiled with them.
-        parameters: The types of the parameters: pointers and words.
-        item: Given a builder, the number of an item and the parameters, it writes the code that
-            computes the item.
-        prepare: Given a builder and the parameters, it writes what each thread does first, and
-            returns the parameters that items get.
-        looks_ahead: Whether a thread takes the next item before it computes one, and `item` is
-            given that number too, behind its own. It is too large behind the last.
     """
 
-    def __init__(
-        self,
-        module: ir.Module,
-        parameters: Sequence[ir.Type],
-        item: Callable[..., None],
-        prepare: Callable[..., Sequence[Value]] = lambda _, *values: values,
-        *,
-        looks_ahead: bool = False,
-    ) -> None:
-        _write(module, parameters, item, prepare, looks_ahead=looks_ahead)
-        self._engine = _compile(module)  # It owns the machine code.
-        self._address: int = self._engine.get_function_address(_WORKER)
+    def __init__(self, code: "MachineCode", address: int) -> None:
+        self._code, self._address = code, address
 
     def __call__(self, num_items: int, *values: int, alone: bool) -> None:
         """Computes all items.
@@ -64,17 +42,59 @@ class Worker:
         return Call(self._address, (num_items, *values))
 
 
-def _write(
+class MachineCode:
+    """Modules that were compiled; what one has written, later ones can call by its name."""
+
+    def __init__(self) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self._machine = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(),
+            features=llvm.get_host_cpu_features().flatten(),
+            opt=_OPTIMIZATION,
+            jit=True,
+        )
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), self._machine)
+
+    def add(self, module: ir.Module) -> None:
+        """Compiles a module."""
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+        options = llvm.create_pipeline_tuning_options(_OPTIMIZATION)
+        passes = llvm.create_pass_builder(self._machine, options)
+        passes.getModulePassManager().run(parsed, passes)
+        self._engine.add_module(parsed)
+        self._engine.finalize_object()
+
+    def worker(self, name: str) -> Worker:
+        """What `write_worker` wrote."""
+        return Worker(self, self._engine.get_function_address(name))
+
+
+def write_worker(
     module: ir.Module,
+    name: str,
     parameters: Sequence[ir.Type],
     item: Callable[..., None],
-    prepare: Callable[..., Sequence[Value]],
+    prepare: Callable[..., Sequence[Value]] = lambda _, *values: values,
     *,
-    looks_ahead: bool,
+    looks_ahead: bool = False,
 ) -> None:
-    """A function of a task: where items that were taken are counted, the number of all, and the
-    parameters."""
-    function, b = new_function(module, _WORKER, [POINTER])
+    """Writes the function of a `Worker`.
+
+    Its parameter is the address of a task: where items that were taken are counted, the number of
+    all, and the parameters.
+
+    Args:
+        parameters: The types of the parameters: pointers and words.
+        item: Given a builder, the number of an item and the parameters, it writes the code that
+            computes the item.
+        prepare: Given a builder and the parameters, it writes what each thread does first, and
+            returns the parameters that items get.
+        looks_ahead: Whether a thread takes the next item before it computes one, and `item` is
+            given that number too, behind its own. It is too large behind the last.
+    """
+    function, b = new_function(module, name, [POINTER])
     (task,) = function.args
     taken, num_items, *given = [
         load(b, kind, task, WORD(8 * place), align=8)
@@ -105,30 +125,12 @@ def _write(
     b.ret_void()
 
 
-def _compile(module: ir.Module) -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=_OPTIMIZATION,
-        jit=True,
-    )
-    options = llvm.create_pipeline_tuning_options(_OPTIMIZATION)
-    passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(parsed, passes)
-    engine = llvm.create_mcjit_compiler(parsed, machine)
-    engine.finalize_object()
-    return engine
-
-
 def new_function(
     module: ir.Module, name: str, parameters: Sequence[ir.Type]
 ) -> tuple[ir.Function, Builder]:
     """A function without a result, and a builder at its beginning."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), parameters), name)
+    function.attributes.add("noinline")  # Copies would take longer to compile, and no less to run.
     return function, ir.IRBuilder(function.append_basic_block("begin"))
 
 
