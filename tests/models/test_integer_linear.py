@@ -81,6 +81,20 @@ def test_a_row_comes_out_the_same_to_the_last_bit_alone_and_in_any_crowd(
         assert torch.equal(torch.cat(parts, dim=1), crowd)
 
 
+def test_the_largest_sums_that_four_bits_can_have_are_right_for_a_row_alone() -> None:
+    linear = nn.Linear(896, 128, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    linear.weight.copy_(torch.ones(128, 896))
+    linear.weight[64:] *= -1
+    stored = to_int4_steps(linear)
+    assert {0, 15} == set(stored.rounded.values.unique().tolist())
+    layer, x = IntegerLinear(stored), torch.ones(896, dtype=torch.bfloat16)
+    x[448:] *= -1
+    for row in (x, -x, x.abs(), -x.abs()):
+        alone, crowd = layer(row[None]), layer(row.expand(3, -1))
+        assert torch.equal(alone.expand(3, -1), crowd)
+        torch.testing.assert_close(alone, stored(row[None]), atol=4.0, rtol=0.01)
+
+
 def test_it_does_not_matter_how_many_threads_share_the_work() -> None:
     layer = IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))
     x = torch.randn(40, 896)

@@ -98,8 +98,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                 results = list(sums)
                 for half, values in enumerate(halves(b, both)):
                     weights = factors.applied(b, values)
-                    if num_rows > 1:
-                        b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
+                    b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
                     for row in rows.numbers:
                         index = row + half % sums_of_row * num_rows

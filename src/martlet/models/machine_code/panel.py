@@ -19,6 +19,7 @@ from martlet.models.machine_code.emit import (
 from martlet.models.machine_code.first_tile import MOST_ROWS, write_first_tiles
 from martlet.models.machine_code.item import Groups, Item, Memory, Tokens, Weights
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.one_row import OneRow
 from martlet.models.machine_code.outputs import PANEL_BYTES, Outputs
 from martlet.models.machine_code.tile import write_tile
 
@@ -142,3 +143,22 @@ class Panel:
 
         num_rounds = b.udiv(b.add(num_groups, b.sub(at_once, WORD(1))), at_once)
         repeat(b, num_rounds, [], some_groups)
+
+    def one_row(self, b: Builder, panel: Value, sums: Value, row: OneRow, *values: Value) -> None:
+        """Writes an item of one row, whose parts have sums; the others are as in `item`."""
+        num_own = len(Memory._fields)
+        memory, (x, scales, _, *others) = Memory(*values[:num_own]), values[num_own:]
+        stored, _, codes, ends, out, _, width, num_outputs, num_groups = others
+        panel_bytes = b.udiv(b.mul(width, WORD(PANEL)), WORD(self._kind.weights_of_byte))
+        num_codes = b.udiv(b.mul(width, WORD(PANEL)), WORD(self._kind.inputs_of_code))
+        row.panel(
+            b,
+            *(x, sums, scales),
+            at(b, stored, b.mul(panel, panel_bytes)),
+            at(b, codes, b.mul(panel, num_codes)),
+            *(memory.totals, b.udiv(width, num_groups), num_groups),
+        )
+        first_output = b.mul(panel, WORD(PANEL))
+        to = at(b, out, b.mul(first_output, WORD(self._kind.dtype.itemsize)))
+        layer = (memory.totals, at(b, ends, b.mul(panel, WORD(2 * PANEL_BYTES))))
+        self._outputs.write(b, [layer], to, WORD(1), num_outputs, b.sub(num_outputs, first_output))

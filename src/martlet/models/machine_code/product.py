@@ -36,6 +36,7 @@ from martlet.models.machine_code.emit import (
     smaller,
 )
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.one_row import OneRow
 from martlet.models.machine_code.panel import Panel, Tiles
 from martlet.models.machine_code.token_rounding import Rounding
 from martlet.models.machine_code.worker import MachineCode, Worker, write_worker
@@ -95,6 +96,7 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
     which gives most to whoever goes on reading where he is.
     """
     rounding = Rounding(module, kind.dtype)
+    one_row = OneRow(module, kind) if OneRow.is_for(kind) else None
 
     def prepare(
         b: Builder, x: Value, group_size: Value, num_at_once: Value, *others: Value
@@ -105,9 +107,10 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
         tokens = [allocate(b, num_bytes) for num_bytes in lengths]
         sizes = (num_rows, width, group_size)
         rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes)
-        return [num_at_once, *panel.prepare(b, *tokens, *others)]
+        sums = one_row.prepare(b, tokens[0], num_rows, width) if one_row else tokens[0]
+        return [num_at_once, sums, *panel.prepare(b, *tokens, *others)]
 
-    def item(b: Builder, number: Value, num_at_once: Value, *others: Value) -> None:
+    def item(b: Builder, number: Value, num_at_once: Value, sums: Value, *others: Value) -> None:
         num_rows, _, num_outputs, _ = others[-4:]
         num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
         num_items = b.mul(num_turns, ceil_div(b, num_outputs, PANEL))
@@ -116,7 +119,14 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
 
         def one(index: Value, _: list[Value]) -> list[Value]:
             own = b.add(first, index)
-            panel.item(b, own, b.add(own, WORD(1)), *others)
+            if one_row is None:
+                panel.item(b, own, b.add(own, WORD(1)), *others)
+                return []
+            with b.if_else(b.icmp_unsigned("==", num_rows, WORD(1))) as (alone, crowd):
+                with alone:
+                    panel.one_row(b, own, sums, one_row, *others)
+                with crowd:
+                    panel.item(b, own, b.add(own, WORD(1)), *others)
             return []
 
         repeat(b, count, [], one)
