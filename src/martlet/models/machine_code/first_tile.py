@@ -48,7 +48,7 @@ def write_first_tiles(module: ir.Module, kind: ProductKind, counts: Sequence[int
     for count, tile in tiles:
         with b.if_then(b.icmp_unsigned(">=", num_rows, WORD(count))):
             is_last = b.icmp_unsigned("==", num_rows, WORD(count))
-            b.call(tile, [*others, b.select(is_last, WORD(0), WORD(2 * STEP_BYTES))])
+            b.call(tile, [*others, b.select(is_last, WORD(0), WORD(2 * VECTOR_BYTES))])
             b.ret(WORD(count))
     b.ret(WORD(0))
     return function
@@ -72,10 +72,11 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
     *tokens, stored, weight_scales, codes, out, totals = function.args[:8]
     size, ahead_weights, ahead_codes, is_first, pair_bytes = function.args[8:]
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size, is_first)
+    column_bytes = b.mul(size, WORD(LANES))
 
     def column(number: Value, _: list[Value]) -> list[Value]:
         across = b.mul(number, WORD(VECTOR_BYTES))
-        source, target = at(b, stored, across), at(b, out, across)
+        source, target = at(b, stored, across), at(b, out, b.mul(number, column_bytes))
         of_column = at(b, codes, b.mul(number, WORD(LANES)))
 
         def unit(index: Value, sums: list[Value]) -> list[Value]:
@@ -98,7 +99,7 @@ def _write_first_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir
                 results = list(sums)
                 for half, values in enumerate(halves(b, both)):
                     weights = factors.applied(b, values)
-                    b.store(weights, at(b, to, WORD(half * STEP_BYTES)), align=VECTOR_BYTES)
+                    b.store(weights, at(b, to, WORD(half * VECTOR_BYTES)), align=VECTOR_BYTES)
                     place = b.add(b.mul(step, WORD(2)), WORD(half))
                     for row in rows.numbers:
                         index = row + half % sums_of_row * num_rows

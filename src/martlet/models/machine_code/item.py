@@ -61,7 +61,8 @@ class Memory(NamedTuple):
     """How far apart the totals of rows lie that do not share a tile: 0 where they are written
     before others begin."""
     unpacked: Value
-    """`[layers, groups at once, inputs of a group * panel]`, of weights of four bits."""
+    """`[layers, groups at once, panel / 16, inputs / 4, 16, 4]`, of weights of four bits: a column
+    at a time, as they are written."""
     groups_at_once: Value
     """As many go through the rows together, before those behind them."""
 

@@ -33,22 +33,24 @@ def write_tile(module: ir.Module, kind: ProductKind, num_rows: int) -> ir.Functi
     """A function that adds the products of a group of inputs to what the rows have.
 
     Its parameters, each beginning at the tile: the tokens' values, scales and offsets; the panel's
-    weights plus 128, and their scales of this group; the totals, `[rows, panel]` in fp32, which are
-    changed; the inputs of the group; where memory is asked for a quarter of a group meanwhile, of
-    weights of eight bits; and whether no group was before.
+    weights plus 128, of four bits column by column, and their scales of this group; the totals,
+    `[rows, panel]` in fp32, which are changed; the inputs of the group; where memory is asked for a
+    quarter of a group meanwhile, of weights of eight bits; and whether no group was before.
     """
     function, b = new_function(module, f"tile_of_{num_rows}", _PARAMETERS)
     *tokens, weight, weight_scales, totals, size, ahead, is_first = function.args
     rows = TileRows(module, b, num_rows, tuple(tokens), totals, size, is_first)
+    if kind.part_size is None:
+        step_bytes, column_bytes = WORD(STEP_BYTES), WORD(VECTOR_BYTES)
+    else:
+        step_bytes, column_bytes = WORD(VECTOR_BYTES), b.mul(size, WORD(LANES))
+    of_columns = [at(b, weight, b.mul(column_bytes, WORD(column))) for column in COLUMNS]
 
     def step(number: Value, sums: list[Value]) -> list[Value]:
         if kind.part_size is None:
             ask_for(module, b, at(b, ahead, b.mul(number, WORD(VECTOR_BYTES))))
-        panel = at(b, weight, b.mul(number, WORD(STEP_BYTES)))
-        columns = [
-            load(b, INTS, panel, WORD(VECTOR_BYTES * column), align=VECTOR_BYTES)
-            for column in COLUMNS
-        ]
+        step = b.mul(number, step_bytes)
+        columns = [load(b, INTS, column, step, align=VECTOR_BYTES) for column in of_columns]
         results: list[Value] = []
         for row in rows.numbers:
             inputs = rows.inputs(row, number)
