@@ -148,11 +148,9 @@ class IntegerLinear(nn.Module):
     def _gated_call(self, other: "IntegerLinear", memory: int, out: int, num_rows: int) -> Call:
         tokens = places(memory, num_rows, self.in_features, self._num_groups)
         weights = (*self._addresses(), *other._addresses())
-        return (
-            self.compiled_for(torch.bfloat16)
-            .gated()
-            .call(self._num_items(num_rows), *tokens, *weights, out, *self._sizes(num_rows))
-        )
+        gated = self.compiled_for(torch.bfloat16).gated()
+        sizes = self._sizes(num_rows)
+        return gated.call(self._num_items(num_rows), *tokens, *weights, out, *sizes)
 
     def _multiply_few(self, x: Tensor) -> Tensor:
         rows, num_rows = x.contiguous(), x.numel() // self.in_features

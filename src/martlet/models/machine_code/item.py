@@ -181,7 +181,8 @@ class Item:
             later, panel = self.layers[0], self.next_panel
         following = b.add(group, WORD(1))
         is_last = b.icmp_unsigned("==", following, self.num_groups)
-        chosen = Weights(*(b.select(is_last, a, c) for a, c in zip(later, here, strict=True)))
+        pairs = zip(later, here, strict=True)
+        chosen = Weights(*(b.select(is_last, *pair) for pair in pairs))
         within = b.add(b.mul(self.panel, self.num_groups), following)
         return chosen, b.select(is_last, b.mul(panel, self.num_groups), within)
 

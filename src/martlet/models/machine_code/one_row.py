@@ -37,7 +37,7 @@ from martlet.models.machine_code.emit import (
 from martlet.models.machine_code.kind import PANEL, STEPS, ProductKind
 from martlet.models.machine_code.tile import COLUMNS, STEP_BYTES
 from martlet.models.machine_code.tile_rows import STEP
-from martlet.models.machine_code.unpacking import halves
+from martlet.models.machine_code.unpacking import halves, numbers_of_codes
 from martlet.models.machine_code.worker import known_function, new_function
 
 _PART_SIZE = 16
@@ -74,8 +74,6 @@ class OneRow:
         self._dot = known_function(module, f"{dot}.512", INTS, [INTS] * 3)
         self._dot_of_part = known_function(module, f"{dot}.128", _QUARTER, [_QUARTER] * 3)
         self._dot_of_pairs = known_function(module, pairs, INTS, [INTS] * 3)
-        permute = "llvm.x86.avx512.permvar.si.512"
-        self._permute = known_function(module, permute, INTS, [INTS] * 2)
         self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
         self._sum_of = known_function(module, "llvm.vector.reduce.add.v4i32", INT, [_QUARTER])
         self._function = self._write()
@@ -153,11 +151,11 @@ class OneRow:
                 here = at(b, stored, WORD(number * part_bytes + column * VECTOR_BYTES))
                 sum_ = self._part(b, here, at(b, inputs, WORD(number * _PART_SIZE)))
                 of_values = load_each(b, INT, sums, WORD(number * _NUMBER_BYTES))
-                product = b.call(
-                    self._dot_of_pairs, [product, sum_, self._of_codes(b, _TIMES, code)]
+                times, less = (
+                    numbers_of_codes(self._module, b, numbers, code) for numbers in (_TIMES, _LESS)
                 )
-                zeros = self._of_codes(b, _LESS, code)
-                product = b.call(self._dot_of_pairs, [product, zeros, of_values])
+                product = b.call(self._dot_of_pairs, [product, sum_, times])
+                product = b.call(self._dot_of_pairs, [product, less, of_values])
                 code = b.lshr(code, each(INTS, _CODE_BITS))
             results.append(product)
         return results
@@ -172,7 +170,3 @@ class OneRow:
                 sums = b.call(self._dot, [sums, b.bitcast(weights, INTS), x])
                 place += STEP
         return sums
-
-    def _of_codes(self, b: Builder, numbers: Sequence[int], codes: Value) -> Value:
-        """For each output the number that its code's lower half stands for."""
-        return b.call(self._permute, [ir.Constant(INTS, list(numbers)), codes])

@@ -29,6 +29,7 @@ from martlet.models.machine_code.emit import (
     broadcast,
     each,
     from_bf16,
+    larger,
     load,
     repeat,
     smaller,
@@ -112,12 +113,12 @@ class Rounding:
         def compare(place: Value, largest: list[Value]) -> list[Value]:
             # Without their signs, the bits of fp32 are in order, and those of NaN the largest.
             bits = b.bitcast(self._load(b, x, start, place), INTS)
-            return [_larger(b, b.and_(bits, each(INTS, 0x7FFFFFFF)), largest[0])]
+            return [larger(b, b.and_(bits, each(INTS, 0x7FFFFFFF)), largest[0])]
 
         (largest,) = repeat(b, num_vectors, [each(INTS, 0)], compare)
         bits = b.call(self._largest_of, [largest])
         least = b.bitcast(FLOAT(_SMALLEST), INT)
-        scale = b.fdiv(b.bitcast(_larger(b, bits, least), FLOAT), FLOAT(_LARGEST))
+        scale = b.fdiv(b.bitcast(larger(b, bits, least), FLOAT), FLOAT(_LARGEST))
         inverse = broadcast(b, b.fdiv(FLOAT(1.0), scale))
 
         def round_(place: Value, total: list[Value]) -> list[Value]:
@@ -136,7 +137,3 @@ class Rounding:
         if self._dtype == torch.bfloat16:
             return from_bf16(b, load(b, HALVES, x, offset, align=2))
         return load(b, FLOATS, x, offset, align=4)
-
-
-def _larger(b: Builder, left: Value, right: Value) -> Value:
-    return b.select(b.icmp_unsigned(">", left, right), left, right)

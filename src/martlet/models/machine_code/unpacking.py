@@ -39,6 +39,13 @@ def halves(b: Builder, both: Value) -> tuple[Value, Value]:
     return b.and_(both, mask), b.and_(b.bitcast(shifted, BYTES), mask)
 
 
+def numbers_of_codes(module: ir.Module, b: Builder, numbers: Sequence[int], codes: Value) -> Value:
+    """For each output the number that its code's lower half stands for."""
+    # It reads the lower half alone.
+    permute = known_function(module, "llvm.x86.avx512.permvar.si.512", INTS, [INTS] * 2)
+    return b.call(permute, [ir.Constant(INTS, list(numbers)), codes])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Factors:
     """What a part's values become bytes by: `(q - zero) * multiplier + 128` is a byte."""
@@ -97,8 +104,6 @@ class Unpacking:
         return lambda values: b.call(look_up, [low, b.or_(values, places), high])
 
     def _of_codes(self, numbers: Sequence[int], codes: Value) -> Value:
-        """For each output the number that its code's lower half stands for, as bytes."""
-        b, kinds = self._b, [INTS] * 2
-        # It reads the lower half alone.
-        permute = known_function(self._module, "llvm.x86.avx512.permvar.si.512", INTS, kinds)
-        return b.bitcast(b.call(permute, [ir.Constant(INTS, list(numbers)), codes]), BYTES)
+        """As `numbers_of_codes`, in bytes."""
+        b = self._b
+        return b.bitcast(numbers_of_codes(self._module, b, numbers, codes), BYTES)
