@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import yaml
 
 from martlet.errors import InputError, Interrupted
-from martlet.train.config import resolve_config
+from martlet.train.config import TrainConfig, resolve_config
 from martlet.train.job import open_job, run_job
-from martlet.train.run_folder import RunFolder
+from martlet.train.run_folder import RunFolder, open_run
 from train.runs import PEFT_WARNINGS, WEIGHTS, train
 
 pytestmark = PEFT_WARNINGS
@@ -75,6 +77,33 @@ def test_two_processes_learn_as_one_does(rows: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert losses_of(two) == pytest.approx(losses_of(one), abs=2e-3)
+
+
+def test_all_processes_of_a_run_may_claim_its_folder_at_once(rows: Path, tmp_path: Path) -> None:
+    claims = 8
+    all_there = Barrier(claims)
+
+    def claim(config: TrainConfig) -> Path:
+        all_there.wait()
+        return open_run(config, inputs={"base": "1"}).path
+
+    with ThreadPoolExecutor(claims) as pool:
+        for number in range(20):
+            given = {"data": [str(rows)], "model": "demo", "out": tmp_path / str(number)}
+            config = resolve_config(given)
+            assert set(pool.map(claim, [config] * claims)) == {config.out}
+            assert {each.name for each in config.out.iterdir()} == {"identity.json", "recipe.yaml"}
+
+
+def test_a_claim_that_was_cut_short_is_completed(rows: Path, tmp_path: Path) -> None:
+    config = resolve_config({"data": [str(rows)], "model": "demo", "out": tmp_path / "run"})
+    config.out.mkdir()
+    (config.out / ".draft-0").write_text("{")
+    recipe = open_run(config, inputs={}).path / "recipe.yaml"
+    written = recipe.read_text()
+    recipe.unlink()
+    open_run(config, inputs={})
+    assert recipe.read_text() == written
 
 
 def losses_of(run: Path) -> list[float]:

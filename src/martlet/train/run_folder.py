@@ -10,6 +10,7 @@ martlet.json       written last but for the proof: the run is finished
 
 import json
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from martlet.train.disk import check_room
 RECIPE_NAME = "recipe.yaml"
 _STATE_NAME = "trainer_state.json"
 _IDENTITY_NAME = "identity.json"
+_DRAFT_PREFIX = ".draft-"
 _MAY_CHANGE = ("out", "save_every", "report")
 """Fields that change nothing about the weights."""
 
@@ -69,6 +71,8 @@ class RunFolder:
 def open_run(config: TrainConfig, *, inputs: dict[str, str]) -> RunFolder:
     """Claims a folder for a run, or finds that it was claimed by the same one.
 
+    Several processes of one run may do so at once.
+
     Args:
         inputs: Hashes of what the run reads: base, template, data.
 
@@ -79,14 +83,14 @@ def open_run(config: TrainConfig, *, inputs: dict[str, str]) -> RunFolder:
     import yaml
 
     path = config.out
-    if check_free(config, inputs=inputs):
-        return RunFolder(path=path)
-    path.mkdir(parents=True, exist_ok=True)
-    check_room(path)
-    recipe = yaml.safe_dump(to_fields(config), sort_keys=False, allow_unicode=True)
-    (path / RECIPE_NAME).write_text(recipe, encoding="utf-8")
-    identity = json.dumps(_identity(config, inputs), indent=2)
-    (path / _IDENTITY_NAME).write_text(identity, encoding="utf-8")
+    if not check_free(config, inputs=inputs):
+        path.mkdir(parents=True, exist_ok=True)
+        check_room(path)
+        _write(path / _IDENTITY_NAME, json.dumps(_identity(config, inputs), indent=2))
+    # Never first: to the run's other processes a folder without an identity is somebody else's.
+    if not (path / RECIPE_NAME).exists():
+        recipe = yaml.safe_dump(to_fields(config), sort_keys=False, allow_unicode=True)
+        _write(path / RECIPE_NAME, recipe)
     return RunFolder(path=path)
 
 
@@ -102,10 +106,21 @@ def check_free(config: TrainConfig, *, inputs: dict[str, str]) -> bool:
     path = config.out
     if (path / PROVENANCE_NAME).exists():
         raise InputError(f"{path} holds a finished run; name another folder with --out")
-    if not (path.exists() and any(path.iterdir())):
+    if not (path.exists() and any(not _is_draft(each) for each in path.iterdir())):
         return False
     _check_same(path, _identity(config, inputs))
     return True
+
+
+def _write(path: Path, content: str) -> None:
+    """Writes a file that other processes see whole or not at all."""
+    draft = path.with_name(f"{_DRAFT_PREFIX}{uuid.uuid4().hex}")
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(path)
+
+
+def _is_draft(path: Path) -> bool:
+    return path.name.startswith(_DRAFT_PREFIX)
 
 
 def _identity(config: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
