@@ -12,7 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Config, Qwen2MLP
 
 from martlet.models.folder import open_folder
 from martlet.models.gated_mlp import ROWS_AT_ONCE, GatedMLP, fuse_mlp
-from martlet.models.heap import MOST_KEPT, huge_pages, keep_freed_memory
+from martlet.models.heap import huge_pages
 from martlet.models.linear.joined import join
 from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.load import LoadedModel, load_model
@@ -115,12 +115,11 @@ def test_the_last_mlp_computes_the_rows_that_the_head_sees(
     torch.testing.assert_close(got, expected[wanted], rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("function", ["print_flags", "print_flags_behind"])
-def test_what_is_allocated_meanwhile_and_behind_it_asks_for_huge_pages(function: str) -> None:
+def test_what_is_allocated_meanwhile_asks_for_huge_pages() -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
         pytest.skip("this system has no huge pages")
     # In a process of its own: the heap of this one may have a hole that the tensor fits in.
-    code = f"from models.test_fused_layers import {function}; {function}()"
+    code = "from models.test_fused_layers import print_flags; print_flags()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -136,16 +135,6 @@ def print_flags() -> None:
     with huge_pages(2**26):
         values = torch.ones(2**23)  # 32 MiB
     assert values.sum() == 2**23
-    print(*flags_of(values.data_ptr() + values.nbytes // 2))
-
-
-def print_flags_behind() -> None:
-    """What it was told of one made afterwards, when more lay free than is kept."""
-    keep_freed_memory()
-    with huge_pages(2 * MOST_KEPT):
-        weights = torch.ones(2**23)
-    del weights
-    values = torch.ones(2**21)  # 8 MiB
     print(*flags_of(values.data_ptr() + values.nbytes // 2))
 
 

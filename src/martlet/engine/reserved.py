@@ -1,14 +1,11 @@
 """Memory that is reserved, and paid for page by page when it is first written."""
 
 import math
+import mmap
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
-
-_PAGE = 4096
-"""Bytes. Where a pool starts with a page, a block of it does, and its vectors with a cache line."""
 
 
 def reserved(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -19,6 +16,6 @@ def reserved(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(tuple(shape), dtype=dtype, device=device)
     num_bytes = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(num_bytes + _PAGE, dtype=np.uint8)
-    first = -memory.ctypes.data % _PAGE
-    return torch.from_numpy(memory[first : first + num_bytes]).view(dtype).view(tuple(shape))
+    # From the C library it might be memory that is zeroed, and so touched, at once, or huge pages.
+    mapped = mmap.mmap(-1, num_bytes, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapped, dtype=dtype).view(tuple(shape))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -3, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 """The options of glibc's `mallopt`, from malloc.h."""
 _DEFAULT_MMAP_MAX = 2**16
 _NEVER = -1
@@ -25,9 +25,6 @@ LARGEST_KEPT = 2**24
 fits in: with logits among them, 0.3 GB for 96 requests."""
 MOST_KEPT = 2**29
 """Bytes that may lie free at the end of the heap before it shrinks."""
-_KEPT_THEN = 2**26
-"""Bytes that still do when it has. Behind the weights they are huge pages, for what steps allocate;
-where all were given back, those that came again were small."""
 
 
 def keep_freed_memory() -> bool:
@@ -58,14 +55,10 @@ def huge_pages(num_bytes: int) -> Iterator[None]:
         yield
         return
     try:
-        _mark_top_of_heap(num_bytes + _KEPT_THEN)
+        _mark_top_of_heap(num_bytes)
         yield
     finally:
-        _set_options(
-            (_M_MMAP_MAX, _DEFAULT_MMAP_MAX),
-            (_M_TOP_PAD, _KEPT_THEN),
-            (_M_TRIM_THRESHOLD, MOST_KEPT),
-        )
+        _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_TRIM_THRESHOLD, MOST_KEPT))
 
 
 def _mark_top_of_heap(num_bytes: int) -> None:
