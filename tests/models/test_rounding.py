@@ -1,7 +1,10 @@
 """Weights rounded to four bits in two levels."""
 
+import pytest
 import torch
 
+from martlet.models.compiled.threads import can_compile
+from martlet.models.linear.rounded import to_int4_steps
 from martlet.models.linear.rounding import (
     FourBits,
     round_groups,
@@ -64,3 +67,18 @@ def test_with_steps_the_largest_weight_is_kept_whatever_its_sign_and_zeros_stay_
     weight = torch.zeros(3, 64)
     weight[0, 3], weight[1, 3] = 8.0, -8.0
     torch.testing.assert_close(round_to_steps(weight, num_groups=4).dequantized(), weight)
+
+
+@pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
+def test_steps_are_compiled_to_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    sizes = torch.rand(70, 64).mul(4).exp().repeat_interleave(16, dim=1)
+    linear = torch.nn.Linear(1024, 70, dtype=torch.bfloat16)
+    linear.weight = torch.nn.Parameter((torch.randn(70, 1024) * sizes).bfloat16())
+    with torch.no_grad():
+        linear.weight[3] = 0
+        linear.weight[4, 16:48] = 0
+    ours = to_int4_steps(linear).rounded
+    plain = round_to_steps(linear.weight.detach(), num_groups=64)
+    for name in ("values", "codes", "scales"):
+        assert torch.equal(getattr(ours, name), getattr(plain, name)), name

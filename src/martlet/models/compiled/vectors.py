@@ -203,6 +203,12 @@ def counts_at(_: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def bytes_at(_: Any, address: Any) -> Any:
+    """The whole numbers of 8 bits, without a sign, at an address."""
+    return types.CPointer(types.uint8)(address), _as_pointer
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def halves_at(_: Any, address: Any) -> Any:
     """The whole numbers of 16 bits, without a sign, at an address."""
     return types.CPointer(types.uint16)(address), _as_pointer

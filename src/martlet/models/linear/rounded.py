@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from martlet.models.compiled.threads import is_compiled_for, run
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8, round_rows
 from martlet.models.linear.integer import IntegerLinear, can_multiply
@@ -73,6 +74,8 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
 def to_int4_steps(linear: nn.Linear) -> SteppedInt4:
     """Four bits that stand for eight, as compiled products take them."""
     num_groups = linear.in_features // STEP_GROUP_SIZE
+    if is_compiled_for(linear.weight, linear.in_features):
+        return SteppedInt4(linear, _compiled_steps(linear.weight, num_groups))
 
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
         rounded = round_to_steps(rows, num_groups=num_groups)
@@ -80,6 +83,20 @@ def to_int4_steps(linear: nn.Linear) -> SteppedInt4:
 
     values, codes, scales = _in_slices(linear.weight, rounding)
     return SteppedInt4(linear, FourBitSteps(values=values, codes=codes, scales=scales))
+
+
+def _compiled_steps(weight: Tensor, num_groups: int) -> FourBitSteps:
+    """As `round_to_steps`."""
+    from martlet.models.compiled.step_rounding import round_steps
+
+    weight = weight.detach().contiguous()
+    num_rows, width = weight.shape
+    values = torch.empty(num_rows, width, dtype=torch.uint8)
+    codes = torch.empty(num_rows, num_groups, dtype=torch.uint8)
+    scales = torch.empty(num_rows, 1)
+    places = (each.data_ptr() for each in (weight, values, codes, scales))
+    run(round_steps(), (*places, num_rows, width, width // num_groups))
+    return FourBitSteps(values=values, codes=codes, scales=scales)
 
 
 def to_fp8(linear: nn.Linear) -> StoredFp8:

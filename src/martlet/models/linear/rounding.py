@@ -13,11 +13,13 @@ from martlet.models.machine_code.kind import MULTIPLIERS, STEPS
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
 _SHARES_OF_SCALE = (1.0, 0.95, 0.9)
-_LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
+LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
 _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
-_LARGEST = 120
+LARGEST = 120
 """Of a channel in steps: eight times the largest multiplier."""
+LEAST_SCALE = 1e-12
+"""Of a channel of zeros."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +65,7 @@ def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:
     size of its weight: large weights matter more than their number.
     """
     weight = weight.float()
-    scales = (weight.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=1e-12)
+    scales = (weight.abs().amax(dim=1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE)
     groups = (weight / scales).unflatten(1, (num_groups, -1))  # [out, G, in / G]
     importance = groups.abs()
     is_negative = -groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True)
@@ -71,7 +73,7 @@ def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:
     best, best_values = torch.zeros_like(zeros), torch.zeros_like(groups)
     least = torch.full_like(zeros, torch.inf)
     for index, multiplier in enumerate(MULTIPLIERS):
-        rounded = (groups / multiplier).round_().clamp_(-zeros, _LARGEST_VALUE - zeros)
+        rounded = (groups / multiplier).round_().clamp_(-zeros, LARGEST_VALUE - zeros)
         error = (rounded * multiplier).sub_(groups).square_().mul_(importance)
         error = error.sum(dim=-1, keepdim=True)
         is_better = error < least
@@ -163,7 +165,7 @@ def _best_multipliers(
 ) -> tuple[Tensor, Tensor]:
     """Of each group near what it wants, and the errors that remain."""
     best, least = torch.ones_like(wanted), torch.full_like(wanted, torch.inf)
-    lowest, highest = -zeros, _LARGEST_VALUE - zeros
+    lowest, highest = -zeros, LARGEST_VALUE - zeros
     for down in _STEPS_DOWN:
         multipliers = (wanted.round() - down).clamp(1, _LARGEST_MULTIPLIER)
         step = scale * multipliers
