@@ -38,7 +38,7 @@ def packed_mlp(num_layers: int = 1) -> nn.Sequential:
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_joined_layers_give_what_each_gave_in_any_order(has_bias: bool) -> None:
     linears = [nn.Linear(32, width, bias=has_bias) for width in (48, 16, 8)]
-    parts = join(linears, lambda linear: linear)
+    parts = join(linears, lambda linear: linear())
     x, other = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
     for index, seen in ((0, x), (2, x), (1, other), (1, x), (0, other), (0, other), (2, other)):
         torch.testing.assert_close(parts[index](seen), linears[index](seen))

@@ -56,7 +56,7 @@ def test_the_compiled_layer_computes_what_the_plain_one_does(
     kind: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     stored = plain(kind, *shape, bias=shape[0] > 100, dtype=dtype)
-    layer = IntegerLinear(stored)
+    layer = IntegerLinear.of(stored)
     # Eight bits round tokens alike in both; against tokens as they are, rounding them shows.
     tolerance = 0.015 if kind != "int8" or dtype == torch.bfloat16 else 1e-3
     for num_rows in (1, 2, 3, 7, 16, 400):
@@ -73,7 +73,7 @@ def test_a_row_comes_out_the_same_to_the_last_bit_alone_and_in_any_crowd(
     kind: str, width: int
 ) -> None:
     # Of the wider ones, not all groups of four bits go through the rows together.
-    layer = IntegerLinear(plain(kind, 96, width, bias=True))
+    layer = IntegerLinear.of(plain(kind, 96, width, bias=True))
     x = rows_of_all_sizes(400, width).bfloat16()
     crowd = layer(x)
     for size in (1, 3, 16, 385):
@@ -87,7 +87,7 @@ def test_the_largest_sums_that_four_bits_can_have_are_right_for_a_row_alone() ->
     linear.weight[64:] *= -1
     stored = to_int4_steps(linear)
     assert {0, 15} == set(stored.rounded.values.unique().tolist())
-    layer, x = IntegerLinear(stored), torch.ones(896, dtype=torch.bfloat16)
+    layer, x = IntegerLinear.of(stored), torch.ones(896, dtype=torch.bfloat16)
     x[448:] *= -1
     for row in (x, -x, x.abs(), -x.abs()):
         alone, crowd = layer(row[None]), layer(row.expand(3, -1))
@@ -96,7 +96,7 @@ def test_the_largest_sums_that_four_bits_can_have_are_right_for_a_row_alone() ->
 
 
 def test_it_does_not_matter_how_many_threads_share_the_work() -> None:
-    layer = IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))
+    layer = IntegerLinear.of(plain("int4 with steps", 1152, 896, bias=False))
     x = torch.randn(40, 896)
     num_threads = torch.get_num_threads()
     results = []
@@ -114,11 +114,13 @@ def test_it_does_not_matter_how_many_threads_share_the_work() -> None:
 def test_products_that_are_looked_up_are_those_that_are_multiplied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    layer = IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))
+    layer = IntegerLinear.of(plain("int4 with steps", 1152, 896, bias=False))
     x = torch.randn(40, 896)
     looked_up = layer(x)
     monkeypatch.setattr("martlet.models.linear.integer.looks_up_bytes", lambda: False)
-    assert torch.equal(IntegerLinear(plain("int4 with steps", 1152, 896, bias=False))(x), looked_up)
+    assert torch.equal(
+        IntegerLinear.of(plain("int4 with steps", 1152, 896, bias=False))(x), looked_up
+    )
 
 
 @pytest.mark.skipif(
@@ -137,7 +139,7 @@ def test_a_gate_in_the_product_gives_the_bits_of_a_pass_of_its_own(
         "down_proj": (num_outputs, width),
     }.items():
         linear = nn.Linear(inputs, outputs, bias=name != "down_proj", dtype=torch.bfloat16)
-        layer = IntegerLinear(ROUNDED[kind](linear.requires_grad_(False)))
+        layer = IntegerLinear.of(ROUNDED[kind](linear.requires_grad_(False)))
         setattr(mlp, name, layer)
     mlp.act_fn = nn.SiLU()
     fused, gate, up = GatedMLP(mlp), mlp.gate_proj, mlp.up_proj
@@ -153,7 +155,7 @@ def test_a_gate_in_the_product_gives_the_bits_of_a_pass_of_its_own(
 @pytest.mark.parametrize("kind", ROUNDED)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_poisoned_row_stays_poisoned_and_alone(kind: str, value: float) -> None:
-    layer = IntegerLinear(plain(kind, 80, 64, bias=True))
+    layer = IntegerLinear.of(plain(kind, 80, 64, bias=True))
     x = torch.randn(5, 64).bfloat16()
     clean = layer(x)
     x[3, 17] = value
@@ -178,7 +180,7 @@ def test_four_bits_with_zeros_of_their_own() -> None:
     stored.weight_zero_point = filled(stored.weight_zero_point)
     stored.weight_scale = nn.Parameter(torch.rand(96, 2).bfloat16().float(), requires_grad=False)
     x = torch.randn(9, 128)
-    expected, got = stored(x), IntegerLinear(stored)(x)
+    expected, got = stored(x), IntegerLinear.of(stored)(x)
     assert len(stored.group_zeros().unique()) > 8
     assert (got - expected).norm() < 0.01 * expected.norm()
 

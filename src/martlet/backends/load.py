@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from martlet.backends.base import Backend, BackendLimits, ModelIdentity
 from martlet.backends.native import NativeBackend
 from martlet.backends.opened import OpenedModel, open_model
-from martlet.backends.options import BackendOptions, names_server
+from martlet.backends.options import BackendOptions, names_server, refuse_unused
 from martlet.backends.rounding import refuse_rounding
 from martlet.engine.config import EngineConfig
 from martlet.errors import AdapterError, ParameterError, UnsupportedArchitectureError
@@ -84,6 +85,7 @@ def _load_native(opened: OpenedModel) -> NativeBackend:
         dtype=opened.dtype,
         device=opened.device,
         weights=options.weights,
+        weights_cache=None if options.weights_cache is None else Path(options.weights_cache),
         trust_remote_code=options.trust_remote_code,
     )
     num_batched_tokens = max(options.max_num_batched_tokens, options.max_num_requests)
@@ -139,6 +141,8 @@ def _adapted(identity: ModelIdentity, adapter: AdapterInfo) -> ModelIdentity:
 
 
 def _load_transformers(opened: OpenedModel) -> Backend:
+    advice = "it packs no weights; leave it out"
+    refuse_unused(opened.options, "transformers", unused=("weights_cache",), advice=advice)
     from martlet.backends.transformers import TransformersBackend
     from martlet.models.pretrained import load_module
 

@@ -1,8 +1,10 @@
 """A model that was looked at and not loaded: everything that can be refused has been."""
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -103,6 +105,11 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
     if device.type == "cpu":
         advice = "the model runs on a CPU here; leave it out, or give --device cuda"
         refuse_unused(options, "native", unused=("gpu_memory_utilization",), advice=advice)
+    else:
+        advice = "a GPU packs nothing that is worth keeping; leave it out"
+        refuse_unused(options, "native", unused=("weights_cache",), advice=advice)
+    if options.weights_cache is not None:
+        _make_folder(Path(options.weights_cache))
     return OpenedModel(
         name=model,
         folder=folder,
@@ -112,6 +119,22 @@ def open_model(model: str, options: BackendOptions) -> OpenedModel:
         memory=_memory(folder, dtype, device, options),
         options=options,
     )
+
+
+def _make_folder(path: Path) -> None:
+    """Makes the folder for packed weights before anything is packed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(
+            f"--weights-cache {path}: the folder cannot be made ({error.strerror}); name another",
+            param="weights_cache",
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise ParameterError(
+            f"--weights-cache {path}: nothing may be written there; name another folder",
+            param="weights_cache",
+        )
 
 
 def recommended_params(folder: ModelFolder) -> DefaultParams:

@@ -53,6 +53,9 @@ class BackendOptions:
     weights: Weights = "stored"
     """`stored` as the folder has them; `int8`, `int4` and `fp8` round the linear layers of a model
     that is not quantised while it is loaded; `fp8` on a CUDA device alone."""
+    weights_cache: Path | None = None
+    """A folder where weights are kept as they are multiplied, so that the next start reads them
+    instead of packing anew; on a CPU alone."""
     kv_dtype: KVDtype = "model"
     """`model` keeps keys and values as it computes them; `fp8` in half the memory of bf16, rounded,
     on a CUDA device alone."""

@@ -111,7 +111,7 @@ def own_logits(model: CausalLM) -> Tensor:
     """What a freshly loaded model computes by itself for the probe's sequences, each alone.
 
     Returns:
-        `[sum of T, V]` in fp32.
+        `[rows, V]` in fp32, of all rows but the first.
 
     Raises:
         UnsupportedArchitectureError: If its layers are of a kind that the engine does not know.
@@ -122,7 +122,7 @@ def own_logits(model: CausalLM) -> Tensor:
     else:
         model.set_attn_implementation("eager")
         alone = [model(input_ids=tokens, use_cache=False).logits[0] for tokens in _sequences(model)]
-    return torch.cat(alone).float()
+    return torch.cat(alone)[FIRST_KEPT:].float()
 
 
 def _logits_alone(model: Decoder, tokens: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def check(model: CausalLM, expected: Tensor) -> tuple[LayerShape, ...]:
 
     Args:
         model: Ready to run, its slow leaves replaced.
-        expected: From `own_logits`, before they were.
+        expected: From `own_logits`, before they were; or what `packed_logits` gave once.
 
     Returns:
         What each layer stores, in order.
@@ -149,8 +149,18 @@ def check(model: CausalLM, expected: Tensor) -> tuple[LayerShape, ...]:
     probe = _Probe()
     got = _packed_logits(model, probe)
     layers = _check_calls(probe, model)
-    _check_same(expected[FIRST_KEPT:], got, model)
+    _check_same(expected, got, model)
     return layers
+
+
+@torch.inference_mode()
+def packed_logits(model: CausalLM) -> Tensor:
+    """What a model that `check` said yes to computes of the probe's sequences in one row.
+
+    Returns:
+        As `own_logits`.
+    """
+    return _packed_logits(model, _Probe())
 
 
 def _check_layer_types(model: CausalLM) -> None:

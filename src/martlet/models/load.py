@@ -3,21 +3,24 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from martlet.errors import ModelError, UnsupportedArchitectureError
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
 from martlet.models.compiled.threads import compile_all, compile_for_crowds, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.decoder.load import load_decoder
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
-from martlet.models.guard import LayerShape, check, own_logits
+from martlet.models.guard import LayerShape, check, own_logits, packed_logits
 from martlet.models.heap import huge_pages, keep_freed_memory
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.swap import swap_leaves
 from martlet.models.weights import Weights
+from martlet.models.weights_cache import WeightsCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,32 +120,33 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     weights: Weights = "stored",
+    weights_cache: Path | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Loads a folder for the engine.
 
     Args:
         weights: Whether to round its linear layers.
+        weights_cache: A folder that packed weights are kept in, and read from the next time.
 
     Raises:
-        ModelError: If it cannot be loaded, or its layers cannot be rounded.
+        ModelError: If it cannot be loaded, its layers cannot be rounded, or what is kept of it is
+            broken.
         UnsupportedArchitectureError: If it loads and the guard refuses it.
     """
     keep_freed_memory()
     module = _load_module(folder, dtype, device, trust_remote_code=trust_remote_code)
     _compile_for(module)
-    expected = own_logits(module)
     own_norms = {
         name: norm
         for name, norm in module.named_modules()
         if type(norm).__name__.endswith("RMSNorm")
     }
-    # Rounding changes the logits by more than the guard allows, so it looks at the model before.
-    layers = None if weights == "stored" else check(module, expected)
-    with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
-        swap_leaves(module, weights)
-    _compile_products(module)
-    layers = layers or check(module, expected)
+    if weights_cache is None:
+        layers = _swap(module, weights)
+    else:
+        kept = WeightsCache.of(weights_cache, folder, dtype=dtype, weights=weights)
+        layers = _swap_with(kept, module, weights)
     config = module.config.get_text_config()
     layer_types = getattr(config, "layer_types", None) or ()
     return LoadedModel(
@@ -158,6 +162,46 @@ def load_model(
         own_norms=own_norms,
         last_mlp=_last_mlp(module),
     )
+
+
+def _swap(
+    module: CausalLM, weights: Weights, kept: WeightsCache | None = None
+) -> tuple[LayerShape, ...]:
+    """Replaces the slow leaves of a module that computes what the guard allows.
+
+    Args:
+        kept: Where what they become is noted.
+
+    Raises:
+        UnsupportedArchitectureError: If it computes anything else.
+    """
+    expected = own_logits(module)
+    # Rounding changes the logits by more than the guard allows, so it looks at the model before.
+    layers = None if weights == "stored" else check(module, expected)
+    _pack(module, weights, kept)
+    return layers or check(module, expected)
+
+
+def _swap_with(kept: WeightsCache, module: CausalLM, weights: Weights) -> tuple[LayerShape, ...]:
+    """As `_swap`, by packed weights that are kept, which are written if they are not there."""
+    if kept.logits is None:
+        layers = _swap(module, weights, kept)
+        kept.write(packed_logits(module))
+        return layers
+    _pack(module, weights, kept)
+    try:
+        return check(module, kept.logits)
+    except UnsupportedArchitectureError as error:
+        raise ModelError(
+            f"the weights in {kept.path} compute something else than when they were written "
+            f"({error}); remove the file, and it is made anew"
+        ) from error
+
+
+def _pack(module: CausalLM, weights: Weights, kept: WeightsCache | None) -> None:
+    with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
+        swap_leaves(module, weights, kept)
+    _compile_products(module)
 
 
 def _load_module(

@@ -1,6 +1,7 @@
 """Replaces the leaves of a loaded model that PyTorch is slow at; they compute the same."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,14 @@ from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
 from martlet.models.weights import Weights
+from martlet.models.weights_cache import WeightsCache
 
-_ATTENTION = ("q_proj", "k_proj", "v_proj")
+_ATTENTION, _JOINED = ("q_proj", "k_proj", "v_proj"), "qkv_proj"
 
 
-def swap_leaves(model: nn.Module, weights: Weights = "stored") -> int:
+def swap_leaves(
+    model: nn.Module, weights: Weights = "stored", kept: WeightsCache | None = None
+) -> int:
     """Packs the bf16 linears of a model on the CPU, fuses its RMS norms, unmaps its embedding.
 
     In fp32 nothing is replaced: that is the model as transformers computes it. One leaf at a time:
@@ -31,6 +35,7 @@ def swap_leaves(model: nn.Module, weights: Weights = "stored") -> int:
         model: Freshly loaded.
         weights: Whether its linear layers are rounded, whatever their precision. The LM head keeps
             eight bits: of all layers it shows a coarser rounding most.
+        kept: Where packed layers are read from, or noted.
 
     Returns:
         The number of modules that were replaced.
@@ -40,13 +45,14 @@ def swap_leaves(model: nn.Module, weights: Weights = "stored") -> int:
         dtype=next((each.dtype for each in model.parameters() if each.is_floating_point()), None),
         weights=weights,
         head=_head(model),
+        kept=kept,
     )
-    parents = [module for module in model.modules() if any(module.children())]
+    parents = {name: module for name, module in model.named_modules() if any(module.children())}
     num_replaced = 0
-    for parent in parents:
-        num_replaced += _join_attention(parent, rules)
+    for place, parent in parents.items():
+        num_replaced += _join_attention(parent, place, rules)
         names = [name for name, _ in parent.named_children()]
-        num_replaced += sum(_swap_leaf(parent, name, rules) for name in names)
+        num_replaced += sum(_swap_leaf(parent, name, place, rules) for name in names)
     return num_replaced + (_fuse_mlps(model, rules.dtype) if rules.dtype else 0)
 
 
@@ -70,6 +76,19 @@ class _Rules:
     weights: Weights
     head: weakref.ref[nn.Module] | None
     """The LM head; not held, so that its weight can go when it was packed."""
+    kept: WeightsCache | None
+
+    def packed(self, name: str, pack: Callable[[], nn.Module | None]) -> nn.Module | None:
+        """What `pack` makes of a layer, or made of it before."""
+        if self.kept is None:
+            return pack()
+        restored = self.kept.restored(name)
+        if restored is not None:
+            return restored
+        packed = pack()
+        if packed is not None:
+            self.kept.keep(name, packed)
+        return packed
 
     def faster(self, leaf: nn.Module) -> nn.Module | None:
         """None if the leaf stays."""
@@ -121,20 +140,24 @@ def _head(model: nn.Module) -> weakref.ref[nn.Module] | None:
     return None if head is None else weakref.ref(head)
 
 
-def _join_attention(parent: nn.Module, rules: _Rules) -> int:
+def _join_attention(parent: nn.Module, place: str, rules: _Rules) -> int:
     """Makes one product of query, key and value; most architectures name them alike."""
     children = dict(parent.named_children())
     leaves = [children[name] for name in _ATTENTION if name in children]
-    parts = join(leaves, rules.product) if len(leaves) == len(_ATTENTION) else ()
+
+    def product(linear: Callable[[], nn.Linear]) -> nn.Module | None:
+        return rules.packed(f"{place}.{_JOINED}", lambda: rules.product(linear()))
+
+    parts = join(leaves, product) if len(leaves) == len(_ATTENTION) else ()
     for name, leaf, part in zip(_ATTENTION, leaves, parts, strict=bool(parts)):
         setattr(parent, name, part)
         rules.give_back(leaf)
     return len(parts)
 
 
-def _swap_leaf(parent: nn.Module, name: str, rules: _Rules) -> bool:
+def _swap_leaf(parent: nn.Module, name: str, place: str, rules: _Rules) -> bool:
     leaf = parent.get_submodule(name)
-    faster = rules.faster(leaf)
+    faster = rules.packed(f"{place}.{name}", lambda: rules.faster(leaf))
     if faster is None:
         return False
     setattr(parent, name, faster)

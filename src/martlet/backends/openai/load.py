@@ -32,6 +32,7 @@ _UNUSED = (
     "dtype",
     "device",
     "weights",
+    "weights_cache",
     "max_num_batched_tokens",
     "kv_memory_gib",
     "kv_dtype",

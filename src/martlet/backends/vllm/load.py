@@ -29,6 +29,7 @@ _UNUSED = (
     "base_url",
     "device",
     "weights",
+    "weights_cache",
     "max_num_batched_tokens",
     "kv_memory_gib",
     "kv_dtype",

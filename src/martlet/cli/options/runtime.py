@@ -96,6 +96,16 @@ class RuntimeOptions:
             "--weights-as",
         ),
     ] = BackendOptions.weights
+    weights_cache: Annotated[
+        Path | None,
+        option(
+            _RUNTIME,
+            "Keep the weights in this folder as a CPU multiplies them, and read them from there "
+            "from the second start on; it takes what they take in memory.",
+            "--weights-cache",
+            metavar="DIR",
+        ),
+    ] = None
     kv_dtype: Annotated[
         KVDtype,
         option(
@@ -188,6 +198,7 @@ class RuntimeOptions:
             backend=self.backend,
             dtype=self.dtype,
             weights=self.weights_as,
+            weights_cache=self.weights_cache,
             kv_dtype=self.kv_dtype,
             device=self.device,
             max_num_requests=self.max_requests,

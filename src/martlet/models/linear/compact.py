@@ -82,7 +82,7 @@ class CompactLinear(nn.Module):
         num_panels, num_pairs, _ = weight.steps.shape
         self.in_features, self.out_features = 2 * num_pairs, num_panels * _PANEL
         self.bias = None if bias is None else bias.detach()
-        self._weight, self._multiply = weight, multiply_compact()
+        self.compact_weight, self._multiply = weight, multiply_compact()
         zeros = torch.zeros(self.out_features)
         self._shift = zeros if bias is None else bias.detach().float().contiguous()
 
@@ -104,7 +104,7 @@ class CompactLinear(nn.Module):
         return [self._call(x, out, num_rows)]
 
     def _call(self, x: int, out: int, num_rows: int) -> Call:
-        weight = self._weight
+        weight = self.compact_weight
         own = (weight.steps, weight.tables, weight.exceptions, weight.firsts, self._shift)
         places = (x, *(tensor.data_ptr() for tensor in own), out)
         shape = (num_rows, *weight.steps.shape[:2])
@@ -114,7 +114,7 @@ class CompactLinear(nn.Module):
         """Memory, which few rows wait for, gives most to a thread that reads on where it is."""
         if num_rows > _FEW_ROWS:
             return 1
-        num_panels, *step = self._weight.steps.shape
+        num_panels, *step = self.compact_weight.steps.shape
         for_all_threads = num_panels // (_LEAST_TURNS * torch.get_num_threads())
         return max(1, min(_BYTES_AT_ONCE // math.prod(step), for_all_threads))
 

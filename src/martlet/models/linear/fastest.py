@@ -27,7 +27,7 @@ def fastest_int8(stored: StoredInt8) -> nn.Module | None:
     if stored.weight.device.type == "cuda":
         return CudaInt8Linear(stored) if fits_int8_cuda(stored) else None
     if can_compute(stored):
-        return IntegerLinear(stored)
+        return IntegerLinear.of(stored)
     return Int8Linear(stored) if stored.weight.device.type == "cpu" and can_pack() else None
 
 
@@ -40,7 +40,7 @@ def fastest_int4(stored: StoredInt4, dtype: torch.dtype) -> nn.Module | None:
     if dtype != torch.bfloat16:
         return None
     if can_compute(stored):
-        return IntegerLinear(stored)
+        return IntegerLinear.of(stored)
     return Int4Linear(stored) if device == "cpu" and can_pack() and can_pack_int4(stored) else None
 
 

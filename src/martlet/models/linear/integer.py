@@ -1,12 +1,12 @@
 """A linear layer of eight or four bits whose product is compiled while the model is loaded."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from martlet.models.linear.panels import lay_out
+from martlet.models.linear.panels import Panels, lay_out
 from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.tokens import (
     LEAST_GROUP,
@@ -63,19 +63,29 @@ class IntegerLinear(nn.Module):
     for each group of inputs. Scales that stored weights have for each group are kept in bf16.
 
     Args:
-        stored: A layer for which `can_compute` holds, or whose weight is one for which
-            `can_multiply` does. It is read, not kept.
+        panels: The weight.
+        out_features: Outputs; the last panel may be wider.
+        bias: `[out]`.
     """
 
-    def __init__(self, stored: StoredInt8 | StoredInt4 | SteppedInt4) -> None:
+    def __init__(self, panels: Panels, *, out_features: int, bias: Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = stored.in_features, stored.out_features
-        self.bias = None if stored.bias is None else stored.bias.detach()
+        self.in_features, self.out_features = panels.num_inputs, out_features
+        self.bias = bias
         self._products: dict[torch.dtype, Products] = {}
-        self._panels = panels = lay_out(stored)
+        self.panels = panels
         self.group_size = panels.group_size
         """Inputs of a token that are rounded by one scale."""
         self._num_groups = self.in_features // panels.group_size
+
+    @classmethod
+    def of(cls, stored: StoredInt8 | StoredInt4 | SteppedInt4) -> Self:
+        """Lays a layer out for which `can_compute` holds, or `can_multiply` for its weight.
+
+        It is read, not kept.
+        """
+        bias = None if stored.bias is None else stored.bias.detach()
+        return cls(lay_out(stored), out_features=stored.out_features, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
@@ -177,7 +187,7 @@ class IntegerLinear(nn.Module):
 
     def _num_items(self, num_rows: int) -> int:
         """Panels, for as many rows as go through at once."""
-        return -(-num_rows // ROWS_AT_ONCE) * len(self._panels.values)
+        return -(-num_rows // ROWS_AT_ONCE) * len(self.panels.values)
 
     def _call(
         self, product: "Worker", num_items: int, tokens: Sequence[int], out: int, num_rows: int
@@ -186,7 +196,7 @@ class IntegerLinear(nn.Module):
 
     def _addresses(self) -> tuple[int, ...]:
         """Of the weights, as products take them."""
-        panels = self._panels
+        panels = self.panels
         tensors = (panels.values, panels.group_scales, panels.codes, panels.ends)
         return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
 
@@ -210,8 +220,8 @@ class IntegerLinear(nn.Module):
 
     def _kind(self, dtype: torch.dtype) -> ProductKind:
         return ProductKind(
-            part_size=self._panels.part_size,
-            has_group_scales=self._panels.group_scales is not None,
+            part_size=self.panels.part_size,
+            has_group_scales=self.panels.group_scales is not None,
             dtype=dtype,
             looks_up=looks_up_bytes(),
         )

@@ -70,13 +70,13 @@ class LinearPart(nn.Module):
 
 
 def join(
-    layers: Sequence[nn.Module], faster: Callable[[nn.Linear], nn.Module | None]
+    layers: Sequence[nn.Module], faster: Callable[[Callable[[], nn.Linear]], nn.Module | None]
 ) -> tuple[LinearPart, ...]:
     """The layers that take the places of several that see the same input.
 
     Args:
         layers: They are read, not kept.
-        faster: Makes a fast layer of a plain one, if it can.
+        faster: Makes a fast layer of a plain one, if it can; it gets what makes the plain one.
 
     Returns:
         One for each, in order; none if they cannot be joined, or would be no faster.
@@ -85,7 +85,7 @@ def join(
     kinds = {(each.in_features, each.weight.dtype, each.bias is None) for each in linears}
     if len(linears) != len(layers) or len(kinds) != 1:
         return ()
-    product = faster(_side_by_side(linears))
+    product = faster(lambda: _side_by_side(linears))
     if product is None:
         return ()
     joined = JoinedLinear(product, [linear.out_features for linear in linears])

@@ -40,6 +40,12 @@ class Panels:
     ends: Tensor
     """`[P, 2, W]` in fp32: scales of the outputs, and the bias."""
 
+    @property
+    def num_inputs(self) -> int:
+        """K."""
+        values_a_byte = 1 if self.part_size is None else 2
+        return self.values.shape[1] * 4 * values_a_byte
+
 
 def lay_out(stored: StoredInt8 | StoredInt4 | SteppedInt4) -> Panels:
     """A layer's weights in panels."""

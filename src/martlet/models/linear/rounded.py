@@ -37,7 +37,7 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
             return fastest_int8(to_int8(linear))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
             if linear.weight.dtype == torch.bfloat16 and can_multiply(linear.weight):
-                return IntegerLinear(to_int4_steps(linear))
+                return IntegerLinear.of(to_int4_steps(linear))
             return fastest_int4(to_int4(linear), linear.weight.dtype)
         case "fp8":
             return fastest_fp8(to_fp8(linear), linear.weight.dtype)
