@@ -3,9 +3,10 @@
     python benchmarks/start.py
 
 A question goes through a pipe to `martlet chat`, which replies with six tokens: on the embedded
-model, and on one of the 0.5B's shape with random weights in bf16. The clock runs from the command;
-it is read when the first byte of the reply comes out of the pipe, and when the process has ended.
-One start is not counted, so that files are in the cache and what is compiled is there.
+model, and on one of the 0.5B's shape with random weights, as they are, in eight and in four bits,
+packed anew and read from `--weights-cache`. The clock runs from the command; it is read when the
+first byte of the reply comes out of the pipe, and when the process has ended. One start is not
+counted, so that files are in the cache and what is compiled and what is packed are there.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,8 +40,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_model(Path(scratch) / "model")
         (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
-        models = {"embedded": "demo", "0.5B, random, bf16": str(folder)}
-        starts = {name: measure(model, num_starts) for name, model in models.items()}
+        kept = ("--weights-cache", str(Path(scratch) / "packed"))
+        commands: dict[str, tuple[str, ...]] = {"embedded": ("demo",)}
+        for name, weights in (("bf16", "stored"), ("int8", "int8"), ("int4", "int4")):
+            command = (str(folder), "--weights-as", weights)
+            commands[f"0.5B, random, {name}"] = command
+            commands[f"0.5B, random, {name}, kept"] = (*command, *kept)
+        starts = {name: measure(command, num_starts) for name, command in commands.items()}
     table = render(starts)
     (RESULTS / "start.md").write_text(table, encoding="utf-8")
     print(table)
@@ -53,14 +60,14 @@ class Start:
     end: float
 
 
-def measure(model: str, num_starts: int) -> list[Start]:
+def measure(arguments: Sequence[str], num_starts: int) -> list[Start]:
     """All starts but the first one."""
-    return [start(model) for _ in range(num_starts + 1)][1:]
+    return [start(arguments) for _ in range(num_starts + 1)][1:]
 
 
-def start(model: str) -> Start:
-    """Asks a question in a new process."""
-    command = [sys.executable, "-m", "martlet.cli.main", "chat", model]
+def start(arguments: Sequence[str]) -> Start:
+    """Asks a question in a new process, by `martlet chat` and its arguments."""
+    command = [sys.executable, "-m", "martlet.cli.main", "chat", *arguments]
     command += ["--max-tokens", str(_NUM_TOKENS)]
     with tempfile.TemporaryFile() as question:
         question.write(b"Who sits right?")
