@@ -23,6 +23,7 @@ from martlet.engine.compiled_attention import Stretch, TokenTiles
 from martlet.engine.config import EngineConfig
 from martlet.engine.cuda.batch import pack
 from martlet.engine.cuda.work import WorkShape
+from martlet.engine.int8_cache import Int8Cache
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.request import Request
@@ -78,6 +79,7 @@ def attention() -> Timed:
     query = torch.randn(num_rows, NUM_GROUPS, DIM).bfloat16()
     contiguous = [torch.randn(2, num_rows, NUM_KEYS, DIM).bfloat16() for _ in range(NUM_LAYERS)]
     matrices, panels = filled_cache(is_plain=False), filled_cache(is_plain=True)
+    rounded = filled_cache(is_plain=True, make=Int8Cache)
     table = torch.randperm(matrices.num_blocks).view(NUM_REQUESTS, -1)
     stretches = [
         Stretch(first_row=row, num_tokens=1, start=NUM_KEYS - 1, block_ids=block_ids)
@@ -101,10 +103,10 @@ def attention() -> Timed:
             keys, values = matrices.gather(layer, matrices.head_blocks(layer, table))
             multiply(query, keys.flatten(0, 1), values.flatten(0, 1))
 
-    def compiled() -> None:
+    def compiled(cache: KVCache) -> None:
         heads = query.view(-1, NUM_REQUESTS, DIM)
         for layer in range(NUM_LAYERS):
-            pool = panels.panels(layer)
+            pool = cache.panels(layer)
             assert pool is not None
             compiled_attention.attend(heads, pool, tiles, first_keys=first_keys, scaling=DIM**-0.5)
 
@@ -112,10 +114,11 @@ def attention() -> Timed:
     yield "product, softmax, product, contiguous keys", contiguous_products, NUM_LAYERS
     yield "gather blocks, product, softmax, product", gathered_products, NUM_LAYERS
     if can_compile():
-        yield "compiled, blocks read where they lie", compiled, NUM_LAYERS
+        yield "compiled, blocks read where they lie", lambda: compiled(panels), NUM_LAYERS
+        yield "compiled, blocks in eight bits", lambda: compiled(rounded), NUM_LAYERS
 
 
-def filled_cache(*, is_plain: bool) -> KVCache:
+def filled_cache(*, is_plain: bool, make: type[KVCache] = KVCache) -> KVCache:
     """With panels where something is compiled for plain attention, otherwise with matrices."""
     shape = LayerShape(
         num_heads=NUM_GROUPS * NUM_KV_HEADS,
@@ -124,7 +127,7 @@ def filled_cache(*, is_plain: bool) -> KVCache:
         value_dim=DIM,
         is_plain=is_plain,
     )
-    cache = KVCache(
+    cache = make(
         [shape] * NUM_LAYERS,
         num_blocks=NUM_REQUESTS * NUM_KEYS // BLOCK_SIZE,
         block_size=BLOCK_SIZE,

@@ -112,14 +112,14 @@ def by_kind(program: Program) -> dict[str, float]:
             program._calls.tolist(), program.arguments.tolist(), strict=True
         )
     ]
-    attention = {attend().address}
+    attention = {attend(is_rounded=False).address}
     between = {
         function.address
         for function in (
             rms_norm(),
             add_rms_norm(),
             silu_times(),
-            rotate_into_pool(),
+            rotate_into_pool(is_rounded=False),
             find_largest(),
         )
     }

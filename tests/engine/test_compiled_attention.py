@@ -10,6 +10,7 @@ from torch import Tensor
 
 from martlet.engine.attention import StepAttention, paged_attention
 from martlet.engine.batch import BatchBuilder, PackedChunks
+from martlet.engine.int8_cache import Int8Cache
 from martlet.engine.kv_cache import KVCache
 from martlet.engine.params import SamplingParams
 from martlet.engine.plan import Chunk, StepPlan
@@ -20,6 +21,7 @@ from martlet.models.guard import LayerShape
 pytestmark = pytest.mark.skipif(not can_compile(), reason="nothing is compiled on this machine")
 NUM_BLOCKS = 256
 CPU = torch.device("cpu")
+in_both_caches = pytest.mark.parametrize("make", [KVCache, Int8Cache])
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,11 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def new_cache(num_heads: int, num_kv_heads: int, dim: int, *, block_size: int = 16) -> KVCache:
+def new_cache(
+    make: type[KVCache], num_heads: int, num_kv_heads: int, dim: int, *, block_size: int = 16
+) -> KVCache:
     shape = LayerShape(num_heads=num_heads, num_kv_heads=num_kv_heads, key_dim=dim, value_dim=dim)
-    return KVCache(
+    return make(
         [shape], num_blocks=NUM_BLOCKS, block_size=block_size, dtype=torch.bfloat16, device=CPU
     )
 
@@ -96,14 +100,15 @@ def attend(
 STRETCHES = [(0, 1), (14, 1), (15, 1), (16, 1), (255, 1), (256, 1), (700, 1), (0, 40), (37, 600)]
 
 
+@in_both_caches
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize(
     ("num_heads", "num_kv_heads", "dim"), [(14, 2, 64), (16, 16, 32), (12, 2, 96), (24, 1, 128)]
 )
 def test_it_equals_the_plain_one(
-    num_heads: int, num_kv_heads: int, dim: int, window: int | None
+    make: type[KVCache], num_heads: int, num_kv_heads: int, dim: int, window: int | None
 ) -> None:
-    cache = new_cache(num_heads, num_kv_heads, dim)
+    cache = new_cache(make, num_heads, num_kv_heads, dim)
     assert cache.panels(0) is not None
     vectors = Vectors.put_in(cache)
     step = step_of(STRETCHES, cache)
@@ -115,8 +120,9 @@ def test_it_equals_the_plain_one(
         assert differences.max() < 0.02
 
 
-def test_a_token_comes_out_the_same_whoever_its_neighbours_are() -> None:
-    cache = new_cache(14, 2, 64)
+@in_both_caches
+def test_a_token_comes_out_the_same_whoever_its_neighbours_are(make: type[KVCache]) -> None:
+    cache = new_cache(make, 14, 2, 64)
     vectors = Vectors.put_in(cache)
     step = step_of(STRETCHES, cache)
     query = torch.randn(14, len(step.slots), 64).bfloat16()
@@ -128,8 +134,9 @@ def test_a_token_comes_out_the_same_whoever_its_neighbours_are() -> None:
         assert torch.equal(attend(query[:, rows], alone, vectors, compiled=True), together[rows])
 
 
-def test_scores_of_any_size_give_weights_that_sum_to_one() -> None:
-    cache = new_cache(14, 2, 64)
+@in_both_caches
+def test_scores_of_any_size_give_weights_that_sum_to_one(make: type[KVCache]) -> None:
+    cache = new_cache(make, 14, 2, 64)
     vectors = Vectors.put_in(cache)
     vectors.values.fill_(0.5)
     vectors.write_to(cache)
@@ -140,20 +147,40 @@ def test_scores_of_any_size_give_weights_that_sum_to_one() -> None:
         torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=1e-2, atol=0)
 
 
+@in_both_caches
+def test_a_query_of_zeros_attends_to_all_alike(make: type[KVCache]) -> None:
+    cache = new_cache(make, 14, 2, 64)
+    vectors = Vectors.put_in(cache)
+    step = step_of(STRETCHES, cache)
+    query = torch.zeros(14, len(step.slots), 64).bfloat16()
+    out = attend(query, step, vectors, compiled=True).float()
+    for each in step.stretches:
+        if each.num_tokens == 1:
+            blocks = torch.tensor(each.block_ids)
+            slots = (blocks[:, None] * 16 + torch.arange(16)).flatten()[: each.start + 1]
+            mean = vectors.values[:, slots].float().mean(dim=1).repeat_interleave(7, dim=0)
+            torch.testing.assert_close(out[each.first_row], mean, rtol=0.02, atol=0.02)
+
+
+@in_both_caches
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", ["keys", "values"])
-def test_what_is_not_finite_stays_with_its_request(part: str) -> None:
-    cache = new_cache(14, 2, 64)
+def test_what_is_not_finite_stays_with_its_request(
+    make: type[KVCache], part: str, number: float
+) -> None:
+    cache = new_cache(make, 14, 2, 64)
     vectors = Vectors.put_in(cache)
     step = step_of([(40, 1), (99, 1), (200, 3)], cache)
     query = torch.randn(14, 5, 64).bfloat16()
     slot = step.stretches[1].block_ids[4] * 16 + 3
-    getattr(vectors, part)[:, slot] = float("nan")
+    getattr(vectors, part)[:, slot] = number
     vectors.write_to(cache)
     out = attend(query, step, vectors, compiled=True)
-    assert out.isnan().any(dim=(1, 2)).tolist() == [False, True, False, False, False]
+    assert (~out.isfinite()).any(dim=(1, 2)).tolist() == [False, True, False, False, False]
 
 
-def test_layers_of_another_form_have_no_panels() -> None:
-    assert new_cache(32, 2, 48).panels(0) is None
-    assert new_cache(32, 2, 64, block_size=8).panels(0) is None
-    assert new_cache(2, 2, 64).panels(0) is None
+@in_both_caches
+def test_layers_of_another_form_have_no_panels(make: type[KVCache]) -> None:
+    assert new_cache(make, 32, 2, 48).panels(0) is None
+    assert new_cache(make, 32, 2, 64, block_size=8).panels(0) is None
+    assert new_cache(make, 2, 2, 64).panels(0) is None

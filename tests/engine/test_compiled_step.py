@@ -12,6 +12,7 @@ from torch import Tensor
 
 from martlet.engine.batch import PackedChunks
 from martlet.engine.compiled_step import MAX_ROWS
+from martlet.engine.config import KVDtype
 from martlet.engine.engine import Engine
 from martlet.engine.logits import Logits
 from martlet.engine.params import SamplingParams
@@ -116,14 +117,17 @@ def replies(engine: Engine, lengths: Iterable[int], params: SamplingParams) -> l
         ("qwen2", "int4"),
     ],
 )
-def test_the_same_bits(architecture: str, weights: Weights, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_dtype", ["model", "int8"])
+def test_the_same_bits(
+    architecture: str, weights: Weights, kv_dtype: KVDtype, tmp_path: Path
+) -> None:
     model = load(wide_folder(architecture, tmp_path), weights)
     params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    sizes = {"num_blocks": 400, "max_num_requests": 70, "kv_dtype": kv_dtype}
     # One row, some that each thread rounds for itself, and more, whose gate the product applies.
     for lengths in (range(9, 10), range(12, 44), range(3, 73)):
         plain, compiled = (
-            Recorded(make_engine(model, num_blocks=400, max_num_requests=70), is_plain=each)
-            for each in (True, False)
+            Recorded(make_engine(model, **sizes), is_plain=each) for each in (True, False)
         )
         assert replies(plain.engine, lengths, params) == replies(compiled.engine, lengths, params)
         assert compiled.num_compiled >= 18

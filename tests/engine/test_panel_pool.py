@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from martlet.engine.int8_cache import Int8Cache
 from martlet.engine.kv_cache import KVCache
 from martlet.models.compiled.threads import can_compile
 from martlet.models.guard import LayerShape
@@ -13,20 +14,26 @@ NUM_BLOCKS, NUM_KV_HEADS, DIM = 12, 3, 96
 NUM_SLOTS = NUM_BLOCKS * 16
 
 
-def new_cache(*, is_plain: bool) -> KVCache:
+def new_cache(make: type[KVCache], *, is_plain: bool) -> KVCache:
     """With panels, or, for an attention that is more than plain, with matrices."""
     shape = LayerShape(
         num_heads=6, num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM, is_plain=is_plain
     )
     cpu = torch.device("cpu")
-    cache = KVCache([shape], num_blocks=NUM_BLOCKS, block_size=16, dtype=torch.bfloat16, device=cpu)
+    cache = make([shape], num_blocks=NUM_BLOCKS, block_size=16, dtype=torch.bfloat16, device=cpu)
     assert (cache.panels(0) is not None) == is_plain
     return cache
 
 
+@pytest.fixture(params=[KVCache, Int8Cache])
+def make(request: pytest.FixtureRequest) -> type[KVCache]:
+    cache: type[KVCache] = request.param
+    return cache
+
+
 @pytest.fixture
-def caches() -> tuple[KVCache, KVCache]:
-    return new_cache(is_plain=True), new_cache(is_plain=False)
+def caches(make: type[KVCache]) -> tuple[KVCache, KVCache]:
+    return new_cache(make, is_plain=True), new_cache(make, is_plain=False)
 
 
 def random_vectors(num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -69,12 +76,14 @@ def test_blocks_and_slots_are_cleared(caches: tuple[KVCache, KVCache]) -> None:
     assert_same(caches)
 
 
-def test_a_pool_is_laid_out_anew_once_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, expected = random_vectors(NUM_SLOTS), new_cache(is_plain=False)
+def test_a_pool_is_laid_out_anew_once_that_is_worth_it(
+    make: type[KVCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, expected = random_vectors(NUM_SLOTS), new_cache(make, is_plain=False)
     with monkeypatch.context() as narrow:
         narrow.setattr("martlet.engine.panel_pool.is_compiled_for", lambda *_: False)
         shape = LayerShape(num_heads=6, num_kv_heads=NUM_KV_HEADS, key_dim=DIM, value_dim=DIM)
-        cache = KVCache(
+        cache = make(
             [shape],
             num_blocks=NUM_BLOCKS,
             block_size=16,

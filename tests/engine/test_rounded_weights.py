@@ -126,9 +126,10 @@ def test_the_option_reaches_the_model_its_identity_and_the_plan_of_memory() -> N
         ({"weights": "int8", "backend": "transformers"}, "--backend native"),
         ({"weights": "int4", "dtype": "fp32"}, "--dtype bf16"),
         ({"weights": "int3"}, "stored, int8, int4"),
-        ({"kv_dtype": "fp8", "device": "cpu"}, "NVIDIA GPUs alone; leave it out"),
+        ({"kv_dtype": "fp8", "device": "cpu"}, "a CPU keeps keys and values in int8"),
         ({"kv_dtype": "fp8", "backend": "transformers"}, "--backend native"),
-        ({"kv_dtype": "int8"}, "kv_dtype must be one of model, fp8"),
+        ({"kv_dtype": "int8", "backend": "transformers"}, "--backend native"),
+        ({"kv_dtype": "int4"}, "kv_dtype must be one of model, int8, fp8"),
     ],
 )
 def test_what_cannot_be_rounded_is_refused(options: dict[str, str], message: str) -> None:

@@ -57,8 +57,8 @@ class BackendOptions:
     """A folder where weights are kept as they are multiplied, so that the next start reads them
     instead of packing anew; on a CPU alone."""
     kv_dtype: KVDtype = "model"
-    """`model` keeps keys and values as it computes them; `fp8` in half the memory of bf16, rounded,
-    on a CUDA device alone."""
+    """`model` keeps keys and values as it computes them; rounded, in half the memory of bf16, keeps
+    them `int8` on a CPU and `fp8` on a CUDA device."""
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`."""
     max_num_requests: int = 128

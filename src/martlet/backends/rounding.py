@@ -61,15 +61,17 @@ def _check_weights(
 
 
 def _check_kv_dtype(options: BackendOptions, device: torch.device) -> None:
-    """Refuses to round keys and values where no kernel reads them."""
+    """Refuses to round keys and values where nothing reads them so."""
     if options.kv_dtype == "model":
         return
     reason = None
     if options.backend == "transformers":
         reason = "the transformers backend does not round them; give --backend native"
-    elif device.type == "cpu":
-        reason = "keys and values are rounded on NVIDIA GPUs alone; leave it out"
-    elif not has_triton():
+    elif options.kv_dtype == "fp8" and device.type == "cpu":
+        reason = "that is for NVIDIA GPUs; a CPU keeps keys and values in int8"
+    elif options.kv_dtype == "int8" and device.type != "cpu":
+        reason = "that is for CPUs; a GPU keeps keys and values in fp8"
+    elif options.kv_dtype == "fp8" and not has_triton():
         reason = "Triton reads them, and is not installed; pip install triton, or leave it out"
     if reason:
         raise ParameterError(f"--kv-dtype {options.kv_dtype}: {reason}", param="kv_dtype")

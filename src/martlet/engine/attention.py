@@ -315,7 +315,8 @@ def _chunk_keys(
     layer: int, key: Tensor, value: Tensor, chunk: PrefillChunk, cache: KVCache
 ) -> tuple[Tensor, Tensor]:
     """Keys `[Hkv, L, Dk]` and values `[Hkv, L, Dv]` from position 0 to the chunk's end."""
-    if chunk.start == 0:
+    # Rounded ones are read back, so that a token does not see in what chunks its prompt came.
+    if chunk.start == 0 and not cache.is_rounded:
         return key[:, chunk.rows], value[:, chunk.rows]
     keys, values = cache.gather(layer, chunk.table.head_blocks(layer, cache))
     return keys[:, 0, : chunk.end], values[:, 0, : chunk.end]

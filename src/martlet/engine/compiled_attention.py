@@ -129,5 +129,6 @@ def attend(
     own = LayerAttention(pool, num_heads=num_heads, dim=dim, scaling=scaling)
     strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
     arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)
-    run(attention.attend(), (*tiles.arguments(first_keys), *arguments))
+    function = attention.attend(is_rounded=pool.is_rounded)
+    run(function, (*tiles.arguments(first_keys), *arguments))
     return out

@@ -5,8 +5,9 @@ from typing import Literal
 
 from martlet.errors import ParameterError
 
-KVDtype = Literal["model", "fp8"]
-"""How keys and values are kept: as the model computes them, or rounded to E4M3."""
+KVDtype = Literal["model", "int8", "fp8"]
+"""How keys and values are kept: as the model computes them, or rounded to eight bits: whole numbers
+on a CPU, E4M3 on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

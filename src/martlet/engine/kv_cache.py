@@ -8,6 +8,7 @@ Hkv key-value heads, D width of a head.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from martlet.engine.panel_pool import PanelPool
 from martlet.engine.plain_pool import PlainPool, Scratch
 from martlet.models.guard import LayerShape
+from martlet.models.memory import SCALE_BYTES
 
 
 class KVCache:
@@ -30,6 +32,11 @@ class KVCache:
         device: Where they live.
     """
 
+    is_rounded: ClassVar[bool] = False
+    """Whether what is gathered is not to the last bit what was written."""
+    STORED: ClassVar[torch.dtype | None] = None
+    """Of matrices, where that is not the dtype of what is gathered."""
+
     def __init__(
         self,
         layers: Sequence[LayerShape],
@@ -43,7 +50,8 @@ class KVCache:
         self.block_size = block_size
         self.layers = tuple(layers)
         self._like = torch.empty(0, dtype=dtype, device=device)
-        self._scratch = Scratch(self._like), Scratch(self._like)
+        stored = self._like.to(self.STORED or dtype)
+        self._scratch = Scratch(stored), Scratch(stored)
         self._pools = [self._new_pool(layer) for layer in layers]
 
     def write(self, layer: int, key: Tensor, value: Tensor, slots: Tensor) -> None:
@@ -81,9 +89,8 @@ class KVCache:
         slots = (ids[:, None] * self.block_size + offsets).flatten()
         for index, (layer, old) in enumerate(zip(self.layers, self._pools, strict=True)):
             if isinstance(old, PlainPool) and self._fits_panels(layer):
-                keys, values = old.slots
                 new = self._new_pool(layer)
-                new.write(keys[:, slots], values[:, slots], slots)
+                new.write(*old.read(slots), slots)
                 self._pools[index] = new
 
     def head_blocks(self, layer: int, block_ids: Tensor) -> Tensor:
@@ -123,8 +130,13 @@ class KVCache:
             pool.clear_slots(slots)
 
     def _new_pool(self, layer: LayerShape) -> PlainPool | PanelPool:
-        if self._fits_panels(layer):
-            return PanelPool(layer, self.num_blocks)
+        fits = self._fits_panels(layer)
+        return self._new_panels(layer) if fits else self._new_matrices(layer)
+
+    def _new_panels(self, layer: LayerShape) -> PanelPool:
+        return PanelPool(layer, self.num_blocks)
+
+    def _new_matrices(self, layer: LayerShape) -> PlainPool:
         return PlainPool(
             layer,
             num_blocks=self.num_blocks,
@@ -139,3 +151,8 @@ class KVCache:
         return PanelPool.fits(
             layer, block_size=self.block_size, dtype=like.dtype, device=like.device
         )
+
+
+def rounded_bytes_per_token(layers: Sequence[LayerShape]) -> int:
+    """Bytes that all layers store for a token in eight bits, with the scales."""
+    return sum(layer.values_per_token + 2 * SCALE_BYTES * layer.num_kv_heads for layer in layers)

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from martlet.engine.reserved import reserved
-from martlet.models.compiled.threads import WIDTH, is_compiled_for
+from martlet.models.compiled.threads import (
+    WIDTH,
+    compile_for_rounded_pools,
+    is_compiled_for,
+)
 from martlet.models.guard import LayerShape
 
 _BLOCK_SIZE = 16
@@ -26,8 +30,12 @@ class PanelPool:
         num_blocks: Blocks in the pool.
     """
 
+    is_rounded = False
+    """Which of the compiled functions read and write it."""
+
     def __init__(self, layer: LayerShape, num_blocks: int) -> None:
-        self.num_kv_heads, dim = layer.num_kv_heads, layer.key_dim
+        self.num_kv_heads, self._dim = layer.num_kv_heads, layer.key_dim
+        dim = self._dim
         shape = (num_blocks, self.num_kv_heads, 2, _BLOCK_SIZE * dim)
         self.blocks = reserved(shape, torch.bfloat16, torch.device("cpu"))
         """`[blocks, Hkv, 2, 16 * D]`."""
@@ -57,7 +65,7 @@ class PanelPool:
             key = key.contiguous()
         if value.stride(2) != 1:
             value = value.contiguous()
-        write(self.blocks, key, value, slots)
+        write(self.blocks, key, value, slots, is_rounded=self.is_rounded)
 
     def gather(self, head_blocks: Tensor) -> tuple[Tensor, Tensor]:
         """See `KVCache.gather`."""
@@ -72,5 +80,35 @@ class PanelPool:
 
     def clear_slots(self, slots: Tensor) -> None:
         """See `KVCache.clear_slots`."""
-        nothing = self.blocks.new_zeros(self.num_kv_heads, len(slots), self._values.shape[3])
+        nothing = torch.zeros(self.num_kv_heads, len(slots), self._dim, dtype=torch.bfloat16)
         self.write(nothing, nothing, slots)
+
+
+class RoundedPanelPool(PanelPool):
+    """The same in eight bits; its arguments are those of `PanelPool`."""
+
+    is_rounded = True
+
+    def __init__(self, layer: LayerShape, num_blocks: int) -> None:
+        from martlet.models.compiled.byte_block import bytes_of_head
+
+        self.num_kv_heads, self._dim = layer.num_kv_heads, layer.key_dim
+        shape = (num_blocks, self.num_kv_heads, bytes_of_head(self._dim))
+        self.blocks = reserved(shape, torch.uint8, torch.device("cpu"))
+        """`[blocks, Hkv, bytes]`, see `martlet.models.compiled.byte_block`."""
+        compile_for_rounded_pools()
+
+    def gather(self, head_blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """See `KVCache.gather`."""
+        from martlet.models.compiled.byte_block import ZERO
+
+        num_bytes = _BLOCK_SIZE * self._dim
+        blocks = self.blocks[head_blocks[0]].permute(2, 0, 1, 3)  # [Hkv, R, N, bytes]
+        *parts, scales = blocks.split((num_bytes, num_bytes, blocks.shape[3] - 2 * num_bytes), 3)
+        keys = parts[0].unflatten(3, (-1, _BLOCK_SIZE, 4)).transpose(3, 4).flatten(4)
+        values = parts[1].unflatten(3, (-1, self._dim, 4)).transpose(4, 5).flatten(3, 4)
+        both = torch.stack((keys, values)).float() - ZERO  # [2, Hkv, R, N, 16, D]
+        of_each = scales.contiguous().view(torch.float32).unflatten(3, (2, _BLOCK_SIZE))
+        rounded = both * of_each.movedim(3, 0)[..., None]
+        keys, values = rounded.bfloat16().flatten(3, 4)
+        return keys, values

@@ -72,6 +72,11 @@ class PlainPool:
         keys, values = self._scratch
         return _gather(self._keys, head_blocks, keys), _gather(self._values, head_blocks, values)
 
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys `[Hkv, N, Dk]` and values `[Hkv, N, Dv]` of N slots."""
+        keys, values = self.slots
+        return keys[:, slots], values[:, slots]
+
     def clear(self, block_ids: Tensor) -> None:
         """Zeroes blocks, `[N]` of them."""
         for pool in (self._keys, self._values):

@@ -1,5 +1,7 @@
 """From a plan to the logits of its rows: the model, the pool and the attention of an engine."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
@@ -7,13 +9,18 @@ from torch import Tensor
 from martlet.engine.attention import ATTENTION_NAME, paged_attention
 from martlet.engine.batch import BatchBuilder, LogitRows, PackedChunks, StepBatch
 from martlet.engine.compiled_step import CompiledStep
-from martlet.engine.config import EngineConfig
-from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token
-from martlet.engine.kv_cache import KVCache
+from martlet.engine.config import EngineConfig, KVDtype
+from martlet.engine.cuda.fp8_cache import Fp8Cache
+from martlet.engine.int8_cache import Int8Cache
+from martlet.engine.kv_cache import KVCache, rounded_bytes_per_token
 from martlet.engine.logits import Logits
 from martlet.engine.plan import StepPlan
 from martlet.lora.step import AdapterStep
 from martlet.models.load import LoadedModel
+
+_CACHES: Mapping[KVDtype, type[KVCache]] = MappingProxyType(
+    {"model": KVCache, "int8": Int8Cache, "fp8": Fp8Cache}
+)
 
 
 class StepRunner(Protocol):
@@ -93,8 +100,7 @@ def new_runner(
 
 def new_cache(model: LoadedModel, config: EngineConfig, num_blocks: int) -> KVCache:
     """A pool for a model's keys and values."""
-    make = Fp8Cache if config.kv_dtype == "fp8" else KVCache
-    return make(
+    return _CACHES[config.kv_dtype](
         model.layers,
         num_blocks=num_blocks,
         block_size=config.block_size,
@@ -105,9 +111,9 @@ def new_cache(model: LoadedModel, config: EngineConfig, num_blocks: int) -> KVCa
 
 def cache_bytes_per_token(model: LoadedModel, config: EngineConfig) -> int:
     """What `new_cache` takes for each token that it has room for."""
-    if config.kv_dtype == "fp8":
-        return fp8_bytes_per_token(model.layers)
-    return model.cache_bytes_per_token
+    if config.kv_dtype == "model":
+        return model.cache_bytes_per_token
+    return rounded_bytes_per_token(model.layers)
 
 
 def forward(

@@ -50,6 +50,7 @@ class WrittenDecoder:
         self.head = None if head is None else WrittenHead(head, max_rows)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self._layers, self._pools, self._dim = layers, pools, config.head_dim
+        self.is_pool_rounded = pools[0].is_rounded
         self._attention = [
             LayerAttention(pool, scaling=config.head_dim**-0.5, **shape) for pool in pools
         ]
@@ -70,8 +71,7 @@ class WrittenDecoder:
             def adapt(name: str, *how: tuple[int, int], index: int = index) -> list[Call]:
                 return adapters.calls(leaf_name(index, name), *how)
 
-            pool = self._pools[index].blocks
-            before = layer.before_attention(places, num_rows, pool, adapt)
+            before = layer.before_attention(places, num_rows, self._pools[index], adapt)
             after = layer.after_attention(places, num_rows, adapt)
             if before is None or after is None:
                 return None
@@ -85,11 +85,12 @@ class WrittenDecoder:
     def _attention_call(self, layer: int) -> Call:
         from martlet.models.compiled.attention import attend
 
-        places = self.places
+        places, is_rounded = self.places, self.is_pool_rounded
         own = self._attention[layer].arguments(
             places.projected, places.mixed, places.projected_bytes, 2 * self._dim
         )
-        return Call(attend().address, (*(0,) * NUM_STEP_ARGUMENTS, *own))
+        function = attend(is_rounded=is_rounded)
+        return Call(function.address, (*(0,) * NUM_STEP_ARGUMENTS, *own))
 
 
 def leaf_name(layer: int, name: str) -> str:
@@ -122,9 +123,15 @@ class StepProgram:
 
         self._decoder, self._adapters = decoder, adapters
         self._program = Program(calls)
+        is_rounded = decoder.is_pool_rounded
         rotations, self._attentions, self._low_ranks, self._searches = (
             [index for index, call in enumerate(calls) if call.function == function.address]
-            for function in (rotate_into_pool(), attend(), add_low_rank(), find_largest())
+            for function in (
+                rotate_into_pool(is_rounded=is_rounded),
+                attend(is_rounded=is_rounded),
+                add_low_rank(),
+                find_largest(),
+            )
         )
         self._fill_in(rotations, (*decoder.angles.addresses, decoder.slots.ctypes.data))
         # To make a view takes as long as to draw a token.

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from martlet.engine.cuda.attention import write
-from martlet.engine.cuda.fp8_cache import Fp8Cache, fp8_bytes_per_token, from_fp8, to_fp8
+from martlet.engine.cuda.fp8_cache import Fp8Cache, from_fp8, to_fp8
 from martlet.engine.cuda.work import WorkShape
 from martlet.engine.engine import Engine
+from martlet.engine.kv_cache import rounded_bytes_per_token
 from martlet.engine.params import SamplingParams
 from martlet.models.folder import ModelFolder, open_folder
 from martlet.models.guard import LayerShape
@@ -163,7 +164,7 @@ def test_replies_do_not_depend_on_how_they_were_computed(tiny_llama: ModelFolder
 def test_the_pool_takes_what_was_planned(tiny_llama: ModelFolder) -> None:
     model = load_model(tiny_llama, dtype=torch.float32, device=DEVICE)
     planned = kv_bytes_per_token(tiny_llama.shape, bytes_per_value=1)
-    assert fp8_bytes_per_token(model.layers) == planned
+    assert rounded_bytes_per_token(model.layers) == planned
     cache = Fp8Cache(
         model.layers, num_blocks=3, block_size=BLOCK_SIZE, dtype=model.dtype, device=DEVICE
     )

@@ -110,8 +110,8 @@ class RuntimeOptions:
         KVDtype,
         option(
             _RUNTIME,
-            "Keys and values: as the model computes them, or fp8, rounded, for NVIDIA GPUs: room "
-            "for nearly twice the tokens of bf16.",
+            "Keys and values: as the model computes them, or rounded, int8 on CPUs and fp8 on "
+            "NVIDIA GPUs: room for nearly twice the tokens of bf16.",
             "--kv-dtype",
         ),
     ] = BackendOptions.kv_dtype

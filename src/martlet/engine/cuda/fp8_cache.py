@@ -13,7 +13,6 @@ from torch import Tensor
 
 from martlet.engine.kv_cache import KVCache
 from martlet.models.guard import LayerShape
-from martlet.models.memory import SCALE_BYTES
 
 LARGEST = 448.0
 """What E4M3 has, beside NaN."""
@@ -55,6 +54,8 @@ class Fp8Cache(KVCache):
         dtype: Of what is gathered.
         device: Where they live.
     """
+
+    is_rounded = True
 
     def __init__(
         self,
@@ -109,8 +110,3 @@ class Fp8Cache(KVCache):
         super().clear_slots(slots)
         for scales in self._scales:
             scales.index_fill_(2, slots, 0)
-
-
-def fp8_bytes_per_token(layers: Sequence[LayerShape]) -> int:
-    """Bytes that all layers store for a token."""
-    return sum(layer.values_per_token + 2 * SCALE_BYTES * layer.num_kv_heads for layer in layers)

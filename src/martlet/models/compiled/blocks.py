@@ -37,6 +37,9 @@ BLOCK_SIZE = WIDTH
 """Tokens of a block: one for each sum of a vector."""
 BLOCKS_AT_ONCE = 4
 """Blocks that rows are multiplied with at once: their keys come from memory side by side."""
+MOST_BLOCKS = 32
+"""Blocks that are scored before their values are mixed: their scores stay in the cache."""
+MOST_KEYS = MOST_BLOCKS * BLOCK_SIZE
 MIXED = 32
 """Columns of values that weights are multiplied with at once."""
 ID_BYTES = 8
@@ -121,7 +124,7 @@ def weigh(_: Any, scores: Any, num_vectors: Any, scale: Any, offset: Any, weight
     return types.float32(scores, num_vectors, scale, offset, weights), generate
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """Some blocks of a pool, as they come in a table."""
 
     first: Value
@@ -138,7 +141,7 @@ class _Blocks(NamedTuple):
 
 
 def _score(
-    builder: Builder, queries: Sequence[Value], scores: Sequence[Value], keys: _Blocks, dim: Value
+    builder: Builder, queries: Sequence[Value], scores: Sequence[Value], keys: Blocks, dim: Value
 ) -> None:
     """Writes the products of queries with the keys of up to four blocks.
 
@@ -159,7 +162,7 @@ def _score(
 
 
 def _mix(
-    builder: Builder, weights: Sequence[Value], mixed: Sequence[Value], values: _Blocks, dim: Value
+    builder: Builder, weights: Sequence[Value], mixed: Sequence[Value], values: Blocks, dim: Value
 ) -> None:
     """Adds the products of weights with `MIXED` columns of the values of all blocks."""
     pairs, pair_bytes = BLOCK_SIZE // 2, builder.mul(dim, ADDRESS(PAIR_BYTES))
@@ -203,7 +206,7 @@ def _rows_by(num_rows: int, work: Callable[..., None]) -> Callable[..., None]:
             rows, row_bytes, *blocks, dim, out, out_bytes = arguments
             own = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
             outs = [at(builder, out, row, out_bytes) for row in range(num_rows)]
-            work(builder, own, outs, _Blocks(*blocks), dim)
+            work(builder, own, outs, Blocks(*blocks), dim)
             return context.get_dummy_value()
 
         blocks = (first, ids, num_blocks, block_bytes)
@@ -213,7 +216,12 @@ def _rows_by(num_rows: int, work: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _all_rows_by(work: Callable[..., None]) -> Callable[..., None]:
+def for_all_rows(work: Callable[..., None]) -> Callable[..., None]:
+    """`(rows, row_bytes, num_rows, first, ids, num_blocks, block_bytes, dim, out, out_bytes)`.
+
+    Args:
+        work: Writes the code for some rows, as `_score` and `_mix` do.
+    """
     # Seven query heads share a key in Qwen2 0.5B and 7B; their 28 sums just stay in registers.
     seven, six, four, three, two, one = (_rows_by(n, work) for n in (7, 6, 4, 3, 2, 1))
 
@@ -256,7 +264,7 @@ def _all_rows_by(work: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-score_blocks, mix_blocks = (_all_rows_by(work) for work in (_score, _mix))
+score_blocks, mix_blocks = (for_all_rows(work) for work in (_score, _mix))
 """`(rows, row_bytes, num_rows, first, ids, num_blocks, block_bytes, dim, out, out_bytes)`, for any
 number of rows: queries with keys, weights with values. The blocks are those of some ids, what is
 wanted of block 0 lies at `first`, and one block is `block_bytes` behind the other."""

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+from martlet.models.compiled import byte_block
 from martlet.models.compiled.blocks import BLOCK_SIZE
 from martlet.models.compiled.threads import run, version
 from martlet.models.compiled.vectors import (
@@ -44,11 +45,11 @@ ROWS_AT_ONCE = BLOCK_SIZE
 """Tokens that a thread takes: two would take turns with the lines of a block that they share."""
 
 
-def write(pool: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> None:
+def write(pool: Tensor, key: Tensor, value: Tensor, slots: Tensor, *, is_rounded: bool) -> None:
     """Writes tokens to blocks.
 
     Args:
-        pool: `[blocks, Hkv, 2, 16 * D]`.
+        pool: `[blocks, Hkv, 2, 16 * D]`; if it is rounded, as `byte_block` says.
         key, value: `[Hkv, T, D]`, the numbers of a head side by side.
         slots: `[T]`, block id times 16 plus offset.
     """
@@ -56,16 +57,18 @@ def write(pool: Tensor, key: Tensor, value: Tensor, slots: Tensor) -> None:
     places = (each.data_ptr() for each in (key, value, slots, pool))
     strides = (stride * each.itemsize for each in (key, value) for stride in each.stride()[:2])
     arguments = (*places, *strides, num_tokens, num_heads, dim)
-    run(write_tokens(), arguments, alone=num_tokens <= ROWS_AT_ONCE)
+    function = write_tokens(is_rounded=is_rounded)
+    run(function, arguments, alone=num_tokens <= ROWS_AT_ONCE)
 
 
 @cache
-def write_tokens() -> Any:
-    """The compiled function; its argument is the address of 12 whole numbers.
+def write_tokens(*, is_rounded: bool) -> Any:
+    """The compiled function, of a pool in bf16, or of a rounded one.
 
-    These are: the address of a number in which threads count the tokens that they took; those of
-    the keys and values `[Hkv, T, D]`, of the slots `[T]` (int64) and of the pool; how many bytes
-    apart heads and tokens of the keys are, and those of the values; T, Hkv and D.
+    Its argument is the address of 12 whole numbers: the address of a number in which threads count
+    the tokens that they took; those of the keys and values `[Hkv, T, D]`, of the slots `[T]`
+    (int64) and of the pool; how many bytes apart heads and tokens of the keys are, and those of the
+    values; T, Hkv and D.
     """
     sources = version()
 
@@ -83,7 +86,10 @@ def write_tokens() -> Any:
                 for head in range(num_heads):
                     key = keys + head * arguments[5] + token * arguments[6]
                     value = values + head * arguments[7] + token * arguments[8]
-                    write_token(key, value, pool, slot, head, num_heads, dim)
+                    if is_rounded:
+                        byte_block.write_token(key, value, pool, slot, head, num_heads, dim)
+                    else:
+                        write_token(key, value, pool, slot, head, num_heads, dim)
 
     return work
 

@@ -13,6 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from martlet.models.compiled import byte_block
 from martlet.models.compiled.panel_block import write_token
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
@@ -68,13 +69,14 @@ def rotate() -> Any:
 
 
 @cache
-def rotate_into_pool() -> Any:
+def rotate_into_pool(*, is_rounded: bool) -> Any:
     """Rotates queries and keys where they lie, and writes keys and values to a layer's pool.
 
-    Its argument is the address of 11 whole numbers: that of a number in which threads count the
-    tokens that they took; of the step, those of cosine and sine `[T, D]` and of the slots `[T]`
-    (int64); those of the projections `[T, Hq + 2 Hkv, D]`, queries first and values last, and of
-    the pool (`panel_block`); T, Hq, Hkv, D, and how many bytes apart tokens are.
+    That one is in bf16, or rounded. The argument is the address of 11 whole numbers: that of a
+    number in which threads count the tokens that they took; of the step, those of cosine and sine
+    `[T, D]` and of the slots `[T]` (int64); those of the projections `[T, Hq + 2 Hkv, D]`, queries
+    first and values last, and of the pool (`panel_block`); T, Hq, Hkv, D, and how many bytes apart
+    tokens are.
     """
     sources = version()
 
@@ -97,7 +99,10 @@ def rotate_into_pool() -> Any:
                 for head in range(num_kv_heads):
                     key = row + (num_heads + head) * dim * 2
                     value = key + num_kv_heads * dim * 2
-                    write_token(key, value, pool, slot, head, num_kv_heads, dim)
+                    if is_rounded:
+                        byte_block.write_token(key, value, pool, slot, head, num_kv_heads, dim)
+                    else:
+                        write_token(key, value, pool, slot, head, num_kv_heads, dim)
 
     return work
 

@@ -59,10 +59,10 @@ def compile_for_crowds() -> None:
         return
     from martlet.models.compiled import attention, elementwise, norms, panel_block, product
 
-    attention.attend()
+    attention.attend(is_rounded=False)
     elementwise.silu_times()
     norms.rms_norm()
-    panel_block.write_tokens()
+    panel_block.write_tokens(is_rounded=False)
     product.multiply_rows()
     _crowd_came.set()
 
@@ -82,21 +82,30 @@ def compile_all() -> None:
         segments,
     )
 
-    attention.attend()
+    attention.attend(is_rounded=False)
     elementwise.silu_times()
     largest.find_largest()
     norms.rms_norm()
     norms.add_rms_norm()
     norms.norm_heads()
-    panel_block.write_tokens()
+    panel_block.write_tokens(is_rounded=False)
     if has_tiles():
         product.multiply_rows()
     else:
         compact_product.multiply_compact()
     program.make_calls()
     rotary.rotate()
-    rotary.rotate_into_pool()
+    rotary.rotate_into_pool(is_rounded=False)
     segments.add_segments()
+
+
+def compile_for_rounded_pools() -> None:
+    """Compiles what reads and writes keys and values in eight bits."""
+    from martlet.models.compiled import attention, panel_block, rotary
+
+    attention.attend(is_rounded=True)
+    panel_block.write_tokens(is_rounded=True)
+    rotary.rotate_into_pool(is_rounded=True)
 
 
 @cache

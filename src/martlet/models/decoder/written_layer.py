@@ -5,7 +5,7 @@ Shapes: M rows, Hq query heads, Hkv key-value heads, D their width.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,16 @@ class RowPlaces:
         """What is to be added to x; queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what
         attention makes of them `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
         self.projected_bytes = (heads + 2 * keys) * torch.bfloat16.itemsize
+
+
+class Pool(Protocol):
+    """Where a layer's keys and values go."""
+
+    blocks: Tensor
+    """As `panel_block` says; if it is rounded, as `byte_block`."""
+
+    @property
+    def is_rounded(self) -> bool: ...
 
 
 Adapt = Callable[[str, tuple[int, int], tuple[int, int], tuple[int, int]], list[Call]]
@@ -119,7 +129,7 @@ class WrittenLayer:
         )
 
     def before_attention(
-        self, places: RowPlaces, num_rows: int, pool: Tensor, adapt: Adapt
+        self, places: RowPlaces, num_rows: int, pool: Pool, adapt: Adapt
     ) -> list[Call] | None:
         """From normed rows to queries, and keys and values in the pool.
 
@@ -127,7 +137,7 @@ class WrittenLayer:
         sines and slots.
 
         Args:
-            pool: The layer's, as `panel_block` says.
+            pool: The layer's.
         """
         from martlet.models.compiled.rotary import rotate_into_pool
 
@@ -149,8 +159,9 @@ class WrittenLayer:
             norm.call_for_heads(place, num_rows, num_heads, row_bytes)
             for norm, place, num_heads in zip(self.head_norms, outs, heads, strict=False)
         ]
-        own = (queries, pool.data_ptr(), num_rows, *heads, config.head_dim, row_bytes)
-        rotation = Call(rotate_into_pool().address, (0, 0, 0, *own))
+        own = (queries, pool.blocks.data_ptr(), num_rows, *heads, config.head_dim, row_bytes)
+        rotate = rotate_into_pool(is_rounded=pool.is_rounded)
+        rotation = Call(rotate.address, (0, 0, 0, *own))
         return [*projected, *together(adapted), *together([[norm] for norm in norms]), rotation]
 
     def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
