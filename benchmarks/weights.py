@@ -31,6 +31,7 @@ from martlet.bench.machine import machine
 from martlet.bench.peers.protocol import Ask, Work
 from martlet.bench.random_model import make_model
 from martlet.bench.run import Bench
+from martlet.engine.config import KVDtype
 from martlet.models.folder import open_folder
 from martlet.models.weights import Weights, held_bytes
 
@@ -91,11 +92,15 @@ def measure(scratch: Path, *, num_rounds: int) -> dict[Weights, Speed]:
     return dict(zip(WAYS, speeds.values(), strict=True))
 
 
-def quality(weights: Weights) -> Quality:
-    """Compares the embedded model in bf16, its weights held in a way, with itself in fp32."""
+def quality(weights: Weights, kv_dtype: KVDtype = "model", *, for_crowd: bool = False) -> Quality:
+    """Compares the embedded model in bf16, held in a way, with itself in fp32.
+
+    Args:
+        for_crowd: Whether as many requests compute it: by compiled functions.
+    """
     rows = puzzle_rows()
     expected = logits_of(rows, torch.float32, "stored")
-    got = logits_of(rows, torch.bfloat16, weights)
+    got = logits_of(rows, torch.bfloat16, weights, kv_dtype, for_crowd=for_crowd)
     log_p, log_q = (torch.log_softmax(each.double(), dim=-1) for each in (expected, got))
     return Quality(
         num_tokens=len(log_p),
@@ -124,7 +129,14 @@ def puzzle_rows() -> list[tuple[int, ...]]:
     return rows
 
 
-def logits_of(rows: list[tuple[int, ...]], dtype: torch.dtype, weights: Weights) -> torch.Tensor:
+def logits_of(
+    rows: list[tuple[int, ...]],
+    dtype: torch.dtype,
+    weights: Weights,
+    kv_dtype: KVDtype = "model",
+    *,
+    for_crowd: bool = False,
+) -> torch.Tensor:
     """The logits of every position of all rows, one below the other, by the engine."""
     from martlet.demo import model_path
     from martlet.engine.config import EngineConfig
@@ -136,7 +148,11 @@ def logits_of(rows: list[tuple[int, ...]], dtype: torch.dtype, weights: Weights)
         open_folder(model_path()), dtype=dtype, device=torch.device("cpu"), weights=weights
     )
     longest = max(map(len, rows)) + 1
-    engine = Engine(model, EngineConfig(num_blocks=-(-longest // 16), max_context_tokens=longest))
+    if for_crowd:
+        model.compile_for_crowd()
+    num_blocks = -(-longest // 16)
+    config = EngineConfig(num_blocks=num_blocks, max_context_tokens=longest, kv_dtype=kv_dtype)
+    engine = Engine(model, config)
     return torch.cat([engine.logits(row) for row in rows])
 
 

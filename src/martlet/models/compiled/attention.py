@@ -139,7 +139,7 @@ def _scratch_bytes(num_rows: int, dim: int) -> int:
 
 def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
     header_bytes = HEADER_BYTES if is_rounded else 0
-    weights_bytes = header_bytes + _WEIGHTS_BYTES
+    weights_bytes, query_bytes = header_bytes + _WEIGHTS_BYTES, 1 if is_rounded else 2
     score, mix = (score_bytes, mix_bytes) if is_rounded else (score_blocks, mix_blocks)
 
     @njit(error_model="numpy")  # type: ignore[untyped-decorator]
@@ -165,7 +165,7 @@ def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
         scores = -(-scratch.ctypes.data // VECTOR_BYTES) * VECTOR_BYTES
         mixed, mixed_bytes = scores + num_rows * _SCORES_BYTES, dim * 4
         weights = mixed + num_rows * mixed_bytes
-        rows, row_bytes = weights + num_rows * weights_bytes, header_bytes + dim * 2
+        rows, row_bytes = weights + num_rows * weights_bytes, header_bytes + dim * query_bytes
         largest = floats_at(rows + num_rows * row_bytes)
         totals = floats_at(rows + num_rows * (row_bytes + 4))
         values = keys + (bytes_of_rounded_part(dim) if is_rounded else bytes_of_part(dim))

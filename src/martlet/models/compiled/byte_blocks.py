@@ -1,17 +1,17 @@
 """The inner loops of compiled attention over keys and values in eight bits.
 
-Whole numbers are multiplied: bytes of the pool (`byte_block`) with rows of sixteen bits, which the
-instruction takes as two rows of eight. So the rounding of the pool is all that is lost, and a pass
-takes as many instructions as in bf16, and half of the bytes.
+Whole numbers are multiplied: bytes of the pool (`byte_block`) with rows that were rounded too.
+Queries are so to eight bits. Weights differ more: of eight bits, the smaller ones of a long context
+would vanish. They have sixteen, which the instruction takes as two rows of eight.
 
-A row of whole numbers is a record: what sums with it begin with, because a byte of the pool is 128
-more than it stands for; its scale; and its higher and its lower bytes, each with a sign:
+A row is a record: what sums with it begin with, because a byte of the pool is 128 more than it
+stands for; its scale; and its bytes, each with a sign, of weights first the lower ones of all:
 
-    [64: start in int32, scale in fp32][higher bytes][lower bytes]
+    [64: start in int32, scale in fp32][bytes][higher bytes]
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -28,6 +28,7 @@ from martlet.models.compiled.blocks import (
 )
 from martlet.models.compiled.byte_block import (
     FOUR_BYTES,
+    LARGEST,
     ZERO,
     Largest,
     in_steps,
@@ -57,67 +58,50 @@ from martlet.models.compiled.vectors import (
 HEADER_BYTES = VECTOR_BYTES
 SCALE = 1
 """Where in a record its scale lies, counted in numbers."""
-_LARGEST = 127 * 256 + 127
-"""Of a row: its higher byte stays below 128."""
+_LARGEST_WEIGHT = 127 * 256 + 127
+"""Its higher byte stays below 128."""
 _BYTE = ir.IntType(8)
 _BYTES = ir.VectorType(_BYTE, WIDTH)
-_VECTORS = range(MIXED // WIDTH)
-"""Of columns that are computed at once: with seven rows their sums just stay in registers."""
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
-
-
-class _Record(NamedTuple):
-    """Where the parts of a row of whole numbers lie."""
-
-    header: Value
-    higher: Value
-    lower: Value
-
-    @classmethod
-    def at(cls, builder: Builder, address: Value, length: Value) -> "_Record":
-        higher = builder.add(address, ADDRESS(HEADER_BYTES))
-        return cls(address, higher, builder.add(higher, length))
-
-    def start(self, builder: Builder) -> Value:
-        return broadcast(builder, load(builder, self.header, PAIRS.element))
-
-    def scale(self, builder: Builder) -> Value:
-        return load(builder, at(builder, self.header, SCALE, 4), SUMS.element)
 
 
 class _Writer:
     """Writes a record, sixteen numbers at a time.
 
     Args:
-        length: Of the row.
         scale: What a step stands for.
         inverse: How many steps 1 is.
     """
 
-    def __init__(
-        self, builder: Builder, record: Value, length: Value, scale: Value, inverse: Value
-    ) -> None:
-        self._record = _Record.at(builder, record, length)
+    def __init__(self, builder: Builder, record: Value, scale: Value, inverse: Value) -> None:
+        self._record = record
         store(builder, scale, at(builder, record, SCALE, 4))
         self._inverse = broadcast(builder, inverse)
         self._total = cgutils.alloca_once_value(builder, _each(0))
 
-    def add(self, builder: Builder, vector: Value, index: Value) -> None:
+    def add(self, builder: Builder, vector: Value, index: Value, *, is_weight: bool) -> None:
         """Writes a vector of fp32 numbers by its index."""
         whole = in_steps(builder, vector, self._inverse)
         builder.store(builder.add(builder.load(self._total), whole), self._total)
-        # The lower byte has a sign, so the higher one is the nearest.
-        higher = builder.ashr(builder.add(whole, _each(128)), _each(8))
-        for plane, values in ((self._record.higher, higher), (self._record.lower, whole)):
-            place = builder.inttoptr(at(builder, plane, index, WIDTH), ir.PointerType())
-            builder.store(builder.trunc(values, _BYTES), place, align=1)
+        place = at(builder, builder.add(self._record, ADDRESS(HEADER_BYTES)), index, WIDTH)
+        _store_bytes(builder, whole, place)
+        if is_weight:
+            # The lower byte has a sign, so the higher one is the nearest.
+            higher = builder.ashr(builder.add(whole, _each(128)), _each(8))
+            _store_bytes(builder, higher, builder.add(place, ADDRESS(MOST_KEYS)))
 
     def end(self, builder: Builder) -> None:
         """Writes what sums begin with."""
         total = call(
             builder, "llvm.vector.reduce.add.v16i32", PAIRS.element, builder.load(self._total)
         )
-        store(builder, builder.mul(total, PAIRS.element(-ZERO)), self._record.header)
+        store(builder, builder.mul(total, PAIRS.element(-ZERO)), self._record)
+
+
+def _store_bytes(builder: Builder, numbers: Value, address: Value) -> None:
+    """The lowest byte of each."""
+    place = builder.inttoptr(address, ir.PointerType())
+    builder.store(builder.trunc(numbers, _BYTES), place, align=1)
 
 
 def _each(value: int) -> Value:
@@ -126,16 +110,16 @@ def _each(value: int) -> Value:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def to_record(_: Any, address: Any, length: Any, record: Any) -> Any:
-    """Writes the record of a row of bf16 numbers."""
+    """Writes the record of a query, a row of bf16 numbers."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
         address, length, record = arguments
         num_vectors = builder.udiv(length, ADDRESS(WIDTH))
         largest = largest_in(builder, address, num_vectors)
-        writer = _Writer(builder, record, length, *scale_and_inverse(builder, largest, _LARGEST))
+        writer = _Writer(builder, record, *scale_and_inverse(builder, largest, LARGEST))
         with cgutils.for_range(builder, num_vectors) as loop:
             vector = widen(builder, at(builder, address, loop.index, VECTOR_BYTES // 2))
-            writer.add(builder, vector, loop.index)
+            writer.add(builder, vector, loop.index, is_weight=False)
         writer.end(builder)
         return context.get_dummy_value()
 
@@ -197,10 +181,9 @@ def weigh_bytes(
         scores, num_vectors, scale, offset, record, shrink, largest, *blocks = arguments
         values = Blocks(blocks[0], blocks[1], num_vectors, blocks[2])
         scale, offset = broadcast(builder, scale), broadcast(builder, builder.fneg(offset))
-        step, inverse = scale_and_inverse(builder, largest, _LARGEST)
+        step, inverse = scale_and_inverse(builder, largest, _LARGEST_WEIGHT)
         total = cgutils.alloca_once_value(builder, constant(0))
-        length, step = ADDRESS(MOST_KEYS), builder.fmul(step, shrink)
-        writer = _Writer(builder, record, length, step, inverse)
+        writer = _Writer(builder, record, builder.fmul(step, shrink), inverse)
         with cgutils.for_range(builder, num_vectors) as loop:
             score = load(builder, at(builder, scores, loop.index, VECTOR_BYTES), SUMS)
             exponent = multiply_add(builder, score, scale, offset)
@@ -209,7 +192,7 @@ def weigh_bytes(
             power = power_of_two(builder, builder.select(is_above, constant(0), exponent))
             builder.store(builder.fadd(builder.load(total), power), total)
             weight = builder.fmul(power, load(builder, values.place(builder, loop.index), SUMS))
-            writer.add(builder, weight, loop.index)
+            writer.add(builder, weight, loop.index, is_weight=True)
         writer.end(builder)
         return sum_of(builder, builder.load(total))
 
@@ -219,84 +202,96 @@ def weigh_bytes(
 
 def _add_fours(
     builder: Builder,
-    records: Sequence[_Record],
+    rows: Sequence[Sequence[tuple[Value, Value]]],
     columns: Callable[[Value], Sequence[Value]],
+    num_columns: int,
     num_fours: Value,
-) -> list[list[Value]]:
-    """The products of rows with two vectors of columns, in fp32.
+) -> list[list[list[Value]]]:
+    """The sums of the products of rows with columns.
 
     Args:
-        columns: Writes what loads both vectors of four inputs, by their index.
+        rows: What the sums of each begin with and where its bytes lie; of weights twice.
+        columns: Writes what loads the vectors of four inputs, by their index.
+        num_columns: Vectors of them.
         num_fours: Of inputs.
     """
     # Variables that the compiler keeps in registers.
     sums = [
-        [[cgutils.alloca_once_value(builder, start) for _ in _VECTORS] for start in starts]
-        for starts in ((_each(0), record.start(builder)) for record in records)
+        [
+            [cgutils.alloca_once_value(builder, start) for _ in range(num_columns)]
+            for start, _ in row
+        ]
+        for row in rows
     ]
     with cgutils.for_range(builder, num_fours) as loop:
         loaded = columns(loop.index)
-        for record, planes in zip(records, sums, strict=True):
-            for plane, variables in zip((record.higher, record.lower), planes, strict=True):
-                place = at(builder, plane, loop.index, FOUR_BYTES)
+        for row, all_variables in zip(rows, sums, strict=True):
+            for (_, numbers), variables in zip(row, all_variables, strict=True):
+                place = at(builder, numbers, loop.index, FOUR_BYTES)
                 four = broadcast(builder, load(builder, place, PAIRS.element))
                 for variable, column in zip(variables, loaded, strict=True):
                     added = call(builder, _DOT, PAIRS, builder.load(variable), column, four)
                     builder.store(added, variable)
-    return [
-        [_joined(builder, *(builder.load(plane[index]) for plane in planes)) for index in _VECTORS]
-        for planes in sums
-    ]
+    return [[[builder.load(variable) for variable in part] for part in row] for row in sums]
 
 
-def _joined(builder: Builder, higher: Value, lower: Value) -> Value:
-    # One sum may leave its 32 bits; both together do not.
-    return builder.sitofp(builder.add(builder.shl(higher, _each(8)), lower), SUMS)
+def _start_and_bytes(builder: Builder, record: Value) -> tuple[Value, Value]:
+    start = broadcast(builder, load(builder, record, PAIRS.element))
+    return start, builder.add(record, ADDRESS(HEADER_BYTES))
 
 
 def _score(
     builder: Builder, queries: Sequence[Value], scores: Sequence[Value], keys: Blocks, dim: Value
 ) -> None:
-    """As `blocks.score_blocks`, in steps of each query."""
-    records = [_Record.at(builder, query, dim) for query in queries]
+    """As in `blocks`, in steps of each query."""
     last = builder.sub(keys.count, ADDRESS(1))
-    scales = builder.mul(dim, ADDRESS(2 * BLOCK_SIZE))
-    for first in range(0, BLOCKS_AT_ONCE, len(_VECTORS)):
-        blocks = [
-            keys.place(builder, call(builder, "llvm.umin.i64", ADDRESS, ADDRESS(index), last))
-            for index in (first, first + 1)
-        ]
+    blocks = [
+        keys.place(builder, call(builder, "llvm.umin.i64", ADDRESS, ADDRESS(index), last))
+        for index in range(BLOCKS_AT_ONCE)
+    ]
 
-        def columns(four: Value, blocks: Sequence[Value] = blocks) -> list[Value]:
-            places = (at(builder, block, four, VECTOR_BYTES) for block in blocks)
-            return [load(builder, place, PAIRS) for place in places]
+    def columns(four: Value) -> list[Value]:
+        return [load(builder, at(builder, block, four, VECTOR_BYTES), PAIRS) for block in blocks]
 
-        sums = _add_fours(builder, records, columns, builder.udiv(dim, ADDRESS(FOUR_BYTES)))
-        for index, block in enumerate(blocks, start=first):
-            scale = load(builder, builder.add(block, scales), SUMS)
-            for place, totals in zip(scores, sums, strict=True):
-                score = builder.fmul(totals[index - first], scale)
-                store(builder, score, at(builder, place, index, VECTOR_BYTES))
+    rows = [[_start_and_bytes(builder, query)] for query in queries]
+    num_fours = builder.udiv(dim, ADDRESS(FOUR_BYTES))
+    sums = _add_fours(builder, rows, columns, BLOCKS_AT_ONCE, num_fours)
+    behind_values = builder.mul(dim, ADDRESS(2 * BLOCK_SIZE))
+    scales = [load(builder, builder.add(block, behind_values), SUMS) for block in blocks]
+    for place, (totals,) in zip(scores, sums, strict=True):
+        for index, (total, scale) in enumerate(zip(totals, scales, strict=True)):
+            score = builder.fmul(builder.sitofp(total, SUMS), scale)
+            store(builder, score, at(builder, place, index, VECTOR_BYTES))
 
 
 def _mix(
     builder: Builder, weights: Sequence[Value], mixed: Sequence[Value], values: Blocks, dim: Value
 ) -> None:
-    """As `blocks.mix_blocks`; the weights hold the scales of the values."""
-    records = [_Record.at(builder, weight, ADDRESS(MOST_KEYS)) for weight in weights]
+    """As in `blocks`; the weights hold the scales of the values."""
     fours, row_bytes = ADDRESS(BLOCK_SIZE // FOUR_BYTES), builder.mul(dim, ADDRESS(FOUR_BYTES))
+    num_columns = MIXED // WIDTH
 
     def columns(four: Value) -> list[Value]:
         block = values.place(builder, builder.udiv(four, fours))
         own = at(builder, block, builder.urem(four, fours), row_bytes)
-        return [load(builder, at(builder, own, index, VECTOR_BYTES), PAIRS) for index in _VECTORS]
+        places = (at(builder, own, index, VECTOR_BYTES) for index in range(num_columns))
+        return [load(builder, place, PAIRS) for place in places]
 
-    sums = _add_fours(builder, records, columns, builder.mul(values.count, fours))
-    for record, row, totals in zip(records, mixed, sums, strict=True):
-        scale = broadcast(builder, record.scale(builder))
-        for index, total in enumerate(totals):
+    rows = []
+    for weight in weights:
+        start, lower = _start_and_bytes(builder, weight)
+        rows.append([(start, lower), (_each(0), builder.add(lower, ADDRESS(MOST_KEYS)))])
+    sums = _add_fours(builder, rows, columns, num_columns, builder.mul(values.count, fours))
+    for weight, row, parts in zip(weights, mixed, sums, strict=True):
+        number = load(builder, at(builder, weight, SCALE, 4), SUMS.element)
+        scale = broadcast(builder, number)
+        for index, (lower, higher) in enumerate(zip(*parts, strict=True)):
+            # One sum may leave its 32 bits; both together do not.
+            both = builder.add(builder.shl(higher, _each(8)), lower)
             place = at(builder, row, index, VECTOR_BYTES)
-            store(builder, multiply_add(builder, total, scale, load(builder, place, SUMS)), place)
+            before = load(builder, place, SUMS)
+            total = multiply_add(builder, builder.sitofp(both, SUMS), scale, before)
+            store(builder, total, place)
 
 
 score_bytes, mix_bytes = (for_all_rows(work) for work in (_score, _mix))
