@@ -93,10 +93,10 @@ def attend(*, is_rounded: bool) -> Any:
         scale, out = floats_at(arguments[10])[0] * _LOG2_E, arguments[11]
         token_bytes, head_bytes = arguments[12], arguments[13]
         num_kv_heads, num_heads, dim = arguments[14], arguments[15], arguments[16]
-        pool_head_bytes = 2 * bytes_of_part(dim)
+        pool_head_bytes, header_bytes = 2 * bytes_of_part(dim), 0
         if is_rounded:
-            pool_head_bytes = bytes_of_rounded_head(dim)
-        scratch = np.empty(_scratch_bytes(max_num_tokens * num_heads, dim), np.uint8)
+            pool_head_bytes, header_bytes = bytes_of_rounded_head(dim), HEADER_BYTES
+        scratch = np.empty(_scratch_bytes(max_num_tokens * num_heads, dim, header_bytes), np.uint8)
         while True:
             item = fetch_add(arguments[0], 1)
             if item >= num_tiles * num_kv_heads:
@@ -131,9 +131,9 @@ def attend(*, is_rounded: bool) -> Any:
 
 
 @njit  # type: ignore[untyped-decorator]
-def _scratch_bytes(num_rows: int, dim: int) -> int:
+def _scratch_bytes(num_rows: int, dim: int, header_bytes: int) -> int:
     """For each row: scores, weights, query, what it mixed, the largest score, all weights."""
-    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4 + 2 * HEADER_BYTES
+    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4 + 2 * header_bytes
     return num_rows * row_bytes + VECTOR_BYTES
 
 
