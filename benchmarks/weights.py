@@ -100,7 +100,13 @@ def quality(weights: Weights, kv_dtype: KVDtype = "model", *, for_crowd: bool = 
     """
     rows = puzzle_rows()
     expected = logits_of(rows, torch.float32, "stored")
-    got = logits_of(rows, torch.bfloat16, weights, kv_dtype, for_crowd=for_crowd)
+    return compare(
+        expected, logits_of(rows, torch.bfloat16, weights, kv_dtype, for_crowd=for_crowd)
+    )
+
+
+def compare(expected: torch.Tensor, got: torch.Tensor) -> Quality:
+    """Of logits `[T, V]` with those that are right."""
     log_p, log_q = (torch.log_softmax(each.double(), dim=-1) for each in (expected, got))
     return Quality(
         num_tokens=len(log_p),

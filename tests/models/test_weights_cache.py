@@ -1,6 +1,8 @@
 """Packed weights read from disk are those that were packed, and nothing else passes for them."""
 
+import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +91,18 @@ def test_another_model_and_another_precision_are_kept_apart(
     assert len(list(cache.iterdir())) == 4
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_model_whose_file_was_written_to_is_packed_anew(
+    folder: ModelFolder, tmp_path: Path
+) -> None:
+    copy, cache = tmp_path / "model", tmp_path / "cache"
+    shutil.copytree(folder.path, copy)
+    cache.mkdir()
+    load(open_folder(copy), "int8", cache)
+    os.utime(copy / "model.safetensors", ns=(0, 0))
+    load(open_folder(copy), "int8", cache)
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_weights_that_were_changed_on_disk_are_refused(folder: ModelFolder, tmp_path: Path) -> None:

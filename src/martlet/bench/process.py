@@ -96,7 +96,7 @@ def conversation(contestant: Contestant, job: Job, *, scratch: Path) -> Iterator
             stderr=errors,
             text=True,
             cwd=scratch,
-            env=_environment(contestant, scratch),
+            env=environment(contestant, scratch),
             start_new_session=True,
         )
     try:
@@ -105,7 +105,7 @@ def conversation(contestant: Contestant, job: Job, *, scratch: Path) -> Iterator
         _end(process)
 
 
-def _environment(contestant: Contestant, scratch: Path) -> dict[str, str]:
+def environment(contestant: Contestant, scratch: Path) -> dict[str, str]:
     """The process sees what this one does; a foreign one sees the folder `peers` alone of Martlet,
     so that nothing of Martlet's environment reaches its own."""
     if not contestant.is_foreign:

@@ -79,7 +79,9 @@ class _Kept:
         tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
         with self._path.open("rb") as file:
             file.seek(entry.offset_bytes)
-            file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+            num_bytes = file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+        if num_bytes != entry.size_bytes:
+            raise ModelError(f"{self._path} became shorter while it was read; start again")
         return tensor
 
 
@@ -105,7 +107,10 @@ class WeightsCache:
         cls, directory: Path, folder: ModelFolder, *, dtype: torch.dtype, weights: Weights
     ) -> Self:
         """The file of a model in a folder of such files."""
-        whose = (folder.model_hash, str(dtype), weights, torch.__version__, *_layouts())
+        # The hash of a large model is of a sample: a file that was written to counts as another.
+        written = [shard.path.stat().st_mtime_ns for shard in folder.shards]
+        how = (str(dtype), weights, torch.__version__, *_layouts())
+        whose = (folder.model_hash, written, how)
         key = hashlib.sha256(json.dumps(whose).encode()).hexdigest()[:16]
         return cls(directory / f"{folder.path.resolve().name}-{weights}-{key}.safetensors")
 
