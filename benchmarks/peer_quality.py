@@ -75,8 +75,8 @@ def render(found: dict[str, Quality]) -> str:
         "# What eight and four bits cost",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}. Made by `python benchmarks/peer_quality.py`, whose first lines "
-        "say what is measured.",
+        f"torch {torch.__version__}. Made by `python benchmarks/peer_quality.py`, whose first "
+        "lines say what is measured.",
         "",
         "| engine | mean KL, nats | same first token |",
         "|---|---:|---:|",

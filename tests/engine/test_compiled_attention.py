@@ -1,6 +1,10 @@
 """Compiled attention gives what the plain one gives, which is its oracle."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
@@ -184,3 +188,34 @@ def test_layers_of_another_form_have_no_panels(make: type[KVCache]) -> None:
     assert new_cache(make, 32, 2, 48).panels(0) is None
     assert new_cache(make, 32, 2, 64, block_size=8).panels(0) is None
     assert new_cache(make, 2, 2, 64).panels(0) is None
+
+
+COMPILE = """
+from martlet.models.compiled import attention, panel_block
+
+panel_block.write_tokens(is_rounded={is_rounded})
+attention.attend(is_rounded={is_rounded})
+"""
+ATTEND = """
+import torch
+from engine.test_compiled_attention import Vectors, attend, new_cache, step_of
+from martlet.engine.int8_cache import Int8Cache
+from martlet.engine.kv_cache import KVCache
+
+torch.manual_seed(0)
+for make in (KVCache, Int8Cache):
+    cache = new_cache(make, 14, 2, 64)
+    vectors = Vectors.put_in(cache)
+    step = step_of([(40, 1), (0, 40)], cache)
+    query = torch.randn(14, 41, 64).bfloat16()
+    both = [attend(query, step, vectors, compiled=each).float() for each in (True, False)]
+    assert (both[0] - both[1]).norm() < 0.02 * both[1].norm()
+"""
+
+
+def test_what_two_processes_compiled_is_told_apart_by_a_third(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": tests}
+    compiling = [COMPILE.format(is_rounded=each) for each in (False, True)]
+    for script in (*compiling, ATTEND):
+        subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -54,6 +54,7 @@ from martlet.models.compiled.vectors import (
     fetch_add,
     floats_at,
     numbers_at,
+    of_kind,
     prefetch,
     round_to,
 )
@@ -85,6 +86,7 @@ def attend(*, is_rounded: bool) -> Any:
     sources = version()
 
     @compiled
+    @of_kind("rounded" if is_rounded else "plain")
     def work(arguments: Any) -> None:
         _ = sources
         table, tiles, firsts, lasts = arguments[1], arguments[2], arguments[3], arguments[4]
@@ -143,6 +145,7 @@ def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
     score, mix = (score_bytes, mix_bytes) if is_rounded else (score_blocks, mix_blocks)
 
     @njit(error_model="numpy")  # type: ignore[untyped-decorator]
+    @of_kind("rounded" if is_rounded else "plain")
     def attend_tile(
         query: int,
         token_bytes: int,

@@ -27,6 +27,7 @@ from martlet.models.compiled.vectors import (
     constant,
     load,
     multiply_add,
+    of_kind,
     power_of_two,
     round_sums,
     store,
@@ -226,6 +227,7 @@ def for_all_rows(work: Callable[..., None]) -> Callable[..., None]:
     seven, six, four, three, two, one = (_rows_by(n, work) for n in (7, 6, 4, 3, 2, 1))
 
     @njit  # type: ignore[untyped-decorator]
+    @of_kind(f"{work.__module__}.{work.__name__}")
     def all_rows(
         rows: int,
         row_bytes: int,

@@ -38,6 +38,7 @@ from martlet.models.compiled.vectors import (
     fetch_add,
     load,
     numbers_at,
+    of_kind,
     store,
 )
 
@@ -73,6 +74,7 @@ def write_tokens(*, is_rounded: bool) -> Any:
     sources = version()
 
     @compiled
+    @of_kind("rounded" if is_rounded else "plain")
     def work(arguments: Any) -> None:
         _ = sources
         keys, values, slots, pool = arguments[1], arguments[2], arguments[3], arguments[4]

@@ -27,6 +27,7 @@ from martlet.models.compiled.vectors import (
     compiled,
     fetch_add,
     numbers_at,
+    of_kind,
     round_sums,
     store,
     widen,
@@ -81,6 +82,7 @@ def rotate_into_pool(*, is_rounded: bool) -> Any:
     sources = version()
 
     @compiled
+    @of_kind("rounded" if is_rounded else "plain")
     def work(arguments: Any) -> None:
         _ = sources
         cosines, sines, slots = arguments[1], arguments[2], arguments[3]

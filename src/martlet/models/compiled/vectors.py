@@ -7,7 +7,7 @@ LLVM's own instructions, with these functions. Memory is passed by address.
 A pair is two neighbouring bf16 values, four bytes that are moved as one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -171,6 +171,20 @@ def compiled(function: Any) -> Any:
         return cfunc(signature, cache=True)(function)
     except RuntimeError:
         return cfunc(signature)(function)
+
+
+def of_kind(kind: str) -> Callable[[Any], Any]:
+    """Names a function that is made for several kinds, before numba sees it.
+
+    What numba kept of a function, it finds by its name, and so do those that call it: of two of one
+    name that different processes compiled, the first that is loaded would be both.
+    """
+
+    def name(function: Any) -> Any:
+        function.__qualname__ = f"{function.__qualname__}.{kind}"
+        return function
+
+    return name
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -98,7 +98,7 @@ class IntegerLinear(nn.Module):
 
     def rounded(self, x: Tensor) -> RoundedTokens:
         """What `multiply` takes; layers of one group size can share it."""
-        return round_tokens(x, self.group_size)
+        return round_tokens(x, self.group_size, is_turned=self.panels.is_turned)
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
@@ -117,7 +117,7 @@ class IntegerLinear(nn.Module):
     def rounding_call(self, x: int, num_rows: int, memory: int) -> Call:
         """What rounds bf16 rows for `call`."""
         sizes = (num_rows, self.in_features, self.group_size)
-        return rounding(x, memory, *sizes, torch.bfloat16)
+        return rounding(x, memory, *sizes, torch.bfloat16, is_turned=self.panels.is_turned)
 
     def call(self, memory: int, out: int, num_rows: int) -> Call:
         """What multiplies rounded rows, and writes bf16."""
@@ -206,7 +206,7 @@ class IntegerLinear(nn.Module):
     def compile_for(self, dtype: torch.dtype) -> None:
         """Compiles what tokens of a type will need, so that none of them waits for it."""
         dtype = _output_dtype(dtype)
-        compiled_rounding(dtype)
+        compiled_rounding(dtype, is_turned=self.panels.is_turned)
         self.compiled_for(dtype)
 
     def compiled_for(self, dtype: torch.dtype) -> "Products":
@@ -223,6 +223,7 @@ class IntegerLinear(nn.Module):
             part_size=self.panels.part_size,
             has_group_scales=self.panels.group_scales is not None,
             dtype=dtype,
+            is_turned=self.panels.is_turned,
             looks_up=looks_up_bytes(),
         )
 

@@ -29,6 +29,8 @@ class Panels:
     """Inputs of a token that have one scale."""
     part_size: int | None
     """Inputs that share a code, in four bits."""
+    is_turned: bool
+    """Whether tokens are turned before they are rounded, see `turned`."""
     values: Tensor
     """`[P, K / 4, W, 4]` in uint8; in four bits `[P, K / 8, W, 4]`, where a byte holds an input
     and, higher, the fourth after it."""
@@ -64,6 +66,7 @@ def _eight_bits(stored: StoredInt8) -> Panels:
     return Panels(
         group_size=stored.in_features,
         part_size=None,
+        is_turned=stored.is_turned,
         values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
         codes=None,
         group_scales=None,
@@ -79,6 +82,7 @@ def _with_steps(stored: SteppedInt4) -> Panels:
     return Panels(
         group_size=max(size for size in sizes if stored.in_features % size == 0),
         part_size=part_size,
+        is_turned=stored.is_turned,
         values=_in_panels(rounded.values, 4, _two_in_a_byte),
         codes=by_panel(low | (high << 4)),
         group_scales=None,
@@ -92,6 +96,7 @@ def _with_group_scales(stored: StoredInt4) -> Panels:
     return Panels(
         group_size=size,
         part_size=size,
+        is_turned=False,
         values=_in_panels(stored.values(), 4, _two_in_a_byte),
         codes=by_panel(stored.group_zeros().to(torch.uint8)),
         group_scales=by_panel(scales.bfloat16()),

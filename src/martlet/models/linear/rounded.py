@@ -20,6 +20,7 @@ from martlet.models.linear.rounding import (
     round_to_steps,
 )
 from martlet.models.linear.stored import RoundedInt4, SteppedInt4, StoredInt8
+from martlet.models.linear.turned import can_turn, turn_weight
 from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, STEP_GROUP_SIZE, Weights
 
 _VALUES_AT_ONCE = 2**18
@@ -34,10 +35,12 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
     """
     match weights:
         case "int8":
-            return fastest_int8(to_int8(linear))
+            is_turned = can_multiply(linear.weight) and can_turn(linear.in_features)
+            return fastest_int8(to_int8(linear, is_turned=is_turned))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
             if linear.weight.dtype == torch.bfloat16 and can_multiply(linear.weight):
-                return IntegerLinear.of(to_int4_steps(linear))
+                is_turned = can_turn(linear.in_features)
+                return IntegerLinear.of(to_int4_steps(linear, is_turned=is_turned))
             return fastest_int4(to_int4(linear), linear.weight.dtype)
         case "fp8":
             return fastest_fp8(to_fp8(linear), linear.weight.dtype)
@@ -45,10 +48,19 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
             return None
 
 
-def to_int8(linear: nn.Linear) -> StoredInt8:
-    """Eight bits, a scale for each output."""
+def to_int8(linear: nn.Linear, *, is_turned: bool = False) -> StoredInt8:
+    """Eight bits, a scale for each output.
+
+    Args:
+        is_turned: Whether inputs are turned, see `turned`; compiled products alone do so.
+    """
+
+    def rounding(rows: Tensor) -> tuple[Tensor, ...]:
+        return round_channels(turn_weight(rows) if is_turned else rows)
+
     stored = StoredInt8(linear)
-    values, scales = _in_slices(linear.weight, round_channels)
+    stored.is_turned = is_turned
+    values, scales = _in_slices(linear.weight, rounding)
     stored.weight = nn.Parameter(values, requires_grad=False)
     stored.weight_scale = nn.Parameter(scales, requires_grad=False)
     return stored
@@ -71,25 +83,33 @@ def to_int4(linear: nn.Linear) -> RoundedInt4:
     return RoundedInt4(linear, weight)
 
 
-def to_int4_steps(linear: nn.Linear) -> SteppedInt4:
-    """Four bits that stand for eight, as compiled products take them."""
+def to_int4_steps(linear: nn.Linear, *, is_turned: bool = False) -> SteppedInt4:
+    """Four bits that stand for eight, as compiled products take them.
+
+    Args:
+        is_turned: Whether inputs are turned, see `turned`.
+    """
     num_groups = linear.in_features // STEP_GROUP_SIZE
-    if is_compiled_for(linear.weight, linear.in_features):
-        return SteppedInt4(linear, _compiled_steps(linear.weight, num_groups))
+    weight = linear.weight.detach()
+    weight = turn_weight(weight) if is_turned else weight
+    if is_compiled_for(weight, linear.in_features):
+        steps = _compiled_steps(weight, num_groups)
+        return SteppedInt4(linear, steps, is_turned=is_turned)
 
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
         rounded = round_to_steps(rows, num_groups=num_groups)
         return rounded.values, rounded.codes, rounded.scales
 
-    values, codes, scales = _in_slices(linear.weight, rounding)
-    return SteppedInt4(linear, FourBitSteps(values=values, codes=codes, scales=scales))
+    values, codes, scales = _in_slices(weight, rounding)
+    steps = FourBitSteps(values=values, codes=codes, scales=scales)
+    return SteppedInt4(linear, steps, is_turned=is_turned)
 
 
 def _compiled_steps(weight: Tensor, num_groups: int) -> FourBitSteps:
     """As `round_to_steps`."""
     from martlet.models.compiled.step_rounding import round_steps
 
-    weight = weight.detach().contiguous()
+    weight = weight.contiguous()
     num_rows, width = weight.shape
     values = torch.empty(num_rows, width, dtype=torch.uint8)
     codes = torch.empty(num_rows, num_groups, dtype=torch.uint8)

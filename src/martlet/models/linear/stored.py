@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from martlet.models.linear.rounding import FourBits, FourBitSteps
+from martlet.models.linear.turned import turn_tokens
 from martlet.models.linear.words import VALUES_PER_WORD, in_awq_order, unpack_words
 
 _MIDDLE = 8
@@ -43,6 +44,8 @@ class StoredInt8(nn.Module):
     """
 
     bias: Tensor | None
+    is_turned = False
+    """Whether the weight was turned before it was rounded, here and not in a file."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -54,7 +57,8 @@ class StoredInt8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        rows, scale = quantize_tokens(x.reshape(-1, self.in_features))
+        rows = x.reshape(-1, self.in_features)
+        rows, scale = quantize_tokens(turn_tokens(rows) if self.is_turned else rows)
         out = rows @ self.weight.float().T * scale * self.weight_scale.float().T
         if self.bias is not None:
             out = out + self.bias.float()
@@ -145,17 +149,20 @@ class SteppedInt4(nn.Module):
     Args:
         linear: The layer whose place it takes.
         weight: What its weight became.
+        is_turned: Whether it was turned before it was rounded.
     """
 
-    def __init__(self, linear: nn.Linear, weight: FourBitSteps) -> None:
+    def __init__(self, linear: nn.Linear, weight: FourBitSteps, *, is_turned: bool) -> None:
         super().__init__()
+        self.is_turned = is_turned
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.rounded = weight
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
-        return F.linear(x, self.rounded.dequantized().to(x.dtype), self.bias)
+        rows = turn_tokens(x).to(x.dtype) if self.is_turned else x
+        return F.linear(rows, self.rounded.dequantized().to(x.dtype), self.bias)
 
 
 class PackQuantized(StoredInt4):

@@ -54,12 +54,13 @@ def num_bytes(num_rows: int, width: int, num_groups: int) -> int:
     return num_rows * (width + 2 * _SCALE_BYTES * num_groups)
 
 
-def round_tokens(x: Tensor, group_size: int) -> RoundedTokens:
+def round_tokens(x: Tensor, group_size: int, *, is_turned: bool = False) -> RoundedTokens:
     """Rounds to the nearest, in a compiled function: `can_compile` must hold.
 
     Args:
         x: `[..., K]` on the CPU.
         group_size: K / G, a multiple of 16.
+        is_turned: Whether they are turned first, see `turned`.
     """
     width = x.shape[-1]
     rows = x if x.dtype == torch.bfloat16 else x.float()
@@ -67,16 +68,24 @@ def round_tokens(x: Tensor, group_size: int) -> RoundedTokens:
     num_rows, num_groups = rows.numel() // width, width // group_size
     memory = torch.empty(num_bytes(num_rows, width, num_groups), dtype=torch.int8)
     tokens = RoundedTokens(memory, num_rows, num_groups, x.shape, x.dtype)
-    call = rounding(rows.data_ptr(), memory.data_ptr(), num_rows, width, group_size, rows.dtype)
+    how = (num_rows, width, group_size, rows.dtype)
+    call = rounding(rows.data_ptr(), memory.data_ptr(), *how, is_turned=is_turned)
     run(call, alone=num_rows * width <= _FEW_VALUES)
     return tokens
 
 
 def rounding(
-    x: int, memory: int, num_rows: int, width: int, group_size: int, dtype: torch.dtype
+    x: int,
+    memory: int,
+    num_rows: int,
+    width: int,
+    group_size: int,
+    dtype: torch.dtype,
+    *,
+    is_turned: bool,
 ) -> Call:
     """What rounds tokens of a dtype at one address, and writes them to another."""
-    return compiled_rounding(dtype).call(
+    return compiled_rounding(dtype, is_turned=is_turned).call(
         -(-num_rows // TOKENS_AT_ONCE),
         x,
         *places(memory, num_rows, width, width // group_size),
@@ -85,8 +94,8 @@ def rounding(
 
 
 @cache
-def compiled_rounding(dtype: torch.dtype) -> "Worker":
+def compiled_rounding(dtype: torch.dtype, *, is_turned: bool) -> "Worker":
     """What rounds tokens of a type, bf16 or fp32; the first to ask waits for it."""
     from martlet.models.machine_code.token_rounding import token_rounding
 
-    return token_rounding(dtype)
+    return token_rounding(dtype, is_turned=is_turned)

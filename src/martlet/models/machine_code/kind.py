@@ -11,6 +11,8 @@ ROWS_AT_ONCE = 264
 whole tiles, and so few that a core's second level keeps them from panel to panel."""
 WEIGHT_ZERO = 128
 """The byte that stands for 0 in a weight: the instruction takes it unsigned, tokens signed."""
+TURN = 128
+"""Inputs that are mixed with each other before they are rounded, see `linear/turned`."""
 PANEL = 64
 """Outputs that are computed together, and whose weights lie together."""
 MULTIPLIERS = (2, 3, 5, 7, 9, 11, 13, 15)
@@ -31,6 +33,8 @@ class ProductKind:
     zero, and else half a byte that says its step."""
     dtype: torch.dtype
     """Of the output: bf16 or fp32."""
+    is_turned: bool
+    """Whether tokens are turned before they are rounded, because the weights were."""
     looks_up: bool
     """Whether the values of many rows are multiplied by looking up their products, in four bits."""
 

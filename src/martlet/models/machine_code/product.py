@@ -95,7 +95,7 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
     many of the items of `product` are one here: for few tokens a thread waits for memory alone,
     which gives most to whoever goes on reading where he is.
     """
-    rounding = Rounding(module, kind.dtype)
+    rounding = Rounding(module, kind.dtype, is_turned=kind.is_turned)
     one_row = OneRow(module, kind) if OneRow.is_for(kind) else None
 
     def prepare(
@@ -106,7 +106,8 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
         lengths = (b.mul(num_rows, width), scale_bytes, scale_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in lengths]
         sizes = (num_rows, width, group_size)
-        rounding.rows(b, WORD(0), num_rows, x, *tokens, sizes=sizes)
+        places = (x, *tokens, rounding.prepare(b, width))
+        rounding.rows(b, WORD(0), num_rows, *places, sizes=sizes)
         sums = one_row.prepare(b, tokens[0], num_rows, width) if one_row else tokens[0]
         return [num_at_once, sums, *panel.prepare(b, *tokens, *others)]
 
