@@ -116,7 +116,7 @@ def by_kind(program: Program) -> dict[str, float]:
     between = {
         function.address
         for function in (
-            rms_norm(),
+            rms_norm(is_wide=True),
             add_rms_norm(),
             silu_times(),
             rotate_into_pool(is_rounded=False),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.models.compiled.threads import can_compile, has_tiles
+from martlet.models.compiled.writing import Writing, writing
 from martlet.models.linear.compact import CompactLinear, CompactWeight, compact
 from martlet.models.linear.fastest import fastest_bf16
 from martlet.models.linear.packed import PackedLinear
@@ -69,7 +70,8 @@ def test_it_computes_what_the_packed_weight_does(shape: tuple[int, int], has_bia
     assert product is not None
     for num_rows in (*range(13), 100, 203, 400):
         x = torch.randn(1, num_rows, shape[1]).bfloat16()
-        assert torch.equal(made(x), product.multiply(x))
+        for made.out_dtype in (torch.bfloat16, torch.float32):
+            assert torch.equal(made(x), product.multiply(x, made.out_dtype))
 
 
 def test_a_row_comes_out_the_same_beside_others() -> None:
@@ -78,6 +80,16 @@ def test_a_row_comes_out_the_same_beside_others() -> None:
     x = torch.randn(203, 1536).bfloat16()
     alone = torch.cat([made(row[None]) for row in x])
     assert torch.equal(made(x), alone)
+
+
+def test_what_is_too_large_for_a_cache_is_written_past_it() -> None:
+    made = compact(linear(8192, 512))
+    assert made is not None
+    made.out_dtype = torch.float32
+    x = torch.randn(300, 512).bfloat16()
+    out = made(x)
+    assert writing(torch.float32, out.data_ptr(), 300, 8192) == Writing.PAST_CACHES
+    assert torch.equal(out, torch.cat([made(row[None]) for row in x]))
 
 
 def test_rows_that_lie_apart_and_rows_that_are_not_finite() -> None:

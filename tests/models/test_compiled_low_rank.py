@@ -33,12 +33,13 @@ def add(out: Tensor, x: Tensor, slots: Tensor) -> None:
     compiled().add_(out, x, rows, ends)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("num_rows", [1, 7, 12, 100])
-def test_rows_of_many_adapters(num_rows: int) -> None:
+def test_rows_of_many_adapters(num_rows: int, dtype: torch.dtype) -> None:
     slots = torch.randint(-1, len(RANKS), (num_rows,))
-    x, wide = torch.randn(num_rows, NUM_IN).bfloat16(), torch.randn(num_rows, 320).bfloat16()
+    x, wide = torch.randn(num_rows, NUM_IN).bfloat16(), torch.randn(num_rows, 320, dtype=dtype)
     before, out = wide.clone(), wide[:, 64:256]  # the columns of one of several joined layers
-    expected = out.float()
+    expected = out.float().clone()
     for row, slot in enumerate(slots.tolist()):
         if slot >= 0:
             down, up = pairs()[slot]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.compiled.writing import Writing, writing
 from martlet.models.gated_mlp import GatedMLP
 from martlet.models.linear.fastest import fastest_int4, fastest_int8
 from martlet.models.linear.int4 import Int4Linear
@@ -68,6 +69,30 @@ def test_the_compiled_layer_computes_what_the_plain_one_does(
         assert got.dtype == dtype
         error = (got.double() - expected.double()).norm(dim=-1)
         assert (error <= tolerance * expected.double().norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_for_who_adds_to_them_outputs_are_not_rounded(kind: str) -> None:
+    layer = IntegerLinear.of(plain(kind, 100, 2048, bias=True))
+    for num_rows in (1, 400):
+        x = rows_of_all_sizes(num_rows, 2048).bfloat16()
+        layer.out_dtype = torch.bfloat16
+        rounded = layer(x)
+        layer.out_dtype = torch.float32
+        exact = layer(x)
+        assert exact.dtype == torch.float32
+        assert not torch.equal(exact, rounded.float())
+        assert torch.equal(exact.bfloat16(), rounded)
+
+
+@pytest.mark.parametrize("num_outputs", [8192, 8176])
+def test_what_is_too_large_for_a_cache_is_written_past_it(num_outputs: int) -> None:
+    layer = IntegerLinear.of(plain("int8", num_outputs, 128, bias=True))
+    layer.out_dtype = torch.float32
+    x = torch.randn(300, 128).bfloat16()
+    out = layer(x)
+    assert writing(torch.float32, out.data_ptr(), 300, num_outputs) == Writing.PAST_CACHES
+    assert torch.equal(out, torch.cat([layer(row[None]) for row in x]))
 
 
 @pytest.mark.parametrize("width", [2048, 4864])

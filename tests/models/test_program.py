@@ -52,7 +52,7 @@ def test_arguments_may_change_between_two_runs() -> None:
 
     x, y, out = (torch.randn(3, WIDTH).bfloat16() for _ in range(3))
     norm = FusedRMSNorm(torch.ones(WIDTH).bfloat16(), 1e-5)
-    program = Program([norm.call(x.data_ptr(), out.data_ptr(), 3)])
+    program = Program([norm.call(x.data_ptr(), out.data_ptr(), 3, is_wide=False)])
     program.run()
     assert torch.equal(out, norm(x))
     program.arguments[0, 1] = y.data_ptr()
@@ -64,10 +64,10 @@ def test_calls_that_do_not_wait_are_all_made() -> None:
     from martlet.models.compiled.program import Program
 
     norm = FusedRMSNorm(torch.randn(WIDTH).bfloat16(), 1e-5)
-    rows = [torch.randn(20, WIDTH).bfloat16() for _ in range(30)]
-    outs = [torch.empty_like(x) for x in rows]
+    rows = [torch.randn(20, WIDTH) for _ in range(30)]
+    outs = [torch.empty_like(x, dtype=torch.bfloat16) for x in rows]
     calls = [
-        norm.call(x.data_ptr(), out.data_ptr(), 20)._replace(waits=False)
+        norm.call(x.data_ptr(), out.data_ptr(), 20, is_wide=True)._replace(waits=False)
         for x, out in zip(rows, outs, strict=True)
     ]
     Program(calls).run()
@@ -80,12 +80,14 @@ def test_a_norm_of_sums_and_norms_of_heads(num_rows: int) -> None:
 
     torch.manual_seed(0)
     norm = FusedRMSNorm(torch.randn(WIDTH).bfloat16(), 1e-5)
-    x, added = (torch.randn(num_rows, WIDTH).bfloat16() for _ in range(2))
-    total, out = x + added, torch.empty_like(x)
+    x, added = torch.randn(2, num_rows, WIDTH)
+    total, out = x + added, torch.empty_like(x, dtype=torch.bfloat16)
     call = norm.call_after_adding(x.data_ptr(), added.data_ptr(), out.data_ptr(), num_rows)
     Program([call]).run()
     assert torch.equal(x, total)
     assert torch.equal(out, norm(total))
+    expected = F.rms_norm(total, (WIDTH,), norm.weight.float(), 1e-5)
+    torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=0)
 
     heads, weight = torch.randn(num_rows, 7, 64).bfloat16(), torch.randn(64).bfloat16()
     expected = F.rms_norm(heads[:, :4].float(), (64,), weight.float(), 1e-5)

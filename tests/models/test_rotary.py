@@ -1,4 +1,4 @@
-"""The compiled rotation of queries and keys has the bits of the plain one."""
+"""The compiled rotation of queries and keys has the bits of the plain one by angles in fp32."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_bit_for_bit_from_where_the_products_left_them(dim: int, num_tokens: int
     heads = [each.view(1, num_tokens, -1, dim) for each in (query, key)]
     half = torch.rand(1, 1, num_tokens, dim // 2) * 1000
     angles = torch.cat((half, half), dim=-1)
-    passed = (*heads, (angles.cos().bfloat16(), angles.sin().bfloat16()))
+    passed = (*heads, (angles.cos(), angles.sin()))
     assert isinstance(fused, FusedRotation)
     for expected, got in zip(plain(*passed), fused(*passed), strict=True):
         assert torch.equal(got, expected)
@@ -30,7 +30,7 @@ def test_heads_that_lie_apart_and_what_is_not_compiled() -> None:
     plain, fused = Rotation(64, 512), FusedRotation(64, 512)
     query, key = (torch.randn(1, heads, 7, 64).bfloat16().transpose(1, 2) for heads in (4, 2))
     angle = torch.rand(1, 1, 7, 64)
-    angles = (angle.cos().bfloat16(), angle.sin().bfloat16())
+    angles = (angle.cos(), angle.sin())
     expected, got = plain(query, key, angles), fused(query, key, angles)
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1], expected[1])

@@ -23,7 +23,7 @@ from torch import Tensor
 from martlet.engine.cuda.noise import waiting_times as device_waiting_times
 from martlet.engine.noise import Keys, waiting_times
 from martlet.engine.params import SamplingParams
-from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.compiled.threads import WIDTH, can_compile
 
 SEGMENT = 128
 """Width of the first level of a reduction over the vocabulary: one long row becomes many short
@@ -53,10 +53,10 @@ def argmax(logits: Tensor) -> Tensor:
     vocab_size = logits.shape[1]
     if not logits.is_contiguous():
         return logits.argmax(dim=1)
-    if vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size):
+    if _is_compiled_for(logits):
         from martlet.models.compiled.largest import first_largest
 
-        return first_largest(logits)[0]
+        return first_largest(logits.float())[0]
     if vocab_size % SEGMENT:
         return logits.argmax(dim=1)
     segments = logits.unflatten(1, (-1, SEGMENT))  # [M, C, SEGMENT]
@@ -108,9 +108,15 @@ def choose_unfiltered(logits: Tensor, keys: Keys) -> Tensor:
 
 def can_choose_tempered(logits: Tensor) -> bool:
     """Whether `choose_tempered` takes such logits, `[M, V]`."""
+    is_whole = logits.is_contiguous() and logits.shape[1] % SEGMENT == 0
+    return is_whole and _is_compiled_for(logits)
+
+
+def _is_compiled_for(logits: Tensor) -> bool:
+    """Whether a vocabulary is large enough to be worth it, and on a CPU that has what it takes."""
     vocab_size = logits.shape[1]
-    is_whole = logits.is_contiguous() and vocab_size % SEGMENT == 0
-    return is_whole and vocab_size >= LARGE_VOCABULARY and is_compiled_for(logits, vocab_size)
+    fits = vocab_size >= LARGE_VOCABULARY and vocab_size % WIDTH == 0
+    return fits and logits.device.type == "cpu" and can_compile()
 
 
 def choose_tempered(
@@ -130,7 +136,7 @@ def choose_tempered(
     from martlet.models.compiled.segments import weigh_segments
 
     column = torch.tensor(temperatures)
-    segment = _choose_segment(weigh_segments(logits, largest, column), keys)
+    segment = _choose_segment(weigh_segments(logits.float(), largest, column), keys)
     inside = logits.unflatten(1, (-1, SEGMENT))[torch.arange(len(logits)), segment].float()
     weights = ((inside - largest[:, None]) / column[:, None]).exp_()
     return _choose_inside(weights, segment, keys)

@@ -68,7 +68,8 @@ class CompiledStep:
         self._decoder = decoder
         self._written = WrittenDecoder(decoder, layers, norm, head, pools, max_rows=MAX_ROWS)
         self._rows = self._written.places.rows
-        self._row_bytes = self._rows.view(torch.uint8).numpy()
+        self._embedded = torch.empty_like(self._rows, dtype=torch.bfloat16)
+        self._embedded_bytes = self._embedded.view(torch.uint8).numpy()
         self._leaves = frozenset(
             leaf_name(index, name) for index in range(len(layers)) for name in LINEARS
         )
@@ -79,7 +80,7 @@ class CompiledStep:
     @classmethod
     def of(cls, model: CausalLM, cache: KVCache, adapters: AdapterStep) -> Self | None:
         """None for a model that has a layer which cannot be written down."""
-        if not isinstance(model, Decoder):
+        if not isinstance(model, Decoder) or model.residual_dtype != torch.float32:
             return None
         norm: nn.Module = model.model.norm
         if not isinstance(norm, FusedRMSNorm):
@@ -115,10 +116,11 @@ class CompiledStep:
         """Writes the vectors of tokens to where the program begins."""
         embedding = self._decoder.get_input_embeddings()
         num_rows = len(token_ids)
-        if isinstance(embedding, FileEmbedding):
-            embedding.read(token_ids, self._row_bytes[:num_rows])
-        else:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            if isinstance(embedding, FileEmbedding):
+                embedding.read(token_ids, self._embedded_bytes[:num_rows])
+                self._rows[:num_rows] = self._embedded[:num_rows]
+            else:
                 self._rows[:num_rows] = embedding(torch.tensor([token_ids]))[0]
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
 """A step of few rows as one program: the calls of all layers, and what in them changes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,10 +66,10 @@ class WrittenDecoder:
             None if so many rows are not multiplied by compiled functions.
         """
         places = self.places
-        calls = [self._layers[0].input_norm.call(places.x, places.normed, num_rows)]
+        calls = [self._layers[0].input_norm.call(places.x, places.normed, num_rows, is_wide=True)]
         for index, layer in enumerate(self._layers):
 
-            def adapt(name: str, *how: tuple[int, int], index: int = index) -> list[Call]:
+            def adapt(name: str, *how: Any, index: int = index) -> list[Call]:
                 return adapters.calls(leaf_name(index, name), *how)
 
             before = layer.before_attention(places, num_rows, self._pools[index], adapt)

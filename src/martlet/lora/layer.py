@@ -63,7 +63,7 @@ class AdaptedLeaf(nn.Module):
             for adapter, rows in part.each():
                 delta = adapter.deltas.get(self._name)
                 if delta is not None and delta.replacement is not None:
-                    out_by_row[rows] = delta.replacement(by_row[rows])
+                    out_by_row[rows] = delta.replacement(by_row[rows]).to(out.dtype)
         return out
 
     def _by_row(self, x: Tensor, row_map: RowMap) -> Tensor:
@@ -113,6 +113,7 @@ class AdaptedLinear(AdaptedLeaf):
         if self._is_compiled(row_map):
             self._add_grouped(x, out, row_map.whole)
             return out.view(shape)
+        out = out.to(x.dtype)  # In which the matrices are.
         for part in row_map.parts:
             out = self._add_rank(x, out, part)
         return out.view(shape)
@@ -124,7 +125,7 @@ class AdaptedLinear(AdaptedLeaf):
         for adapter, rows in part.each():
             delta = adapter.deltas.get(self._name)
             if delta is not None and not delta.only_adds_rank:
-                out[rows] = self._adjusted(x[rows], out[rows], delta)
+                out[rows] = self._adjusted(x[rows], out[rows], delta).to(out.dtype)
 
     def _is_compiled(self, row_map: RowMap) -> bool:
         adapters = (adapter for part in row_map.parts for adapter in part.adapters)

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+import torch
+
 from martlet.lora.revision import AdapterRevision
 from martlet.models.linear.compiled_low_rank import CompiledLowRank
 from martlet.models.openmp import Call
@@ -32,7 +34,12 @@ class WrittenAdapters:
         self._products: list[CompiledLowRank] = []  # The calls point into them.
 
     def calls(
-        self, leaf: str, places: tuple[int, int], row_bytes: tuple[int, int], shape: tuple[int, int]
+        self,
+        leaf: str,
+        places: tuple[int, int],
+        row_bytes: tuple[int, int],
+        shape: tuple[int, int],
+        out_dtype: torch.dtype,
     ) -> list[Call]:
         """What adds to the output of a layer; see `CompiledLowRank.call`."""
         deltas = [adapter.deltas.get(leaf) for adapter in self._adapters]
@@ -40,4 +47,4 @@ class WrittenAdapters:
             return []
         product = CompiledLowRank([None if delta is None else delta.panels for delta in deltas])
         self._products.append(product)
-        return [product.call(places, row_bytes, shape)]
+        return [product.call(places, row_bytes, shape, out_dtype)]

@@ -47,8 +47,9 @@ class GatedMLP(nn.Module):
         """`[1, T, D] -> [1, T, D]`, and other shapes with the width last."""
         if self.wanted_rows is None:
             return self._in_parts(x)
-        out = torch.zeros_like(x)
-        out[:, self.wanted_rows] = self._in_parts(x[:, self.wanted_rows])
+        wanted = self._in_parts(x[:, self.wanted_rows])
+        out = torch.zeros_like(x, dtype=wanted.dtype)
+        out[:, self.wanted_rows] = wanted
         return out
 
     def _in_parts(self, x: Tensor) -> Tensor:

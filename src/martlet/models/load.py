@@ -12,7 +12,9 @@ from martlet.errors import ModelError, UnsupportedArchitectureError
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
 from martlet.models.compiled.threads import compile_all, compile_for_crowds, is_compiled_for
 from martlet.models.context import context_limit, first_scaled_position
+from martlet.models.decoder.decoder import Decoder
 from martlet.models.decoder.load import load_decoder
+from martlet.models.decoder.residual import widen_residual
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
 from martlet.models.guard import LayerShape, check, own_logits, packed_logits
@@ -201,6 +203,8 @@ def _swap_with(kept: WeightsCache, module: CausalLM, weights: Weights) -> tuple[
 def _pack(module: CausalLM, weights: Weights, kept: WeightsCache | None) -> None:
     with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
         swap_leaves(module, weights, kept)
+    if isinstance(module, Decoder):
+        widen_residual(module)
     _compile_products(module)
 
 

@@ -28,29 +28,33 @@ class FusedRMSNorm(nn.Module):
         self._eps_fp32 = ctypes.c_float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
+        """`[..., D] -> [..., D]`; on a CPU rows may be in fp32, and come out as the weight is."""
         if x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
             return self._compiled(x)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.dtype == self.weight.dtype:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        normed = F.rms_norm(x, self.weight.shape, self._weight_fp32, self.eps)
+        return normed.to(self.weight.dtype)
 
     def _compiled(self, x: Tensor) -> Tensor:
         from martlet.models.compiled.norms import ROWS_AT_ONCE
 
-        out = torch.empty_like(x)
+        out = torch.empty_like(x, dtype=self.weight.dtype)
         num_rows = x.numel() // len(self.weight)
-        run(self.call(x.data_ptr(), out.data_ptr(), num_rows), alone=num_rows <= ROWS_AT_ONCE)
+        call = self.call(x.data_ptr(), out.data_ptr(), num_rows, is_wide=x.dtype == torch.float32)
+        run(call, alone=num_rows <= ROWS_AT_ONCE)
         return out
 
-    def call(self, x: int, out: int, num_rows: int) -> Call:
-        """What norms bf16 rows at one address, and writes them to another."""
+    def call(self, x: int, out: int, num_rows: int, *, is_wide: bool) -> Call:
+        """What norms rows at one address, in bf16 or wide, and writes bf16 rows to another."""
         from martlet.models.compiled.norms import rms_norm
 
         weight, eps = self._addresses
         sizes = (num_rows, len(self.weight))
-        return Call(rms_norm().address, (x, weight, out, eps, *sizes))
+        return Call(rms_norm(is_wide=is_wide).address, (x, weight, out, eps, *sizes))
 
     def call_after_adding(self, x: int, added: int, out: int, num_rows: int) -> Call:
-        """What adds rows to those at x, where they lie, and norms the sums."""
+        """What adds wide rows to those at x, where they lie, and norms the sums."""
         from martlet.models.compiled.norms import add_rms_norm
 
         weight, eps = self._addresses

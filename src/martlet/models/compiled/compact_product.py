@@ -29,6 +29,7 @@ from martlet.models.compiled.vectors import (
     fetch_add,
     numbers_at,
 )
+from martlet.models.compiled.writing import ROUNDED, WIDE
 
 ROWS_AT_ONCE = 196
 """Rows for which a panel is unpacked once: four, and tiles of six."""
@@ -44,13 +45,13 @@ _SCRATCH_BYTES = STEPS_AT_ONCE * PANEL_STEP_BYTES + ROWS_AT_ONCE * _SUMS_BYTES
 
 @cache
 def multiply_compact() -> Any:
-    """The compiled product; its argument is the address of twelve whole numbers.
+    """The compiled product; its argument is the address of 13 whole numbers.
 
     These are: the address of a number in which threads count what they took; those of the rows
     `[M, K]` in bf16, of the steps `[P, K / 2, 192]`, of the tables `[P, 32]` of 16 bits, of the
     exceptions `[E + 1]` of 64 bits, of the numbers of each panel's first one `[P]` of 64 bits, of
-    the bias `[N]` in fp32, and of the result `[M, N]` in bf16; M; P; the pairs of inputs; and how
-    many panels a thread takes at a time.
+    the bias `[N]` in fp32, and of the result `[M, N]`; M; P; the pairs of inputs; how many panels a
+    thread takes at a time; and a `Writing` of the result.
     """
     sources = version()
 
@@ -60,7 +61,9 @@ def multiply_compact() -> Any:
         rows, weight, tables, exceptions = arguments[1], arguments[2], arguments[3], arguments[4]
         firsts, bias, out = numbers_at(arguments[5]), arguments[6], arguments[7]
         num_rows, num_panels, num_steps = arguments[8], arguments[9], arguments[10]
-        row_bytes, out_bytes = num_steps * PAIR_BYTES, num_panels * PANEL * 2
+        way = arguments[12]
+        value_bytes = 2 if way == ROUNDED else 4
+        row_bytes, out_bytes = num_steps * PAIR_BYTES, num_panels * PANEL * value_bytes
         panel_bytes = num_steps * STEP_BYTES
         num_parts = (num_rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE
         scratch, num_items, at_once = _scratch(), num_panels * num_parts, arguments[11]
@@ -81,7 +84,7 @@ def multiply_compact() -> Any:
                         exceptions + 8 * firsts[panel],
                     ),
                     bias + panel * PANEL * 4,
-                    (out + first * out_bytes + panel * PANEL * 2, out_bytes),
+                    (out + first * out_bytes + panel * PANEL * value_bytes, out_bytes, way),
                     weight + min(after // num_parts, num_panels - 1) * panel_bytes,
                     scratch,
                 )
@@ -107,7 +110,7 @@ def _multiply_panel(
         rows: Their address, and how many bytes they are apart.
         panel: Its address, and how many steps it has.
         compact: Its table, the number of its first step, and the address of its first exception.
-        out: The address of the results, and how many bytes they are apart.
+        out: The address of the results, how many bytes they are apart, and a `Writing`.
         ahead: The address of the panel that is wanted next.
         scratch: That of room for a block, and for sums.
     """
@@ -122,7 +125,7 @@ def _multiply_panel(
         is_last = first + count == num_steps
         block = address + first * STEP_BYTES
         starts = (bias, 0) if first == 0 else (totals, _SUMS_BYTES)
-        target = (*out, 1) if is_last else (totals, _SUMS_BYTES, 0)
+        target = out if is_last else (totals, _SUMS_BYTES, WIDE)
         exception = _multiply_block(
             num_rows,
             (rows[0] + first * PAIR_BYTES, rows[1]),
@@ -148,12 +151,12 @@ def _multiply_block(
         return multiply_first(some, rows, own, sums, (*compact, scratch, 0))
     own = (steps, num_steps, ahead, 2 * VECTOR_BYTES)
     exception = multiply_first(some, rows, own, sums, (*compact, scratch, PANEL_STEP_BYTES))
-    starts, start_bytes, out, out_bytes, rounds = sums
+    starts, start_bytes, out, out_bytes, way = sums
     multiply_others(
         num_rows - some,
         (rows[0] + some * rows[1], rows[1]),
         (scratch, num_steps, ahead + num_steps * 2 * VECTOR_BYTES, VECTOR_BYTES),
-        (starts + some * start_bytes, start_bytes, out + some * out_bytes, out_bytes, rounds),
+        (starts + some * start_bytes, start_bytes, out + some * out_bytes, out_bytes, way),
     )
     return exception
 

@@ -6,13 +6,12 @@ A tile takes tuples of whole numbers:
     steps   the address of the first step, how many there are; and where memory is asked for a line
             or two with each of them, and how many bytes apart
     sums    where the sums of the first row begin that are added to, and how many bytes two rows are
-            apart; where the first row goes, and the same of it; whether it is rounded to bf16
+            apart; where the first row goes, and the same of it; a `Writing`
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -26,6 +25,7 @@ from martlet.models.compiled.compact import (
     unpacked,
 )
 from martlet.models.compiled.panel import VECTORS, add_steps
+from martlet.models.compiled.results import store_sums
 from martlet.models.compiled.vectors import (
     PAIRS,
     SUMS,
@@ -35,7 +35,6 @@ from martlet.models.compiled.vectors import (
     at,
     load,
     prefetch_line,
-    round_sums,
     store,
 )
 
@@ -122,7 +121,7 @@ def _write_tile(
         num_lines: That memory is asked for with each.
     """
     (rows, row_bytes), (steps, num_steps, ahead, ahead_bytes), sums = arguments
-    starts, start_bytes, out, out_bytes, rounds = sums
+    starts, start_bytes, out, out_bytes, way = sums
 
     def columns_while_asking(index: Value) -> Sequence[Value]:
         line = at(builder, ahead, index, ahead_bytes)
@@ -134,23 +133,11 @@ def _write_tile(
     first = [_load_sums(builder, at(builder, starts, row, start_bytes)) for row in range(num_rows)]
     totals = add_steps(builder, first, places, columns_while_asking, num_steps)
     targets = [at(builder, out, row, out_bytes) for row in range(num_rows)]
-    with builder.if_else(builder.trunc(rounds, ir.IntType(1))) as (rounded, as_they_are):
-        with rounded:
-            for target, vectors in zip(targets, totals, strict=True):
-                halves = [round_sums(builder, vector) for vector in vectors]
-                _store(builder, halves, target, VECTOR_BYTES // 2)
-        with as_they_are:
-            for target, vectors in zip(targets, totals, strict=True):
-                _store(builder, vectors, target, VECTOR_BYTES)
+    store_sums(builder, totals, targets, way)
 
 
 def _load_sums(builder: Builder, address: Value) -> list[Value]:
     return [load(builder, at(builder, address, each, VECTOR_BYTES), SUMS) for each in VECTORS]
-
-
-def _store(builder: Builder, vectors: Sequence[Value], address: Value, num_bytes: int) -> None:
-    for index, vector in enumerate(vectors):
-        store(builder, vector, at(builder, address, index, num_bytes))
 
 
 _compact_by_four, _compact_by_two, _compact_by_one = map(_compact_tile, (4, 2, 1))
@@ -177,9 +164,9 @@ def multiply_first(num_rows: int, rows: Any, steps: Any, sums: Any, compact: Any
 @njit  # type: ignore[untyped-decorator]
 def multiply_others(num_rows: int, rows: Any, steps: Any, sums: Any) -> None:
     """Tiles of unpacked steps, until all rows are through."""
-    (row, row_bytes), (start, start_bytes, out, out_bytes, rounds) = rows, sums
+    (row, row_bytes), (start, start_bytes, out, out_bytes, way) = rows, sums
     while num_rows:
-        some, own = (row, row_bytes), (start, start_bytes, out, out_bytes, rounds)
+        some, own = (row, row_bytes), (start, start_bytes, out, out_bytes, way)
         if num_rows >= 6:
             count = 6
             _by_six(some, steps, own)

@@ -1,6 +1,6 @@
 """The place of the largest number of each row, in one pass.
 
-Shapes: M rows, V columns, in bf16; V is a multiple of 16.
+Shapes: M rows, V columns, in fp32; V is a multiple of 16.
 """
 
 from functools import cache
@@ -27,9 +27,9 @@ from martlet.models.compiled.vectors import (
     compiled,
     constant,
     fetch_add,
+    load,
     numbers_at,
     store,
-    widen,
 )
 
 
@@ -65,7 +65,7 @@ def find_largest() -> Any:
             row = fetch_add(arguments[0], 1)
             if row >= num_rows:
                 break
-            own = rows + row * num_columns * 2
+            own = rows + row * num_columns * 4
             places[row] = _find(own, num_columns // WIDTH, largest + row * 4)
 
     return work
@@ -82,7 +82,7 @@ def _find(_: Any, row: Any, num_vectors: Any, out: Any) -> Any:
         places = cgutils.alloca_once_value(builder, ir.Constant(PAIRS, list(range(WIDTH))))
         lanes = builder.load(places)
         with cgutils.for_range(builder, num_vectors) as loop:
-            x = widen(builder, at(builder, row, loop.index, VECTOR_BYTES // 2))
+            x = load(builder, at(builder, row, loop.index, VECTOR_BYTES), SUMS)
             x = builder.select(builder.fcmp_unordered("uno", x, x), infinite, x)
             is_larger = builder.fcmp_ordered(">", x, builder.load(largest))
             first = builder.trunc(builder.mul(loop.index, loop.index.type(WIDTH)), PAIRS.element)

@@ -1,7 +1,7 @@
 """The thin products of many adapters, compiled: each row meets the matrices of its own adapter.
 
 A row is multiplied with `down`, rounded to bf16, multiplied with `up`, and added to what is there
-already, which is rounded once. The sums of a row have the same order whoever its neighbours are.
+already: once rounded, or in fp32. The sums of a row have the same order whoever its neighbours are.
 
 Shapes: K inputs, N outputs, G adapters, R the rank of one, filled up to a multiple of 16.
 """
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
+from martlet.models.compiled.panel import PANEL, add_panel
+from martlet.models.compiled.results import load_sums, store_sums
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
-    VECTOR_BYTES,
     WIDTH,
     Builder,
     Value,
@@ -31,8 +32,8 @@ from martlet.models.compiled.vectors import (
     numbers_at,
     round_sums,
     store,
-    widen,
 )
+from martlet.models.compiled.writing import ROUNDED
 
 ROWS_AT_ONCE = 12
 """Rows that a thread takes."""
@@ -82,24 +83,19 @@ def _expand_by(num_rows: int) -> Callable[..., None]:
         up: Any,
         num_pairs: Any,
         out: Any,
-        out_bytes: Any,
+        target: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-            ids, first, ranks, ranks_bytes, up, num_pairs, out, out_bytes = arguments
-            places = [
-                [at(builder, row, index, VECTOR_BYTES // 2) for index in VECTORS]
-                for row in _rows(builder, num_rows, at(builder, ids, first, 8), out, out_bytes)
-            ]
-            starts = [[widen(builder, place) for place in row] for row in places]
+            ids, first, ranks, ranks_bytes, up, num_pairs, out, target = arguments
+            out_bytes, way = cgutils.unpack_tuple(builder, target)
+            targets = _rows(builder, num_rows, at(builder, ids, first, 8), out, out_bytes)
+            starts = [load_sums(builder, each, way) for each in targets]
             own = at(builder, ranks, first, ranks_bytes)
             rows = [at(builder, own, row, ranks_bytes) for row in range(num_rows)]
-            sums = add_panel(builder, starts, rows, up, num_pairs)
-            for row, totals in zip(places, sums, strict=True):
-                for place, total in zip(row, totals, strict=True):
-                    store(builder, round_sums(builder, total), place)
+            store_sums(builder, add_panel(builder, starts, rows, up, num_pairs), targets, way)
             return context.get_dummy_value()
 
-        kinds = (ids, first, ranks, ranks_bytes, up, num_pairs, out, out_bytes)
+        kinds = (ids, first, ranks, ranks_bytes, up, num_pairs, out, target)
         return types.void(*kinds), generate
 
     function: Callable[..., None] = expand
@@ -127,21 +123,21 @@ def _all_rows_by(some_rows_by: Callable[[int], Callable[..., None]]) -> Callable
         panel: int,
         num_pairs: int,
         target: int,
-        target_bytes: int,
+        others: Any,
     ) -> None:
         row = 0
         while row < num_rows:
             if num_rows - row >= 6:
-                six(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                six(ids, row, source, source_bytes, panel, num_pairs, target, others)
                 row += 6
             elif num_rows - row >= 4:
-                four(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                four(ids, row, source, source_bytes, panel, num_pairs, target, others)
                 row += 4
             elif num_rows - row >= 2:
-                two(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                two(ids, row, source, source_bytes, panel, num_pairs, target, others)
                 row += 2
             else:
-                one(ids, row, source, source_bytes, panel, num_pairs, target, target_bytes)
+                one(ids, row, source, source_bytes, panel, num_pairs, target, others)
                 row += 1
 
     function: Callable[..., None] = all_rows
@@ -161,10 +157,15 @@ def _add_adapter(
     adapter: Any,
     ranks: int,
     out: int,
-    out_bytes: int,
+    target: Any,
     num_panels: int,
 ) -> None:
-    """Adds one adapter to its rows; `adapter` has the addresses of `down` and `up`, and R."""
+    """Adds one adapter to its rows.
+
+    Args:
+        adapter: The addresses of `down` and `up`, and R.
+        target: How many bytes the rows of `out` are apart, and a `Writing`.
+    """
     down, up, rank = adapter[0], adapter[1], adapter[2]
     ranks_bytes = rank * 2
     for part in range(rank // WIDTH):
@@ -178,6 +179,7 @@ def _add_adapter(
             ranks + part * WIDTH * 2,
             ranks_bytes,
         )
+    panel_bytes = PANEL * (2 if target[1] == ROUNDED else 4)
     for panel in range(num_panels):
         _expand(
             ids,
@@ -186,22 +188,22 @@ def _add_adapter(
             ranks_bytes,
             up + panel * rank * PANEL * 2,
             rank // 2,
-            out + panel * PANEL * 2,
-            out_bytes,
+            out + panel * panel_bytes,
+            target,
         )
 
 
 @cache
 def add_low_rank() -> Any:
-    """The compiled function; its argument is the address of twelve whole numbers.
+    """The compiled function; its argument is the address of 13 whole numbers.
 
     These are: the address of a number in which threads count what they took; of the step, the
     address of the numbers of the rows that have an adapter, those of each adapter together, how
     many there are, and the address of where each adapter's end among them `[G]` in int32; the
-    addresses of the input `[T, K]` and the output `[T, N]` in bf16, and how many bytes apart the
+    addresses of the input `[T, K]` in bf16 and of the output `[T, N]`, and how many bytes apart the
     rows of each are; K; the number of panels of 64 outputs; the address of three numbers for each
     adapter: the addresses of its `down` `[R / 16, K / 2, 16, 2]` and its `up`
-    `[N / 64, R / 2, 64, 2]`, and R, which may be 0; and the largest R.
+    `[N / 64, R / 2, 64, 2]`, and R, which may be 0; the largest R; and a `Writing` of the output.
     """
     sources = version()
 
@@ -228,7 +230,7 @@ def add_low_rank() -> Any:
                     numbers_at(arguments[10] + 24 * adapter),
                     scratch.ctypes.data,
                     arguments[5],
-                    arguments[7],
+                    (arguments[7], arguments[12]),
                     arguments[9],
                 )
                 row = end

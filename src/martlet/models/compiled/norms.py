@@ -1,8 +1,10 @@
 """RMS norms in one pass, where PyTorch makes several (Zhang and Sennrich, arXiv:1910.07467).
 
-Shapes: T rows, D columns, in bf16; D is a multiple of 16. H heads of a row have a norm each.
+Shapes: T rows, D columns, a multiple of 16; H heads of a row have a norm each. What comes out is in
+bf16, and what goes in too where it is not said to be wide: in fp32.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -27,6 +29,7 @@ from martlet.models.compiled.vectors import (
     floats_at,
     load,
     multiply_add,
+    of_kind,
     round_sums,
     store,
     sum_of,
@@ -39,7 +42,7 @@ _HALF = VECTOR_BYTES // 2
 
 
 @cache
-def rms_norm() -> Any:
+def rms_norm(*, is_wide: bool) -> Any:
     """The compiled norm; its argument is the address of seven whole numbers.
 
     These are: the address of a number in which threads count the rows that they took; those of the
@@ -48,6 +51,7 @@ def rms_norm() -> Any:
     sources = version()
 
     @compiled
+    @of_kind("wide" if is_wide else "plain")
     def work(arguments: Any) -> None:
         _ = sources
         rows, weight, out, epsilon = arguments[1], arguments[2], arguments[3], arguments[4]
@@ -57,19 +61,24 @@ def rms_norm() -> Any:
             if first >= num_rows:
                 break
             for row in range(first, min(first + ROWS_AT_ONCE, num_rows)):
-                place = row * dim * 2
-                _normalise(rows + place, weight, out + place, dim // WIDTH, floats_at(epsilon)[0])
+                target, size = out + row * dim * 2, dim // WIDTH
+                if is_wide:
+                    own = rows + row * dim * 4
+                    _normalise_wide(own, weight, target, size, floats_at(epsilon)[0])
+                else:
+                    own = rows + row * dim * 2
+                    _normalise(own, weight, target, size, floats_at(epsilon)[0])
 
     return work
 
 
 @cache
 def add_rms_norm() -> Any:
-    """Adds to rows, and then norms them; its argument is the address of eight whole numbers.
+    """Adds to wide rows, and then norms them; its argument is the address of eight whole numbers.
 
     These are: the address of a number in which threads count the rows that they took; those of the
-    rows `[T, D]`, which are overwritten by the sum, of what is added to them `[T, D]`, of the
-    weight `[D]` in fp32, of the result `[T, D]`, and of epsilon (fp32); T; D.
+    rows `[T, D]`, which are overwritten by the sum, of what is added to them `[T, D]`, wide too, of
+    the weight `[D]` in fp32, of the result `[T, D]`, and of epsilon (fp32); T; D.
     """
     sources = version()
 
@@ -83,9 +92,9 @@ def add_rms_norm() -> Any:
             if first >= num_rows:
                 break
             for row in range(first, min(first + ROWS_AT_ONCE, num_rows)):
-                place = row * dim * 2
-                _add(rows + place, added + place, dim // WIDTH)
-                _normalise(rows + place, weight, out + place, dim // WIDTH, floats_at(epsilon)[0])
+                own, target, size = rows + row * dim * 4, out + row * dim * 2, dim // WIDTH
+                _add(own, added + row * dim * 4, size)
+                _normalise_wide(own, weight, target, size, floats_at(epsilon)[0])
 
     return work
 
@@ -119,38 +128,52 @@ def norm_heads() -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add(_: Any, row: Any, added: Any, num_vectors: Any) -> Any:
-    """Adds one row to another, where it lies."""
+    """Adds one wide row to another, where it lies."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
         row, added, num_vectors = arguments
         with cgutils.for_range(builder, num_vectors) as loop:
-            place = at(builder, row, loop.index, _HALF)
-            both = widen(builder, place), widen(builder, at(builder, added, loop.index, _HALF))
-            store(builder, round_sums(builder, builder.fadd(*both)), place)
+            place, other = (at(builder, each, loop.index, VECTOR_BYTES) for each in (row, added))
+            both = load(builder, place, SUMS), load(builder, other, SUMS)
+            store(builder, builder.fadd(*both), place)
         return context.get_dummy_value()
 
     return types.void(row, added, num_vectors), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _normalise(_: Any, row: Any, weight: Any, out: Any, num_vectors: Any, epsilon: Any) -> Any:
-    """Divides a row by its root mean square, and multiplies it with the weight."""
+def _normalise_by(load_vector: Callable[[Builder, Value, Value], Value]) -> Callable[..., None]:
+    """`(row, weight, out, num_vectors, epsilon)`: a row over its root mean square, times weights.
 
-    def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        row, weight, out, num_vectors, epsilon = arguments
-        squares = cgutils.alloca_once_value(builder, constant(0))
-        with cgutils.for_range(builder, num_vectors) as loop:
-            x = widen(builder, at(builder, row, loop.index, _HALF))
-            builder.store(multiply_add(builder, x, x, builder.load(squares)), squares)
-        number = builder.sitofp(builder.mul(num_vectors, num_vectors.type(WIDTH)), SUMS.element)
-        mean = builder.fdiv(sum_of(builder, builder.load(squares)), number)
-        root = call(builder, "llvm.sqrt.f32", SUMS.element, builder.fadd(mean, epsilon))
-        factor = broadcast(builder, builder.fdiv(ir.Constant(SUMS.element, 1.0), root))
-        with cgutils.for_range(builder, num_vectors) as loop:
-            x = widen(builder, at(builder, row, loop.index, _HALF))
-            own_weight = load(builder, at(builder, weight, loop.index, VECTOR_BYTES), SUMS)
-            normed = builder.fmul(builder.fmul(x, factor), own_weight)
-            store(builder, round_sums(builder, normed), at(builder, out, loop.index, _HALF))
-        return context.get_dummy_value()
+    Args:
+        load_vector: Writes what loads a vector of a row, by the row's address and its index.
+    """
 
-    return types.void(row, weight, out, num_vectors, epsilon), generate
+    @intrinsic  # type: ignore[untyped-decorator]
+    def normalise(_: Any, row: Any, weight: Any, out: Any, num_vectors: Any, epsilon: Any) -> Any:
+        def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
+            row, weight, out, num_vectors, epsilon = arguments
+            squares = cgutils.alloca_once_value(builder, constant(0))
+            with cgutils.for_range(builder, num_vectors) as loop:
+                x = load_vector(builder, row, loop.index)
+                builder.store(multiply_add(builder, x, x, builder.load(squares)), squares)
+            number = builder.sitofp(builder.mul(num_vectors, num_vectors.type(WIDTH)), SUMS.element)
+            mean = builder.fdiv(sum_of(builder, builder.load(squares)), number)
+            root = call(builder, "llvm.sqrt.f32", SUMS.element, builder.fadd(mean, epsilon))
+            factor = broadcast(builder, builder.fdiv(ir.Constant(SUMS.element, 1.0), root))
+            with cgutils.for_range(builder, num_vectors) as loop:
+                x = load_vector(builder, row, loop.index)
+                own_weight = load(builder, at(builder, weight, loop.index, VECTOR_BYTES), SUMS)
+                normed = builder.fmul(builder.fmul(x, factor), own_weight)
+                store(builder, round_sums(builder, normed), at(builder, out, loop.index, _HALF))
+            return context.get_dummy_value()
+
+        return types.void(row, weight, out, num_vectors, epsilon), generate
+
+    function: Callable[..., None] = normalise
+    return function
+
+
+_normalise = _normalise_by(lambda b, row, index: widen(b, at(b, row, index, _HALF)))
+_normalise_wide = _normalise_by(
+    lambda b, row, index: load(b, at(b, row, index, VECTOR_BYTES), SUMS)
+)

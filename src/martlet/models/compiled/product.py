@@ -8,14 +8,16 @@ summed in the same order, however many there are.
 Shapes: M rows, K inputs, N outputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from martlet.models.compiled.panel import PANEL, VECTORS, add_panel
+from martlet.models.compiled.results import store_sums
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
@@ -28,9 +30,8 @@ from martlet.models.compiled.vectors import (
     compiled,
     fetch_add,
     load,
-    round_sums,
-    store,
 )
+from martlet.models.compiled.writing import ROUNDED
 
 ROWS_AT_ONCE = 96
 """Rows for which a panel is read from memory once, and then from the cache."""
@@ -41,7 +42,9 @@ _LARGEST_AHEAD = 2**18
 
 
 def _multiply_panel_by(num_rows: int) -> Callable[..., None]:
-    """`(rows, weight, num_pairs, bias, out, out_bytes, ahead)`: a panel's outputs of some rows.
+    """`(rows, weight, num_pairs, bias, out, ahead)`: a panel's outputs of some rows.
+
+    `out` has the address of the first, how many bytes two rows are apart, and a `Writing`.
 
     Meanwhile memory is asked for the quarter of a panel that lies `ahead`.
     """
@@ -54,14 +57,15 @@ def _multiply_panel_by(num_rows: int) -> Callable[..., None]:
         num_pairs: Any,
         bias: Any,
         out: Any,
-        out_bytes: Any,
         ahead: Any,
     ) -> Any:
         def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-            _multiply_panel(builder, num_rows, *arguments)
+            rows, weight, num_pairs, bias, out, ahead = arguments
+            out = cgutils.unpack_tuple(builder, out)
+            _multiply_panel(builder, num_rows, rows, weight, num_pairs, bias, out, ahead)
             return context.get_dummy_value()
 
-        kinds = (rows, weight, num_pairs, bias, out, out_bytes, ahead)
+        kinds = (rows, weight, num_pairs, bias, out, ahead)
         return types.void(*kinds), generate
 
     function: Callable[..., None] = multiply_panel
@@ -75,18 +79,16 @@ def _multiply_panel(
     weight: Value,
     num_pairs: Value,
     bias: Value,
-    out: Value,
-    out_bytes: Value,
+    out: Sequence[Value],
     ahead: Value,
 ) -> None:
     row_bytes = builder.mul(num_pairs, ADDRESS(PAIR_BYTES))
     starts = [load(builder, at(builder, bias, index, VECTOR_BYTES), SUMS) for index in VECTORS]
     places = [at(builder, rows, row, row_bytes) for row in range(num_rows)]
     sums = add_panel(builder, [starts] * num_rows, places, weight, num_pairs, ahead=ahead)
-    for row, totals in enumerate(sums):
-        for index, total in enumerate(totals):
-            place = at(builder, at(builder, out, row, out_bytes), index, VECTOR_BYTES // 2)
-            store(builder, round_sums(builder, total), place)
+    first, out_bytes, way = out
+    targets = [at(builder, first, row, out_bytes) for row in range(num_rows)]
+    store_sums(builder, sums, targets, way)
 
 
 # The sums of six rows, and what is multiplied, are what the registers hold.
@@ -100,36 +102,36 @@ def _multiply_rows(
     weight: int,
     num_pairs: int,
     bias: int,
-    out: int,
-    out_bytes: int,
+    out: Any,
     ahead: int,
 ) -> None:
     """All outputs of a panel, while memory brings the one ahead."""
     row, row_bytes, quarter = 0, num_pairs * PAIR_BYTES, num_pairs * VECTOR_BYTES
+    address, out_bytes, way = out
     while row < num_rows:
-        some, target = rows + row * row_bytes, out + row * out_bytes
+        some, target = rows + row * row_bytes, (address + row * out_bytes, out_bytes, way)
         part = ahead + min(row // 6, 3) * quarter
         if num_rows - row >= 6:
-            _by_six(some, weight, num_pairs, bias, target, out_bytes, part)
+            _by_six(some, weight, num_pairs, bias, target, part)
             row += 6
         elif num_rows - row >= 4:
-            _by_four(some, weight, num_pairs, bias, target, out_bytes, part)
+            _by_four(some, weight, num_pairs, bias, target, part)
             row += 4
         elif num_rows - row >= 2:
-            _by_two(some, weight, num_pairs, bias, target, out_bytes, part)
+            _by_two(some, weight, num_pairs, bias, target, part)
             row += 2
         else:
-            _by_one(some, weight, num_pairs, bias, target, out_bytes, part)
+            _by_one(some, weight, num_pairs, bias, target, part)
             row += 1
 
 
 @cache
 def multiply_rows() -> Any:
-    """The compiled product; its argument is the address of eight whole numbers.
+    """The compiled product; its argument is the address of nine whole numbers.
 
     These are: the address of a number in which threads count what they took; those of the rows
-    `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32, and of the result `[M, N]` in
-    bf16; M; the number of panels; and that of pairs of inputs.
+    `[M, K]` in bf16, of the packed weight, of the bias `[N]` in fp32, and of the result `[M, N]`;
+    M; the number of panels; that of pairs of inputs; and a `Writing` of the result.
     """
     sources = version()
 
@@ -138,7 +140,9 @@ def multiply_rows() -> Any:
         _ = sources
         rows, weight, bias, out = arguments[1], arguments[2], arguments[3], arguments[4]
         num_rows, num_panels, num_pairs = arguments[5], arguments[6], arguments[7]
-        row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * 2
+        way = arguments[8]
+        value_bytes = 2 if way == ROUNDED else 4
+        row_bytes, out_bytes = num_pairs * PAIR_BYTES, num_panels * PANEL * value_bytes
         panel_bytes = num_pairs * PANEL * PAIR_BYTES
         num_parts = (num_rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE
         asks_ahead = num_rows > _FEW_ROWS and panel_bytes <= _LARGEST_AHEAD
@@ -153,8 +157,7 @@ def multiply_rows() -> Any:
                 weight + panel * panel_bytes,
                 num_pairs,
                 bias + panel * PANEL * 4,
-                out + first * out_bytes + panel * PANEL * 2,
-                out_bytes,
+                (out + first * out_bytes + panel * PANEL * value_bytes, out_bytes, way),
                 weight + ahead * panel_bytes,
             )
             item = following

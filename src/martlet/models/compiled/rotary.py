@@ -1,9 +1,9 @@
 """Queries and keys rotated by their positions, in one pass (Su et al., arXiv:2104.09864).
 
-Products and sums are rounded to bf16 one by one, as PyTorch's operations round them: the bits are
-the same.
+What comes out is rounded to bf16 once, not also the products and the angles on the way.
 
-Shapes: T tokens, Hq query heads, Hkv key heads, D their width, a multiple of 32; all in bf16.
+Shapes: T tokens, Hq query heads, Hkv key heads, D their width, a multiple of 32; in bf16, but for
+the angles, which are in fp32.
 """
 
 from functools import cache
@@ -26,6 +26,7 @@ from martlet.models.compiled.vectors import (
     at,
     compiled,
     fetch_add,
+    load,
     numbers_at,
     of_kind,
     round_sums,
@@ -61,7 +62,7 @@ def rotate() -> Any:
             if first >= num_tokens:
                 break
             for token in range(first, min(first + ROWS_AT_ONCE, num_tokens)):
-                cosine, sine = cosines + token * dim * 2, sines + token * dim * 2
+                cosine, sine = cosines + token * dim * 4, sines + token * dim * 4
                 query, key = queries + token * arguments[7], keys + token * arguments[8]
                 _rotate_heads(query, arguments[10], cosine, sine, out_queries, token, dim)
                 _rotate_heads(key, arguments[11], cosine, sine, out_keys, token, dim)
@@ -93,7 +94,7 @@ def rotate_into_pool(*, is_rounded: bool) -> Any:
             if first >= num_tokens:
                 break
             for token in range(first, min(first + ROWS_AT_ONCE, num_tokens)):
-                cosine, sine = cosines + token * dim * 2, sines + token * dim * 2
+                cosine, sine = cosines + token * dim * 4, sines + token * dim * 4
                 row, slot = rows + token * arguments[10], numbers_at(slots)[token]
                 for head in range(num_heads + num_kv_heads):
                     place = row + head * dim * 2
@@ -126,20 +127,18 @@ def _rotate_head(_: Any, head: Any, cosine: Any, sine: Any, out: Any, num_vector
         head, cosine, sine, out, num_vectors = arguments
         half = builder.mul(num_vectors, ADDRESS(_VECTOR))
 
-        def both(address: Value, index: Value) -> tuple[Value, Value]:
-            place = at(builder, address, index, _VECTOR)
-            return widen(builder, place), widen(builder, builder.add(place, half))
-
-        def product(left: Value, right: Value) -> Value:
-            return builder.fpext(round_sums(builder, builder.fmul(left, right)), SUMS)
+        def angles(address: Value, index: Value) -> tuple[Value, Value]:
+            place = at(builder, address, index, VECTOR_BYTES)
+            others = builder.add(place, builder.mul(num_vectors, ADDRESS(VECTOR_BYTES)))
+            return load(builder, place, SUMS), load(builder, others, SUMS)
 
         with cgutils.for_range(builder, num_vectors) as loop:
-            (first, second), cosines, sines = (
-                both(address, loop.index) for address in (head, cosine, sine)
-            )
+            place = at(builder, head, loop.index, _VECTOR)
+            first, second = widen(builder, place), widen(builder, builder.add(place, half))
+            cosines, sines = angles(cosine, loop.index), angles(sine, loop.index)
             turned = (
-                builder.fsub(product(first, cosines[0]), product(second, sines[0])),
-                builder.fadd(product(second, cosines[1]), product(first, sines[1])),
+                builder.fsub(builder.fmul(first, cosines[0]), builder.fmul(second, sines[0])),
+                builder.fadd(builder.fmul(second, cosines[1]), builder.fmul(first, sines[1])),
             )
             place = at(builder, out, loop.index, _VECTOR)
             store(builder, round_sums(builder, turned[0]), place)

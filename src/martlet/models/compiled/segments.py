@@ -1,6 +1,6 @@
 """How much of a softmax lies in each segment of a row, in one pass.
 
-Shapes: M rows, V columns, in bf16; segments of 128 columns, C = V / 128.
+Shapes: M rows, V columns, in fp32; segments of 128 columns, C = V / 128.
 """
 
 from functools import cache
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from martlet.models.compiled.threads import run, version
 from martlet.models.compiled.vectors import (
+    SUMS,
     VECTOR_BYTES,
     WIDTH,
     Builder,
@@ -25,10 +26,10 @@ from martlet.models.compiled.vectors import (
     constant,
     fetch_add,
     floats_at,
+    load,
     multiply_add,
     power_of_two,
     sum_of,
-    widen,
 )
 
 SEGMENT = 128
@@ -41,7 +42,7 @@ def weigh_segments(rows: Tensor, largest: Tensor, temperatures: Tensor) -> Tenso
     """The sums of `exp((x - largest) / temperature)` over each segment.
 
     Args:
-        rows: `[M, V]` in bf16.
+        rows: `[M, V]` in fp32.
         largest: `[M]` in fp32, each row's largest number.
         temperatures: `[M]` in fp32.
 
@@ -75,9 +76,9 @@ def add_segments() -> Any:
                 break
             scale = _LOG2_E / temperatures[row]
             sums = floats_at(arguments[4] + row * num_segments * 4)
-            first = arguments[1] + row * num_segments * SEGMENT * 2
+            first = arguments[1] + row * num_segments * SEGMENT * 4
             for segment in range(num_segments):
-                place = first + segment * SEGMENT * 2
+                place = first + segment * SEGMENT * 4
                 sums[segment] = _sum(place, scale, -largest[row] * scale)
 
     return work
@@ -92,7 +93,7 @@ def _sum(_: Any, place: Any, scale: Any, offset: Any) -> Any:
         scale, offset = broadcast(builder, scale), broadcast(builder, offset)
         total = cgutils.alloca_once_value(builder, constant(0))
         for index in _VECTORS:
-            x = widen(builder, at(builder, place, index, VECTOR_BYTES // 2))
+            x = load(builder, at(builder, place, index, VECTOR_BYTES), SUMS)
             power = power_of_two(builder, multiply_add(builder, x, scale, offset))
             builder.store(builder.fadd(builder.load(total), power), total)
         return sum_of(builder, builder.load(total))

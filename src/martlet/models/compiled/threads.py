@@ -61,7 +61,7 @@ def compile_for_crowds() -> None:
 
     attention.attend(is_rounded=False)
     elementwise.silu_times()
-    norms.rms_norm()
+    norms.rms_norm(is_wide=True)
     panel_block.write_tokens(is_rounded=False)
     product.multiply_rows()
     _crowd_came.set()
@@ -85,7 +85,7 @@ def compile_all() -> None:
     attention.attend(is_rounded=False)
     elementwise.silu_times()
     largest.find_largest()
-    norms.rms_norm()
+    norms.rms_norm(is_wide=True)
     norms.add_rms_norm()
     norms.norm_heads()
     panel_block.write_tokens(is_rounded=False)

@@ -12,7 +12,7 @@ _LEAST = 1024
 
 
 class AngleTable:
-    """Cosine and sine in bf16 of each position, computed once, and those of a step's rows.
+    """Cosine and sine in fp32 of each position, computed once, and those of a step's rows.
 
     Computed one by one they take a dozen operations a step, as much for one row as for many.
 
@@ -24,8 +24,8 @@ class AngleTable:
 
     def __init__(self, embedding: RotaryEmbedding, dim: int, num_rows: int) -> None:
         self._embedding = embedding
-        self._known = [np.empty((0, dim), dtype=np.uint16)] * 2  # each [positions, D]
-        self._rows = [np.empty((num_rows, dim), dtype=np.uint16) for _ in range(2)]
+        self._known = [np.empty((0, dim), dtype=np.float32)] * 2  # each [positions, D]
+        self._rows = [np.empty((num_rows, dim), dtype=np.float32) for _ in range(2)]
         self.addresses = tuple(rows.ctypes.data for rows in self._rows)
         """Of the cosines and of the sines that were looked up last, `[T, D]` each."""
 
@@ -38,5 +38,5 @@ class AngleTable:
             np.take(known, positions, axis=0, out=rows[: len(positions)], mode="clip")
 
     def _compute(self, num_positions: int) -> None:
-        angles = self._embedding(torch.arange(num_positions)[None], torch.bfloat16)
-        self._known = [angle[0, 0].view(torch.uint16).numpy() for angle in angles]
+        angles = self._embedding(torch.arange(num_positions)[None], torch.float32)
+        self._known = [angle[0, 0].numpy() for angle in angles]

@@ -174,6 +174,8 @@ class Decoder(nn.Module):
             self.lm_head = _linear(config, "lm_head", config.hidden_size, config.vocab_size)
         self.attention: AttentionFunction = causal_attention
         """Called by each layer once; `causal_attention` unless another one was set."""
+        self.residual_dtype: torch.dtype | None = None
+        """Of what goes from layer to layer, and of the angles; see `residual`."""
 
     def forward(
         self,
@@ -195,6 +197,7 @@ class Decoder(nn.Module):
             `[1, N, V]`.
         """
         x = self.model.embed_tokens(input_ids)
+        x = x.to(self.residual_dtype or x.dtype)
         angles = self.model.rotary_emb(position_ids, x.dtype)
         for layer in self.model.layers:
             x = layer(x, angles, self.attention, **step)

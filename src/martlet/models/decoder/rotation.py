@@ -31,17 +31,18 @@ class Rotation(nn.Module):
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    rotated = (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    return rotated.to(x.dtype)
 
 
 class FusedRotation(Rotation):
-    """The same bits in one pass instead of twelve, for bf16 on the CPU."""
+    """In one pass instead of twelve, for bf16 on the CPU, and rounded once."""
 
     def forward(self, query: Tensor, key: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
         """As `Rotation.forward`."""
         from martlet.models.compiled.rotary import ROWS_AT_ONCE, rotate
 
-        cos, sin = (angle.contiguous() for angle in angles)
+        cos, sin = (angle.float().contiguous() for angle in angles)
         heads = [_with_heads_in_a_row(each) for each in (query, key)]
         outs = [each.new_empty(each.shape) for each in heads]
         num_tokens = query.shape[1]

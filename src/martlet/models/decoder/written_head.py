@@ -22,7 +22,7 @@ class WrittenHead:
 
     def __init__(self, linear: WrittenLinear, num_rows: int) -> None:
         self._linear = linear
-        self._logits = torch.empty(num_rows, linear.out_features, dtype=torch.bfloat16)
+        self._logits = torch.empty(num_rows, linear.out_features)
         self._token_ids = np.empty(num_rows, dtype=np.int64)
         self._largest = np.empty(num_rows, dtype=np.float32)
 

@@ -33,16 +33,21 @@ class RowPlaces:
         width, inner = config.hidden_size, config.intermediate_size
         heads = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.rows, self.results = _rows(num_rows, width), _rows(num_rows, width)
-        """`[M, width]`: what goes from layer to layer; and its norm, at the end the last one."""
-        self._others = [_rows(num_rows, size) for size in (width, heads + 2 * keys, heads, inner)]
-        self._others += [_rows(num_rows, inner), _scratch(num_rows, max(width, inner, heads))]
+        self.rows = torch.empty(num_rows, width)
+        """`[M, width]`: what goes from layer to layer, in fp32."""
+        self.results = _rows(num_rows, width)
+        """`[M, width]`: its norm, at the end the last one."""
+        self._added = torch.empty_like(self.rows)
+        self._others = [_rows(num_rows, size) for size in (heads + 2 * keys, heads, inner, inner)]
+        self._others.append(_scratch(num_rows, max(width, inner, heads)))
         self.x, self.normed = self.rows.data_ptr(), self.results.data_ptr()
-        self.added, self.projected, self.mixed, self.gate, self.up, self.scratch = (
+        self.added = self._added.data_ptr()
+        """What is to be added to x, in fp32."""
+        self.projected, self.mixed, self.gate, self.up, self.scratch = (
             tensor.data_ptr() for tensor in self._others
         )
-        """What is to be added to x; queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what
-        attention makes of them `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
+        """Queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what attention makes of them
+        `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
         self.projected_bytes = (heads + 2 * keys) * torch.bfloat16.itemsize
 
 
@@ -56,9 +61,9 @@ class Pool(Protocol):
     def is_rounded(self) -> bool: ...
 
 
-Adapt = Callable[[str, tuple[int, int], tuple[int, int], tuple[int, int]], list[Call]]
+Adapt = Callable[[str, tuple[int, int], tuple[int, int], tuple[int, int], torch.dtype], list[Call]]
 """What follows on a linear layer: of its name, where its rows and its results are, how many bytes
-apart those are, and the numbers of inputs and outputs."""
+apart those are, the numbers of inputs and outputs, and the type of the results."""
 LINEARS = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -152,7 +157,7 @@ class WrittenLayer:
         outs = (queries, keys, keys + widths[1] * _BYTES)
         apart = (config.hidden_size * _BYTES, row_bytes)
         adapted = [
-            adapt(name, (places.normed, out), apart, (config.hidden_size, width))
+            adapt(name, (places.normed, out), apart, (config.hidden_size, width), torch.bfloat16)
             for name, out, width in zip(LINEARS, outs, widths, strict=False)
         ]
         norms = [
@@ -178,11 +183,11 @@ class WrittenLayer:
         out_name, down_name = LINEARS[3], LINEARS[6]
         return [
             *out,
-            *adapt(out_name, (places.mixed, added), *_apart(heads, width)),
+            *adapt(out_name, (places.mixed, added), *_apart(heads, width, torch.float32)),
             self.mlp_norm.call_after_adding(places.x, added, x, num_rows),
             *activated,
             *down,
-            *adapt(down_name, (hidden, added), *_apart(inner, width)),
+            *adapt(down_name, (hidden, added), *_apart(inner, width, torch.float32)),
         ]
 
     def _activated(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
@@ -191,7 +196,7 @@ class WrittenLayer:
 
         config, scratch = self.config, places.scratch
         x, hidden = places.normed, (places.gate, places.up)
-        sizes = _apart(config.hidden_size, config.intermediate_size)
+        sizes = _apart(config.hidden_size, config.intermediate_size, torch.bfloat16)
         adapted = together(
             adapt(name, (x, place), *sizes)
             for name, place in zip(LINEARS[4:6], hidden, strict=True)
@@ -208,9 +213,12 @@ class WrittenLayer:
         return [*_beside(gate, up), *adapted, silu]
 
 
-def _apart(num_inputs: int, num_outputs: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How many bytes rows and results are apart that are alone in their memory; the numbers."""
-    return (num_inputs * _BYTES, num_outputs * _BYTES), (num_inputs, num_outputs)
+def _apart(
+    num_inputs: int, num_outputs: int, out_dtype: torch.dtype
+) -> tuple[tuple[int, int], tuple[int, int], torch.dtype]:
+    """What `Adapt` takes of rows and results that are alone in their memory."""
+    apart = num_inputs * _BYTES, num_outputs * out_dtype.itemsize
+    return apart, (num_inputs, num_outputs), out_dtype
 
 
 def _beside(calls: list[Call], others: list[Call]) -> list[Call]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles, is_wide_enough
+from martlet.models.compiled.writing import writing
 from martlet.models.openmp import Call, run
 
 BYTES_A_VALUE = 1.5
@@ -83,13 +84,14 @@ class CompactLinear(nn.Module):
         self.in_features, self.out_features = 2 * num_pairs, num_panels * _PANEL
         self.bias = None if bias is None else bias.detach()
         self.compact_weight, self._multiply = weight, multiply_compact()
+        self.out_dtype = torch.bfloat16
         zeros = torch.zeros(self.out_features)
         self._shift = zeros if bias is None else bias.detach().float().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., in] -> [..., out]`, in bf16."""
+        """`[..., in]` in bf16 `-> [..., out]`."""
         x = x.contiguous()
-        out = x.new_empty(*x.shape[:-1], self.out_features)
+        out = x.new_empty(*x.shape[:-1], self.out_features, dtype=self.out_dtype)
         run(self._call(x.data_ptr(), out.data_ptr(), x.numel() // self.in_features))
         return out
 
@@ -108,7 +110,9 @@ class CompactLinear(nn.Module):
         own = (weight.steps, weight.tables, weight.exceptions, weight.firsts, self._shift)
         places = (x, *(tensor.data_ptr() for tensor in own), out)
         shape = (num_rows, *weight.steps.shape[:2])
-        return Call(self._multiply.address, (*places, *shape, self._panels_at_once(num_rows)))
+        way = writing(self.out_dtype, out, num_rows, self.out_features)
+        at_once = self._panels_at_once(num_rows)
+        return Call(self._multiply.address, (*places, *shape, at_once, way))
 
     def _panels_at_once(self, num_rows: int) -> int:
         """Memory, which few rows wait for, gives most to a thread that reads on where it is."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from martlet.models.compiled.threads import is_compiled_for
+from martlet.models.compiled.writing import Writing
 from martlet.models.openmp import Call, run
 
 _PANEL, _VECTOR = 64, 16
@@ -89,7 +91,7 @@ class CompiledLowRank:
         """Adds to `out`, in place.
 
         Args:
-            out: `[T, out]` in bf16; its rows may lie apart.
+            out: `[T, out]` in bf16 or fp32; its rows may lie apart.
             x: `[T, in]` in bf16, likewise.
             rows: `[N]`, the rows that have an adapter, those of each adapter together.
             ends: `[G]` in int32, where the rows of each adapter end among these.
@@ -97,7 +99,7 @@ class CompiledLowRank:
         assert out.stride(1) == x.stride(1) == 1
         places, shape = (x.data_ptr(), out.data_ptr()), (x.shape[1], out.shape[1])
         apart = x.stride(0) * x.element_size(), out.stride(0) * out.element_size()
-        call = self.call(places, apart, shape, rows_of(rows, ends))
+        call = self.call(places, apart, shape, out.dtype, rows_of(rows, ends))
         run(call, alone=len(rows) <= self._rows_at_once)
 
     def call(
@@ -105,6 +107,7 @@ class CompiledLowRank:
         places: tuple[int, int],
         row_bytes: tuple[int, int],
         shape: tuple[int, int],
+        out_dtype: torch.dtype,
         rows: tuple[int, int, int] = (0, 0, 0),
     ) -> Call:
         """What adds to rows at an address.
@@ -113,10 +116,12 @@ class CompiledLowRank:
             places: Of x and of the rows that are added to.
             row_bytes: How far apart the rows of each are.
             shape: The numbers of inputs and outputs.
+            out_dtype: Of the rows that are added to, bf16 or fp32.
             rows: What `rows_of` gives: the first arguments, which belong to a step.
         """
         sizes = (shape[0], shape[1] // _PANEL, self._table.ctypes.data, self._largest_rank)
-        return Call(self._function, (*rows, *places, *row_bytes, *sizes))
+        way = Writing.ROUNDED if out_dtype == torch.bfloat16 else Writing.WIDE
+        return Call(self._function, (*rows, *places, *row_bytes, *sizes, way))
 
 
 def rows_of(rows: Tensor, ends: Tensor) -> tuple[int, int, int]:

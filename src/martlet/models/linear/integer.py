@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from martlet.models.compiled.writing import Writing, writing
 from martlet.models.linear.panels import Panels, lay_out
 from martlet.models.linear.stored import SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.tokens import (
@@ -22,7 +23,6 @@ from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
     from martlet.models.machine_code.product import Products
-    from martlet.models.machine_code.worker import Worker
 
 _WIDEST = 2**16
 """The products of more bytes could have a sum beyond 32 bits."""
@@ -72,6 +72,7 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = panels.num_inputs, out_features
         self.bias = bias
+        self.out_dtype = torch.bfloat16
         self._products: dict[torch.dtype, Products] = {}
         self.panels = panels
         self.group_size = panels.group_size
@@ -102,11 +103,11 @@ class IntegerLinear(nn.Module):
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
-        dtype = _output_dtype(tokens.dtype)
-        out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=dtype)
+        dtype = _compiled_dtype(tokens.dtype)
+        out = torch.empty(*tokens.shape[:-1], self.out_features, dtype=self._out_dtype(dtype))
         call = self._call_of_many(tokens.addresses(), out.data_ptr(), tokens.num_rows, dtype)
         self._run(call, out)
-        return out.to(tokens.dtype)
+        return out if tokens.dtype == dtype else out.to(tokens.dtype)
 
     def calls(self, x: int, out: int, num_rows: int, scratch: int) -> list[Call] | None:
         """See `WrittenLinear`."""
@@ -120,7 +121,7 @@ class IntegerLinear(nn.Module):
         return rounding(x, memory, *sizes, torch.bfloat16, is_turned=self.panels.is_turned)
 
     def call(self, memory: int, out: int, num_rows: int) -> Call:
-        """What multiplies rounded rows, and writes bf16."""
+        """What multiplies rounded rows that were in bf16."""
         tokens = places(memory, num_rows, self.in_features, self._num_groups)
         return self._call_of_many(tokens, out, num_rows, torch.bfloat16)
 
@@ -160,11 +161,12 @@ class IntegerLinear(nn.Module):
         weights = (*self._addresses(), *other._addresses())
         gated = self.compiled_for(torch.bfloat16).gated()
         sizes = self._sizes(num_rows)
-        return gated.call(self._num_items(num_rows), *tokens, *weights, out, *sizes)
+        way = Writing.ROUNDED
+        return gated.call(self._num_items(num_rows), *tokens, *weights, out, way, *sizes)
 
     def _multiply_few(self, x: Tensor) -> Tensor:
         rows, num_rows = x.contiguous(), x.numel() // self.in_features
-        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=self._out_dtype(x.dtype))
         self._run(self._call_of_few(rows.data_ptr(), out.data_ptr(), num_rows, x.dtype), out)
         return out
 
@@ -176,23 +178,26 @@ class IntegerLinear(nn.Module):
         at_once = num_items // (_LEAST_TURNS * torch.get_num_threads())
         at_once = max(1, min(at_once, _MOST_AT_ONCE))
         tokens = (x, self.group_size, at_once)
+        way = writing(self._out_dtype(dtype), out, num_rows, self.out_features)
+        places = *tokens, *self._addresses(), out, way
         product = self.compiled_for(dtype).of_few
-        return self._call(product, -(-num_items // at_once), tokens, out, num_rows)
+        return product.call(-(-num_items // at_once), *places, *self._sizes(num_rows))
 
     def _call_of_many(
         self, tokens: Sequence[int], out: int, num_rows: int, dtype: torch.dtype
     ) -> Call:
+        way = writing(self._out_dtype(dtype), out, num_rows, self.out_features)
+        places = *tokens, *self._addresses(), out, way
         product = self.compiled_for(dtype).product
-        return self._call(product, self._num_items(num_rows), tokens, out, num_rows)
+        return product.call(self._num_items(num_rows), *places, *self._sizes(num_rows))
+
+    def _out_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What tokens of a type become."""
+        return self.out_dtype if dtype == torch.bfloat16 else torch.float32
 
     def _num_items(self, num_rows: int) -> int:
         """Panels, for as many rows as go through at once."""
         return -(-num_rows // ROWS_AT_ONCE) * len(self.panels.values)
-
-    def _call(
-        self, product: "Worker", num_items: int, tokens: Sequence[int], out: int, num_rows: int
-    ) -> Call:
-        return product.call(num_items, *tokens, *self._addresses(), out, *self._sizes(num_rows))
 
     def _addresses(self) -> tuple[int, ...]:
         """Of the weights, as products take them."""
@@ -205,7 +210,7 @@ class IntegerLinear(nn.Module):
 
     def compile_for(self, dtype: torch.dtype) -> None:
         """Compiles what tokens of a type will need, so that none of them waits for it."""
-        dtype = _output_dtype(dtype)
+        dtype = _compiled_dtype(dtype)
         compiled_rounding(dtype, is_turned=self.panels.is_turned)
         self.compiled_for(dtype)
 
@@ -231,6 +236,6 @@ class IntegerLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def _output_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What the compiled product of tokens of a type writes."""
+def _compiled_dtype(dtype: torch.dtype) -> torch.dtype:
+    """As what functions take tokens of a type."""
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32

@@ -41,18 +41,19 @@ class PackedLinear(nn.Module):
             linear.weight.detach(), ROWS_HINT
         )
         self.bias = None if linear.bias is None else linear.bias.detach()
+        self.out_dtype = torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
         if x.numel() == 0:
-            return x.new_empty(*x.shape[:-1], self.out_features)
+            return x.new_empty(*x.shape[:-1], self.out_features, dtype=self.out_dtype)
         product = self._product
         if product is not None and product.is_fastest(x.numel() // self.in_features):
-            return product.multiply(x)
+            return product.multiply(x, self.out_dtype)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight_packed, self.bias, "none", [], ""
         )
-        return out
+        return out.to(self.out_dtype)
 
     def calls(
         self,
@@ -63,9 +64,9 @@ class PackedLinear(nn.Module):
     ) -> list[Call] | None:
         """See `WrittenLinear`."""
         product = self._product
-        if product is None or not product.is_fastest(num_rows):
+        if product is None or not product.has_whole_panels or not product.is_fastest(num_rows):
             return None
-        return [product.call(x, out, num_rows)]
+        return [product.call(x, out, num_rows, self.out_dtype)]
 
     @property
     def _product(self) -> PackedProduct | None:

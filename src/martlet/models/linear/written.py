@@ -2,6 +2,8 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from martlet.models.linear.tokens import LEAST_GROUP, num_bytes
 from martlet.models.openmp import Call
 
@@ -12,6 +14,8 @@ class WrittenLinear(Protocol):
 
     in_features: int
     out_features: int
+    out_dtype: torch.dtype
+    """Of the products of bf16 rows: bf16, or fp32 for who adds to them."""
 
     def calls(self, x: int, out: int, num_rows: int, scratch: int) -> list[Call] | None:
         """What multiplies bf16 rows at one address, and writes the products to another.

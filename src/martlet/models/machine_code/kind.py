@@ -32,7 +32,7 @@ class ProductKind:
     """Whether weights have a scale for each group of inputs. Then, in four bits, a part's code is a
     zero, and else half a byte that says its step."""
     dtype: torch.dtype
-    """Of the output: bf16 or fp32."""
+    """Of tokens that are rounded on the way, few as they are: bf16 or fp32."""
     is_turned: bool
     """Whether tokens are turned before they are rounded, because the weights were."""
     looks_up: bool

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from llvmlite import ir
 
+from martlet.models.compiled.writing import Writing
 from martlet.models.machine_code.emit import (
     FLAG,
     FLOATS,
@@ -33,21 +34,20 @@ PANEL_BYTES = PANEL * 4
 
 
 class Outputs:
-    """Writes the code for outputs of a type.
+    """Writes the code for outputs in each way that there is, see `Writing`.
 
     Args:
         module: Where its functions are written to.
-        dtype: Of the outputs: bf16 or fp32.
-        num_layers: One, or two: a gate and what it is for.
+        num_layers: One, or two: a gate and what it is for. What comes of two is rounded.
     """
 
-    def __init__(self, module: ir.Module, dtype: torch.dtype, num_layers: int) -> None:
-        self._dtype = dtype
-        is_bf16 = dtype == torch.bfloat16
-        stored, suffix = (HALVES, "v16i16") if is_bf16 else (FLOATS, "v16f32")
-        parameters = [stored, POINTER, INT, ir.VectorType(FLAG, LANES)]
-        name = f"llvm.masked.store.{suffix}.p0"
-        self._store = known_function(module, name, ir.VoidType(), parameters)
+    def __init__(self, module: ir.Module, num_layers: int) -> None:
+        self._masked_stores = {}
+        for is_rounded, kind, suffix in ((True, HALVES, "v16i16"), (False, FLOATS, "v16f32")):
+            parameters = [kind, POINTER, INT, ir.VectorType(FLAG, LANES)]
+            name = f"llvm.masked.store.{suffix}.p0"
+            store = known_function(module, name, ir.VoidType(), parameters)
+            self._masked_stores[is_rounded] = store
         self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
         self._function = self._write(module, num_layers)
 
@@ -56,6 +56,7 @@ class Outputs:
         b: Builder,
         layers: Sequence[tuple[Value, Value]],
         out: Value,
+        way: Value,
         rows: Value,
         num_outputs: Value,
         rest: Value,
@@ -65,23 +66,28 @@ class Outputs:
         Args:
             layers: Of each the totals, and the scales and the bias of the panel's outputs.
             out: Of the first row.
+            way: A `Writing`.
             rest: The outputs from the panel's first on.
         """
         addresses = [address for layer in layers for address in layer]
-        b.call(self._function, [*addresses, out, rows, num_outputs, rest])
+        b.call(self._function, [*addresses, out, way, rows, num_outputs, rest])
 
     def _write(self, module: ir.Module, num_layers: int) -> ir.Function:
-        parameters = [POINTER] * (2 * num_layers + 1) + [WORD] * 3
+        parameters = [POINTER] * (2 * num_layers + 1) + [WORD] * 4
         function, b = new_function(module, f"outputs_of_{num_layers}", parameters)
-        *addresses, out, rows, num_outputs, rest = function.args
+        *addresses, out, way, rows, num_outputs, rest = function.args
         layers = list(zip(addresses[::2], addresses[1::2], strict=True))
         is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
-        with b.if_else(is_whole) as (whole, part):
-            with whole:
-                self._write_rows(b, layers, out, rows, num_outputs, None)
-            with part:
-                # Stores with a mask take far longer.
-                self._write_rows(b, layers, out, rows, num_outputs, broadcast(b, rest))
+
+        for each in Writing if num_layers == 1 else [Writing.ROUNDED]:
+            is_wanted = b.icmp_unsigned("==", way, WORD(each))
+            with b.if_then(is_wanted), b.if_else(is_whole) as (whole, part):
+                with whole:
+                    self._write_rows(b, layers, out, each, rows, num_outputs, None)
+                with part:
+                    # Stores with a mask take far longer.
+                    count = broadcast(b, rest)
+                    self._write_rows(b, layers, out, each, rows, num_outputs, count)
         b.ret_void()
         return function
 
@@ -90,12 +96,14 @@ class Outputs:
         b: Builder,
         layers: Sequence[tuple[Value, Value]],
         out: Value,
+        way: Writing,
         rows: Value,
         num_outputs: Value,
         count: Value | None,
     ) -> None:
         """Writes so many outputs of each row, or all."""
-        itemsize = self._dtype.itemsize
+        is_rounded = way == Writing.ROUNDED
+        itemsize = torch.bfloat16.itemsize if is_rounded else torch.float32.itemsize
 
         def row(number: Value, _: list[Value]) -> list[Value]:
             target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
@@ -104,26 +112,30 @@ class Outputs:
                     self._scaled(b, at(b, totals, b.mul(number, WORD(PANEL_BYTES))), ends, column)
                     for totals, ends in layers
                 ]
+                if is_rounded:
+                    values = [to_bf16(b, value) for value in values]
                 value = values[0] if len(values) == 1 else self._gated(b, *values)
                 to = at(b, target, WORD(LANES * column * itemsize))
-                if count is None:
+                if count is None and way == Writing.PAST_CACHES:
+                    stored = b.store(value, to, align=VECTOR_BYTES)
+                    stored.set_metadata("nontemporal", b.module.add_metadata([INT(1)]))
+                elif count is None:
                     b.store(value, to, align=itemsize)
                 else:
                     lanes = ir.Constant(WORDS, [LANES * column + lane for lane in range(LANES)])
                     is_there = b.icmp_unsigned("<", lanes, count)
-                    b.call(self._store, [value, to, INT(1), is_there])
+                    b.call(self._masked_stores[is_rounded], [value, to, INT(1), is_there])
             return []
 
         repeat(b, rows, [], row)
 
     def _scaled(self, b: Builder, totals: Value, ends: Value, column: int) -> Value:
-        """Totals times the scales of the outputs, and the bias, in the type of the outputs."""
+        """Totals times the scales of the outputs, and the bias."""
         place = WORD(VECTOR_BYTES * column)
         total = load(b, FLOATS, totals, place, align=VECTOR_BYTES)
         scales = load(b, FLOATS, ends, place)
         bias = load(b, FLOATS, at(b, ends, place), WORD(PANEL_BYTES))
-        total = b.call(self._fma, [total, scales, bias])
-        return to_bf16(b, total) if self._dtype == torch.bfloat16 else total
+        return b.call(self._fma, [total, scales, bias])
 
     def _gated(self, b: Builder, gate: Value, value: Value) -> Value:
         """`silu(gate) * value` in bf16, with the bits of `compiled.elementwise.silu_times`."""
@@ -132,3 +144,10 @@ class Outputs:
 
         product = gated(b, from_bf16(b, gate), from_bf16(b, value))
         return b.bitcast(round_sums(b, product), HALVES)
+
+
+def output_bytes(b: Builder, way: Value) -> Value:
+    """Of an output that is written in a way."""
+    is_rounded = b.icmp_unsigned("==", way, WORD(Writing.ROUNDED))
+    sizes = (torch.bfloat16.itemsize, torch.float32.itemsize)
+    return b.select(is_rounded, *map(WORD, sizes))

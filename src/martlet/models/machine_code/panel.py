@@ -20,7 +20,7 @@ from martlet.models.machine_code.first_tile import MOST_ROWS, write_first_tiles
 from martlet.models.machine_code.item import Groups, Item, Memory, Tokens, Weights
 from martlet.models.machine_code.kind import PANEL, ROWS_AT_ONCE, ProductKind
 from martlet.models.machine_code.one_row import OneRow
-from martlet.models.machine_code.outputs import PANEL_BYTES, Outputs
+from martlet.models.machine_code.outputs import PANEL_BYTES, Outputs, output_bytes
 from martlet.models.machine_code.tile import write_tile
 
 _ROWS_OF_TILES = (6, 4, 2, 1)
@@ -69,7 +69,7 @@ class Panel:
         self, module: ir.Module, kind: ProductKind, tiles: Tiles, *, num_layers: int = 1
     ) -> None:
         self._kind, self._tiles, self._num_layers = kind, tiles, num_layers
-        self._outputs = Outputs(module, kind.dtype, num_layers)
+        self._outputs = Outputs(module, num_layers)
 
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, see `Memory`, and the parameters."""
@@ -98,7 +98,7 @@ class Panel:
         """
         num_own = len(Memory._fields)
         memory, (x, scales, offsets, *others) = Memory(*values[:num_own]), values[num_own:]
-        *of_layers, out, num_rows, width, num_outputs, num_groups = others
+        *of_layers, out, way, num_rows, width, num_outputs, num_groups = others
         layers = [Weights(*of_layers[first : first + 4]) for first in range(0, len(of_layers), 4)]
         num_turns = ceil_div(b, num_rows, ROWS_AT_ONCE)
         first_row = b.mul(b.urem(number, num_turns), WORD(ROWS_AT_ONCE))
@@ -117,9 +117,9 @@ class Panel:
             tiles=self._tiles.by_rows,
             first_tile=self._tiles.first,
         )
-        self._compute(b, item, out, num_outputs)
+        self._compute(b, item, out, way, num_outputs)
 
-    def _compute(self, b: Builder, item: Item, out: Value, num_outputs: Value) -> None:
+    def _compute(self, b: Builder, item: Item, out: Value, way: Value, num_outputs: Value) -> None:
         first_output = b.mul(item.panel, WORD(PANEL))
         rest = b.sub(num_outputs, first_output)
         ends = [at(b, each.ends, b.mul(item.panel, WORD(2 * PANEL_BYTES))) for each in item.layers]
@@ -127,10 +127,10 @@ class Panel:
         def write(first: Value, rows: Value) -> None:
             row = b.add(item.first_row, first)
             place = b.add(b.mul(row, num_outputs), first_output)
-            to = at(b, out, b.mul(place, WORD(self._kind.dtype.itemsize)))
+            to = at(b, out, b.mul(place, output_bytes(b, way)))
             totals = [item.totals(layer, first) for layer in range(self._num_layers)]
             layers = list(zip(totals, ends, strict=True))
-            self._outputs.write(b, layers, to, rows, num_outputs, rest)
+            self._outputs.write(b, layers, to, way, rows, num_outputs, rest)
 
         at_once, num_groups = item.memory.groups_at_once, item.num_groups
 
@@ -148,7 +148,7 @@ class Panel:
         """Writes an item of one row, whose parts have sums; the others are as in `item`."""
         num_own = len(Memory._fields)
         memory, (x, scales, _, *others) = Memory(*values[:num_own]), values[num_own:]
-        stored, _, codes, ends, out, _, width, num_outputs, num_groups = others
+        stored, _, codes, ends, out, way, _, width, num_outputs, num_groups = others
         panel_bytes = b.udiv(b.mul(width, WORD(PANEL)), WORD(self._kind.weights_of_byte))
         num_codes = b.udiv(b.mul(width, WORD(PANEL)), WORD(self._kind.inputs_of_code))
         row.panel(
@@ -159,6 +159,7 @@ class Panel:
             *(memory.totals, b.udiv(width, num_groups), num_groups),
         )
         first_output = b.mul(panel, WORD(PANEL))
-        to = at(b, out, b.mul(first_output, WORD(self._kind.dtype.itemsize)))
+        to = at(b, out, b.mul(first_output, output_bytes(b, way)))
         layer = (memory.totals, at(b, ends, b.mul(panel, WORD(2 * PANEL_BYTES))))
-        self._outputs.write(b, [layer], to, WORD(1), num_outputs, b.sub(num_outputs, first_output))
+        sizes = (WORD(1), num_outputs, b.sub(num_outputs, first_output))
+        self._outputs.write(b, [layer], to, way, *sizes)

@@ -17,7 +17,8 @@ The parameters of `product`, by the shapes of `linear/tokens`, for N outputs in 
     group_scales                  [P, G, output] in bf16; read where there are any
     codes                         [P, K / inputs of a code, output] in uint8; read for four bits
     ends                          [P, 2, output] in fp32: what totals are multiplied with, and bias
-    out                           [T, N], bf16 or fp32, written
+    out                           [T, N], written
+    a Writing                     of the outputs
     T, K, N, G
 """
 
@@ -41,7 +42,7 @@ from martlet.models.machine_code.panel import Panel, Tiles
 from martlet.models.machine_code.token_rounding import Rounding
 from martlet.models.machine_code.worker import MachineCode, Worker, write_worker
 
-_PARAMETERS = [POINTER] * 8 + [WORD] * 4
+_PARAMETERS = [POINTER] * 8 + [WORD] * 5
 _OF_FEW = "product_of_few"
 
 
@@ -88,7 +89,7 @@ class Products:
 
 
 def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) -> None:
-    """The product of tokens that are not rounded yet, in the type of the output.
+    """The product of tokens that are not rounded yet, in the type of the kind.
 
     Each thread rounds all of them for itself, which for a few takes less time than another call.
     In the places of the values, scales and offsets are the tokens, the size of a group, and how
