@@ -10,14 +10,20 @@ from torch import nn
 from martlet.models.decoder.rotation import Rotation, fuse_rotation
 from martlet.models.embedding import read_from_file
 from martlet.models.gated_mlp import fuse_mlp
-from martlet.models.linear.fastest import fastest_bf16, fastest_fp8, fastest_int4, fastest_int8
+from martlet.models.linear.fastest import (
+    fastest_bf16,
+    fastest_fp8,
+    fastest_int4,
+    fastest_int8,
+    steady_bf16,
+)
 from martlet.models.linear.fp8 import StoredFp8
 from martlet.models.linear.joined import join
 from martlet.models.linear.rounded import round_linear
 from martlet.models.linear.stored import StoredInt4, StoredInt8
 from martlet.models.mapped_pages import MappedPages
 from martlet.models.norm import fuse
-from martlet.models.weights import Weights
+from martlet.models.weights import KEPT_FROM_INT8, Weights
 from martlet.models.weights_cache import WeightsCache
 
 _ATTENTION, _JOINED = ("q_proj", "k_proj", "v_proj"), "qkv_proj"
@@ -33,8 +39,8 @@ def swap_leaves(
 
     Args:
         model: Freshly loaded.
-        weights: Whether its linear layers are rounded, whatever their precision. The LM head keeps
-            eight bits: of all layers it shows a coarser rounding most.
+        weights: Whether its linear layers are rounded, whatever their precision; see `weights` for
+            those that are rounded less.
         kept: Where packed layers are read from, or noted.
 
     Returns:
@@ -90,8 +96,12 @@ class _Rules:
             self.kept.keep(name, packed)
         return packed
 
-    def faster(self, leaf: nn.Module) -> nn.Module | None:
-        """None if the leaf stays."""
+    def faster(self, leaf: nn.Module, name: str) -> nn.Module | None:
+        """None if the leaf stays.
+
+        Args:
+            name: The last part of its own.
+        """
         dtype = self.dtype or torch.float32
         if isinstance(leaf, StoredInt8):
             return fastest_int8(leaf)
@@ -105,8 +115,7 @@ class _Rules:
         if not isinstance(weight, torch.Tensor):
             return None
         if type(leaf) is nn.Linear and self.weights != "stored":
-            is_coarse = self.weights == "int4" and self._is_head(leaf)
-            rounded = round_linear(leaf, "int8" if is_coarse else self.weights)
+            rounded = self._rounded(leaf, name)
             if rounded is not None:
                 return rounded
         return self._faster_in_bf16(leaf) if weight.dtype == torch.bfloat16 else None
@@ -114,7 +123,14 @@ class _Rules:
     def product(self, linear: nn.Linear) -> nn.Module | None:
         """What computes layers that were joined; None if they are no faster so."""
         is_on_gpu = linear.weight.device.type == "cuda" and self.dtype == torch.bfloat16
-        return self.faster(linear) or (linear if is_on_gpu else None)
+        return self.faster(linear, _JOINED) or (linear if is_on_gpu else None)
+
+    def _rounded(self, leaf: nn.Linear, name: str) -> nn.Module | None:
+        if self.weights == "int4" and self._is_head(leaf):
+            return round_linear(leaf, "int8")
+        is_kept = self.weights == "int8" and name == KEPT_FROM_INT8
+        steady = steady_bf16(leaf) if is_kept and leaf.weight.device.type == "cpu" else None
+        return steady or round_linear(leaf, self.weights)
 
     def _is_head(self, leaf: nn.Module) -> bool:
         return self.head is not None and self.head() is leaf
@@ -157,7 +173,7 @@ def _join_attention(parent: nn.Module, place: str, rules: _Rules) -> int:
 
 def _swap_leaf(parent: nn.Module, name: str, place: str, rules: _Rules) -> bool:
     leaf = parent.get_submodule(name)
-    faster = rules.packed(f"{place}.{name}", lambda: rules.faster(leaf))
+    faster = rules.packed(f"{place}.{name}", lambda: rules.faster(leaf, name))
     if faster is None:
         return False
     setattr(parent, name, faster)

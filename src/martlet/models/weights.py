@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
 Weights = Literal["stored", "int8", "int4", "fp8"]
 """`stored` as the folder has them; the others round its linear layers while it is loaded."""
+KEPT_FROM_INT8 = "o_proj"
+"""The layer behind attention stays in bf16 where a CPU multiplies by compiled functions: it is a
+twentieth of the weights, and a quarter of what eight bits cost (docs/weights.md). In four bits the
+LM head keeps eight."""
 GROUP_SIZE = 32
 """Inputs that share a scale in four bits."""
 SCALE_SIZES = (128, 64, 32)
@@ -27,6 +31,7 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
         dtype: Of what is not rounded.
         weights: How linear layers are held; the LM head takes a byte a value in all.
     """
+    from martlet.models.linear.fastest import can_keep_steady
     from martlet.models.machine_code.support import can_compile
 
     total = stored_bytes(folder, dtype)
@@ -35,7 +40,9 @@ def held_bytes(folder: "ModelFolder", dtype: "torch.dtype", weights: Weights) ->
     # PyTorch's operator has a scale and a shift in bf16 for each group.
     four = INT4_BYTES if can_compile() else 0.5 + 4 / GROUP_SIZE
     bytes_a_value = {"int8": 1.0, "fp8": 1.0, "int4": four}[weights]
+    kept = f".{KEPT_FROM_INT8}.weight" if weights == "int8" and can_keep_steady() else None
     matrices = [t for name, t in folder.tensors.items() if name.endswith("weight")]
+    matrices = [tensor for tensor in matrices if kept is None or not tensor.name.endswith(kept)]
     matrices = [tensor for tensor in matrices if len(tensor.shape) == 2]
     ends = [tensor for tensor in matrices if tensor.shape[0] == folder.num_embeddings]
     layers = [tensor for tensor in matrices if tensor.shape[0] != folder.num_embeddings]

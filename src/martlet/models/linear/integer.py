@@ -17,7 +17,7 @@ from martlet.models.linear.tokens import (
     round_tokens,
     rounding,
 )
-from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind
+from martlet.models.machine_code.kind import ROWS_AT_ONCE, ProductKind, TokenKind
 from martlet.models.machine_code.support import can_compile, looks_up_bytes
 from martlet.models.openmp import Call, run
 
@@ -99,7 +99,8 @@ class IntegerLinear(nn.Module):
 
     def rounded(self, x: Tensor) -> RoundedTokens:
         """What `multiply` takes; layers of one group size can share it."""
-        return round_tokens(x, self.group_size, is_turned=self.panels.is_turned)
+        kind = self._token_kind(_compiled_dtype(x.dtype))
+        return round_tokens(x, self.group_size, kind)
 
     def multiply(self, tokens: RoundedTokens) -> Tensor:
         """`[..., out]`, of what `rounded` gave for `[..., in]`."""
@@ -118,7 +119,7 @@ class IntegerLinear(nn.Module):
     def rounding_call(self, x: int, num_rows: int, memory: int) -> Call:
         """What rounds bf16 rows for `call`."""
         sizes = (num_rows, self.in_features, self.group_size)
-        return rounding(x, memory, *sizes, torch.bfloat16, is_turned=self.panels.is_turned)
+        return rounding(x, memory, *sizes, self._token_kind(torch.bfloat16))
 
     def call(self, memory: int, out: int, num_rows: int) -> Call:
         """What multiplies rounded rows that were in bf16."""
@@ -211,7 +212,7 @@ class IntegerLinear(nn.Module):
     def compile_for(self, dtype: torch.dtype) -> None:
         """Compiles what tokens of a type will need, so that none of them waits for it."""
         dtype = _compiled_dtype(dtype)
-        compiled_rounding(dtype, is_turned=self.panels.is_turned)
+        compiled_rounding(self._token_kind(dtype))
         self.compiled_for(dtype)
 
     def compiled_for(self, dtype: torch.dtype) -> "Products":
@@ -227,10 +228,13 @@ class IntegerLinear(nn.Module):
         return ProductKind(
             part_size=self.panels.part_size,
             has_group_scales=self.panels.group_scales is not None,
-            dtype=dtype,
-            is_turned=self.panels.is_turned,
+            tokens=self._token_kind(dtype),
             looks_up=looks_up_bytes(),
         )
+
+    def _token_kind(self, dtype: torch.dtype) -> TokenKind:
+        panels = self.panels
+        return TokenKind(dtype=dtype, is_turned=panels.is_turned, has_zeros=panels.has_zeros)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -31,10 +31,12 @@ class PackedLinear(nn.Module):
 
     Args:
         linear: A layer with a bf16 weight `[out, in]` on the CPU. It is read, not kept.
+        is_compiled: Whether its product is compiled however narrow it is.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, is_compiled: bool = False) -> None:
         super().__init__()
+        self._is_compiled = is_compiled
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.weight_packed = torch.ops.mkldnn._reorder_linear_weight(
@@ -71,11 +73,12 @@ class PackedLinear(nn.Module):
     @property
     def _product(self) -> PackedProduct | None:
         """The compiled one, from when on it is worth compiling."""
-        is_worth_it = is_wide_enough(min(self.in_features, self.out_features))
-        return self._compiled_product if is_worth_it else None
+        is_wide = is_wide_enough(min(self.in_features, self.out_features))
+        return self.compiled_product if self._is_compiled or is_wide else None
 
     @cached_property
-    def _compiled_product(self) -> PackedProduct | None:
+    def compiled_product(self) -> PackedProduct | None:
+        """The compiled one; None where it cannot be had."""
         return packed_product(self.weight_packed, self.bias)
 
     def extra_repr(self) -> str:

@@ -40,7 +40,13 @@ class Panels:
     group_scales: Tensor | None
     """`[P, G, W]` in bf16, of a stored layer of four bits."""
     ends: Tensor
-    """`[P, 2, W]` in fp32: scales of the outputs, and the bias."""
+    """`[P, 2, W]` in fp32: scales of the outputs, and the bias; with zeros `[P, 4, W]`: also what
+    sums of tokens are multiplied with, and the numbers that stand for zero in these."""
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether numbers of their own stand for zero in tokens and in weights of outputs."""
+        return self.ends.shape[1] == 4
 
     @property
     def num_inputs(self) -> int:
@@ -70,7 +76,7 @@ def _eight_bits(stored: StoredInt8) -> Panels:
         values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
         codes=None,
         group_scales=None,
-        ends=_ends(stored.weight_scale.float(), stored.bias),
+        ends=_ends(stored.weight_scale.float(), stored.bias, *_corrections(stored)),
     )
 
 
@@ -104,9 +110,18 @@ def _with_group_scales(stored: StoredInt4) -> Panels:
     )
 
 
-def _ends(scales: Tensor, bias: Tensor | None) -> Tensor:
+def _ends(scales: Tensor, bias: Tensor | None, *corrections: Tensor) -> Tensor:
     shift = torch.zeros_like(scales) if bias is None else bias.detach().float().unsqueeze(1)
-    return by_panel(torch.cat((scales, shift), dim=1))
+    return by_panel(torch.cat((scales, shift, *corrections), dim=1))
+
+
+def _corrections(stored: StoredInt8) -> tuple[Tensor, ...]:
+    """See `machine_code/outputs`."""
+    zeros, scales = stored.weight_zero, stored.weight_scale.float()
+    if zeros is None:
+        return ()
+    sums = stored.weight.detach().sum(dim=1, keepdim=True) - stored.in_features * zeros
+    return -scales * zeros, -scales * sums
 
 
 def _two_in_a_byte(rows: Tensor) -> Tensor:

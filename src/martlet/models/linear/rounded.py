@@ -17,6 +17,7 @@ from martlet.models.linear.rounding import (
     FourBitSteps,
     round_channels,
     round_in_two_levels,
+    round_ranges,
     round_to_steps,
 )
 from martlet.models.linear.stored import RoundedInt4, SteppedInt4, StoredInt8
@@ -35,8 +36,10 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
     """
     match weights:
         case "int8":
-            is_turned = can_multiply(linear.weight) and can_turn(linear.in_features)
-            return fastest_int8(to_int8(linear, is_turned=is_turned))
+            if not can_multiply(linear.weight):
+                return fastest_int8(to_int8(linear))
+            is_turned = can_turn(linear.in_features)
+            return fastest_int8(to_int8(linear, is_turned=is_turned, has_zeros=True))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
             if linear.weight.dtype == torch.bfloat16 and can_multiply(linear.weight):
                 is_turned = can_turn(linear.in_features)
@@ -48,21 +51,27 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
             return None
 
 
-def to_int8(linear: nn.Linear, *, is_turned: bool = False) -> StoredInt8:
+def to_int8(linear: nn.Linear, *, is_turned: bool = False, has_zeros: bool = False) -> StoredInt8:
     """Eight bits, a scale for each output.
 
     Args:
         is_turned: Whether inputs are turned, see `turned`; compiled products alone do so.
+        has_zeros: Whether a number of its own stands for zero in each output; likewise.
     """
 
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
-        return round_channels(turn_weight(rows) if is_turned else rows)
+        rows = turn_weight(rows) if is_turned else rows
+        if not has_zeros:
+            return round_channels(rows)
+        values, *others = round_ranges(rows.float())
+        return values.to(torch.int8), *others
 
     stored = StoredInt8(linear)
     stored.is_turned = is_turned
-    values, scales = _in_slices(linear.weight, rounding)
+    values, scales, *zeros = _in_slices(linear.weight, rounding)
     stored.weight = nn.Parameter(values, requires_grad=False)
     stored.weight_scale = nn.Parameter(scales, requires_grad=False)
+    stored.weight_zero = zeros[0] if zeros else None
     return stored
 
 

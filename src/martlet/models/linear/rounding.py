@@ -98,6 +98,26 @@ def round_channels(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().to(torch.int8), scale
 
 
+def round_ranges(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds each row to 8 bits between its smallest and its largest value, zero included.
+
+    A range that reaches as far to both sides of zero has fewer steps for most rows.
+
+    Args:
+        rows: `[N, K]` in fp32.
+
+    Returns:
+        Whole numbers from -128 to 127 `[N, K]`, scales `[N, 1]`, and the whole numbers that stand
+        for zero `[N, 1]`, all in fp32.
+    """
+    lowest, highest = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+    lowest = lowest.clamp(max=0)
+    width = (highest.clamp(min=0) - lowest).clamp(min=torch.finfo(torch.float32).tiny * 1e3)
+    scales = width / 255
+    zeros = -128 - (lowest / scales).round()
+    return ((rows / scales).round() + zeros).clamp(max=127), scales, zeros
+
+
 def group_scales(weight: Tensor, num_groups: int) -> Tensor:
     """The scale of each group for four bits, the one of several that rounds it best.
 

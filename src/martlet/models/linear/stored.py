@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.models.linear.rounding import FourBits, FourBitSteps
+from martlet.models.linear.rounding import FourBits, FourBitSteps, round_ranges
 from martlet.models.linear.turned import turn_tokens
 from martlet.models.linear.words import VALUES_PER_WORD, in_awq_order, unpack_words
 
@@ -46,6 +46,9 @@ class StoredInt8(nn.Module):
     bias: Tensor | None
     is_turned = False
     """Whether the weight was turned before it was rounded, here and not in a file."""
+    weight_zero: Tensor | None = None
+    """`[out, 1]` in fp32: the numbers that stand for zero, if it was rounded here so. Then tokens
+    have such numbers too."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -58,8 +61,14 @@ class StoredInt8(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in] -> [..., out]`."""
         rows = x.reshape(-1, self.in_features)
-        rows, scale = quantize_tokens(turn_tokens(rows) if self.is_turned else rows)
-        out = rows @ self.weight.float().T * scale * self.weight_scale.float().T
+        rows = turn_tokens(rows) if self.is_turned else rows.float()
+        if self.weight_zero is None:
+            rows, scale = quantize_tokens(rows)
+            weight = self.weight.float()
+        else:
+            values, scale, zeros = round_ranges(rows)
+            rows, weight = values - zeros, self.weight - self.weight_zero
+        out = rows @ weight.T * scale * self.weight_scale.float().T
         if self.bias is not None:
             out = out + self.bias.float()
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)

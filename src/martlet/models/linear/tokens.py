@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from martlet.models.machine_code.kind import TOKENS_AT_ONCE
+from martlet.models.machine_code.kind import TOKENS_AT_ONCE, TokenKind
 from martlet.models.openmp import Call, run
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ class RoundedTokens:
     """Tokens as the compiled products take them."""
 
     memory: Tensor
-    """In one piece, since a step rounds a hundred times: the values `[G, T, K / G]` in int8, from
-    -127 to 127, the scales `[G, T]` in fp32, and the offsets `[G, T]` in int32: the sum of a
-    group's values times -128, for what weights have too much. A product goes through it group by
-    group."""
+    """In one piece, since a step rounds a hundred times: the values `[G, T, K / G]` in int8, the
+    scales `[G, T]` in fp32, and the offsets `[G, T]` in int32: the sum of a group's values times
+    -128, for what weights have too much. A product goes through it group by group. Tokens with
+    zeros have one group, and behind the offsets the sum of the values `[T]` and the number that
+    stands for zero `[T]`, both in fp32 and times the scale."""
     num_rows: int
     num_groups: int
     shape: torch.Size
@@ -51,41 +52,33 @@ def places(memory: int, num_rows: int, width: int, num_groups: int) -> tuple[int
 
 def num_bytes(num_rows: int, width: int, num_groups: int) -> int:
     """The memory that rounded tokens take."""
-    return num_rows * (width + 2 * _SCALE_BYTES * num_groups)
+    return num_rows * (width + 2 * _SCALE_BYTES * (num_groups + 1))
 
 
-def round_tokens(x: Tensor, group_size: int, *, is_turned: bool = False) -> RoundedTokens:
+def round_tokens(x: Tensor, group_size: int, kind: TokenKind) -> RoundedTokens:
     """Rounds to the nearest, in a compiled function: `can_compile` must hold.
 
     Args:
         x: `[..., K]` on the CPU.
         group_size: K / G, a multiple of 16.
-        is_turned: Whether they are turned first, see `turned`.
+        kind: What they are to be rounded as.
     """
     width = x.shape[-1]
-    rows = x if x.dtype == torch.bfloat16 else x.float()
-    rows = rows.contiguous()
+    rows = x.to(kind.dtype).contiguous()
     num_rows, num_groups = rows.numel() // width, width // group_size
     memory = torch.empty(num_bytes(num_rows, width, num_groups), dtype=torch.int8)
     tokens = RoundedTokens(memory, num_rows, num_groups, x.shape, x.dtype)
-    how = (num_rows, width, group_size, rows.dtype)
-    call = rounding(rows.data_ptr(), memory.data_ptr(), *how, is_turned=is_turned)
+    sizes = (num_rows, width, group_size)
+    call = rounding(rows.data_ptr(), memory.data_ptr(), *sizes, kind)
     run(call, alone=num_rows * width <= _FEW_VALUES)
     return tokens
 
 
 def rounding(
-    x: int,
-    memory: int,
-    num_rows: int,
-    width: int,
-    group_size: int,
-    dtype: torch.dtype,
-    *,
-    is_turned: bool,
+    x: int, memory: int, num_rows: int, width: int, group_size: int, kind: TokenKind
 ) -> Call:
-    """What rounds tokens of a dtype at one address, and writes them to another."""
-    return compiled_rounding(dtype, is_turned=is_turned).call(
+    """What rounds tokens of a kind at one address, and writes them to another."""
+    return compiled_rounding(kind).call(
         -(-num_rows // TOKENS_AT_ONCE),
         x,
         *places(memory, num_rows, width, width // group_size),
@@ -94,8 +87,8 @@ def rounding(
 
 
 @cache
-def compiled_rounding(dtype: torch.dtype, *, is_turned: bool) -> "Worker":
-    """What rounds tokens of a type, bf16 or fp32; the first to ask waits for it."""
+def compiled_rounding(kind: TokenKind) -> "Worker":
+    """What rounds tokens of a kind; the first to ask waits for it."""
     from martlet.models.machine_code.token_rounding import token_rounding
 
-    return token_rounding(dtype, is_turned=is_turned)
+    return token_rounding(kind)

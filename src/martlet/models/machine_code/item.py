@@ -40,6 +40,15 @@ class Tokens(NamedTuple):
             at(b, self.offsets, b.mul(place, WORD(_NUMBER_BYTES))),
         )
 
+    def corrections(self, b: Builder, row: Value) -> tuple[Value, Value]:
+        """The addresses of a row's two, see `Outputs`, of tokens with zeros."""
+        sums = b.add(self.num_rows, row)
+        zeros = b.add(self.num_rows, sums)
+        return (
+            at(b, self.offsets, b.mul(sums, WORD(_NUMBER_BYTES))),
+            at(b, self.offsets, b.mul(zeros, WORD(_NUMBER_BYTES))),
+        )
+
 
 class Weights(NamedTuple):
     """The addresses of a layer's weights, by the parameters of `product`."""

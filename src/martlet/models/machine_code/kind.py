@@ -23,18 +23,30 @@ value more for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenKind:
+    """Tokens, and how they are rounded."""
+
+    dtype: torch.dtype
+    """Before: bf16 or fp32."""
+    is_turned: bool
+    """Whether they are turned first, because the weights were."""
+    has_zeros: bool
+    """Whether their range is that from the smallest to the largest value, and each has a number
+    that stands for zero; else it reaches as far to both sides of zero."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProductKind:
     """A product of rounded tokens with weights of few bits."""
+
+    tokens: TokenKind
+    """If they have zeros, the outputs of weights do too."""
 
     part_size: int | None
     """Inputs whose weights have a code of their own, in four bits; None for eight."""
     has_group_scales: bool
     """Whether weights have a scale for each group of inputs. Then, in four bits, a part's code is a
     zero, and else half a byte that says its step."""
-    dtype: torch.dtype
-    """Of tokens that are rounded on the way, few as they are: bf16 or fp32."""
-    is_turned: bool
-    """Whether tokens are turned before they are rounded, because the weights were."""
     looks_up: bool
     """Whether the values of many rows are multiplied by looking up their products, in four bits."""
 

@@ -1,4 +1,11 @@
-"""What becomes of the totals of a panel: scaled, with the bias, activated, and written."""
+"""What becomes of the totals of a panel: scaled, with the bias, activated, and written.
+
+Where numbers `z` and `Z` of its own stand for zero in a token and in the weights of an output,
+
+    sum((q - z) * (Q - Z)) = sum(q * Q) - Z * sum(q) - z * sum(Q - Z)
+
+Totals are of the first sum. The others are products of a number of the token and one of the output.
+"""
 
 from collections.abc import Sequence
 
@@ -8,6 +15,7 @@ from llvmlite import ir
 from martlet.models.compiled.writing import Writing
 from martlet.models.machine_code.emit import (
     FLAG,
+    FLOAT,
     FLOATS,
     HALVES,
     INT,
@@ -22,6 +30,7 @@ from martlet.models.machine_code.emit import (
     broadcast,
     from_bf16,
     load,
+    load_each,
     repeat,
     to_bf16,
 )
@@ -29,7 +38,8 @@ from martlet.models.machine_code.kind import PANEL
 from martlet.models.machine_code.tile import COLUMNS
 from martlet.models.machine_code.worker import known_function, new_function
 
-PANEL_BYTES = PANEL * 4
+_NUMBER_BYTES = 4
+PANEL_BYTES = PANEL * _NUMBER_BYTES
 """Of a panel's numbers of 32 bits."""
 
 
@@ -39,9 +49,11 @@ class Outputs:
     Args:
         module: Where its functions are written to.
         num_layers: One, or two: a gate and what it is for. What comes of two is rounded.
+        has_zeros: Whether numbers of their own stand for zero.
     """
 
-    def __init__(self, module: ir.Module, num_layers: int) -> None:
+    def __init__(self, module: ir.Module, num_layers: int, *, has_zeros: bool) -> None:
+        self._has_zeros = has_zeros
         self._masked_stores = {}
         for is_rounded, kind, suffix in ((True, HALVES, "v16i16"), (False, FLOATS, "v16f32")):
             parameters = [kind, POINTER, INT, ir.VectorType(FLAG, LANES)]
@@ -51,10 +63,16 @@ class Outputs:
         self._fma = known_function(module, "llvm.fma.v16f32", FLOATS, [FLOATS] * 3)
         self._function = self._write(module, num_layers)
 
+    @property
+    def ends_bytes(self) -> int:
+        """Of what a panel's totals meet at the end."""
+        return PANEL_BYTES * (4 if self._has_zeros else 2)
+
     def write(
         self,
         b: Builder,
         layers: Sequence[tuple[Value, Value]],
+        corrections: tuple[Value, Value],
         out: Value,
         way: Value,
         rows: Value,
@@ -64,18 +82,22 @@ class Outputs:
         """Writes those outputs that there are; the last panel may have fewer than others.
 
         Args:
-            layers: Of each the totals, and the scales and the bias of the panel's outputs.
+            layers: Of each the totals, and the ends of the panel: scales of the outputs and the
+                bias, and with zeros what corrections are multiplied with.
+            corrections: With zeros, of the first row: where `sum(q)` and `z` begin, both times the
+                scale of the token.
             out: Of the first row.
             way: A `Writing`.
             rest: The outputs from the panel's first on.
         """
         addresses = [address for layer in layers for address in layer]
-        b.call(self._function, [*addresses, out, way, rows, num_outputs, rest])
+        b.call(self._function, [*addresses, *corrections, out, way, rows, num_outputs, rest])
 
     def _write(self, module: ir.Module, num_layers: int) -> ir.Function:
-        parameters = [POINTER] * (2 * num_layers + 1) + [WORD] * 4
+        parameters = [POINTER] * (2 * num_layers + 3) + [WORD] * 4
         function, b = new_function(module, f"outputs_of_{num_layers}", parameters)
-        *addresses, out, way, rows, num_outputs, rest = function.args
+        *addresses, sums, zeros, out, way, rows, num_outputs, rest = function.args
+        corrections = (sums, zeros)
         layers = list(zip(addresses[::2], addresses[1::2], strict=True))
         is_whole = b.icmp_unsigned(">=", rest, WORD(PANEL))
 
@@ -83,11 +105,11 @@ class Outputs:
             is_wanted = b.icmp_unsigned("==", way, WORD(each))
             with b.if_then(is_wanted), b.if_else(is_whole) as (whole, part):
                 with whole:
-                    self._write_rows(b, layers, out, each, rows, num_outputs, None)
+                    self._write_rows(b, layers, corrections, out, each, rows, num_outputs, None)
                 with part:
                     # Stores with a mask take far longer.
                     count = broadcast(b, rest)
-                    self._write_rows(b, layers, out, each, rows, num_outputs, count)
+                    self._write_rows(b, layers, corrections, out, each, rows, num_outputs, count)
         b.ret_void()
         return function
 
@@ -95,6 +117,7 @@ class Outputs:
         self,
         b: Builder,
         layers: Sequence[tuple[Value, Value]],
+        corrections: tuple[Value, Value],
         out: Value,
         way: Writing,
         rows: Value,
@@ -107,11 +130,13 @@ class Outputs:
 
         def row(number: Value, _: list[Value]) -> list[Value]:
             target = at(b, out, b.mul(b.mul(number, num_outputs), WORD(itemsize)))
+            place = b.mul(number, WORD(_NUMBER_BYTES))
+            own = [load_each(b, FLOAT, each, place) for each in corrections if self._has_zeros]
             for column in COLUMNS:
-                values = [
-                    self._scaled(b, at(b, totals, b.mul(number, WORD(PANEL_BYTES))), ends, column)
-                    for totals, ends in layers
-                ]
+                values = []
+                for totals, ends in layers:
+                    of_row = at(b, totals, b.mul(number, WORD(PANEL_BYTES)))
+                    values.append(self._scaled(b, of_row, ends, own, column))
                 if is_rounded:
                     values = [to_bf16(b, value) for value in values]
                 value = values[0] if len(values) == 1 else self._gated(b, *values)
@@ -129,13 +154,19 @@ class Outputs:
 
         repeat(b, rows, [], row)
 
-    def _scaled(self, b: Builder, totals: Value, ends: Value, column: int) -> Value:
-        """Totals times the scales of the outputs, and the bias."""
+    def _scaled(
+        self, b: Builder, totals: Value, ends: Value, corrections: Sequence[Value], column: int
+    ) -> Value:
+        """Totals times the scales of the outputs, the bias, and corrections."""
         place = WORD(VECTOR_BYTES * column)
         total = load(b, FLOATS, totals, place, align=VECTOR_BYTES)
         scales = load(b, FLOATS, ends, place)
         bias = load(b, FLOATS, at(b, ends, place), WORD(PANEL_BYTES))
-        return b.call(self._fma, [total, scales, bias])
+        total = b.call(self._fma, [total, scales, bias])
+        for number, correction in enumerate(corrections, start=2):
+            of_outputs = load(b, FLOATS, at(b, ends, place), WORD(number * PANEL_BYTES))
+            total = b.call(self._fma, [correction, of_outputs, total])
+        return total
 
     def _gated(self, b: Builder, gate: Value, value: Value) -> Value:
         """`silu(gate) * value` in bf16, with the bits of `compiled.elementwise.silu_times`."""

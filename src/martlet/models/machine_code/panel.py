@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 from llvmlite import ir
 
 from martlet.models.machine_code.emit import (
+    POINTER,
     WORD,
     Builder,
     Value,
@@ -69,7 +70,7 @@ class Panel:
         self, module: ir.Module, kind: ProductKind, tiles: Tiles, *, num_layers: int = 1
     ) -> None:
         self._kind, self._tiles, self._num_layers = kind, tiles, num_layers
-        self._outputs = Outputs(module, num_layers)
+        self._outputs = Outputs(module, num_layers, has_zeros=kind.tokens.has_zeros)
 
     def prepare(self, b: Builder, *parameters: Value) -> list[Value]:
         """Memory of a thread's own, see `Memory`, and the parameters."""
@@ -122,7 +123,8 @@ class Panel:
     def _compute(self, b: Builder, item: Item, out: Value, way: Value, num_outputs: Value) -> None:
         first_output = b.mul(item.panel, WORD(PANEL))
         rest = b.sub(num_outputs, first_output)
-        ends = [at(b, each.ends, b.mul(item.panel, WORD(2 * PANEL_BYTES))) for each in item.layers]
+        ends_bytes = self._outputs.ends_bytes
+        ends = [at(b, each.ends, b.mul(item.panel, WORD(ends_bytes))) for each in item.layers]
 
         def write(first: Value, rows: Value) -> None:
             row = b.add(item.first_row, first)
@@ -130,7 +132,8 @@ class Panel:
             to = at(b, out, b.mul(place, output_bytes(b, way)))
             totals = [item.totals(layer, first) for layer in range(self._num_layers)]
             layers = list(zip(totals, ends, strict=True))
-            self._outputs.write(b, layers, to, way, rows, num_outputs, rest)
+            corrections = item.tokens.corrections(b, row)
+            self._outputs.write(b, layers, corrections, to, way, rows, num_outputs, rest)
 
         at_once, num_groups = item.memory.groups_at_once, item.num_groups
 
@@ -160,6 +163,7 @@ class Panel:
         )
         first_output = b.mul(panel, WORD(PANEL))
         to = at(b, out, b.mul(first_output, output_bytes(b, way)))
-        layer = (memory.totals, at(b, ends, b.mul(panel, WORD(2 * PANEL_BYTES))))
+        layer = (memory.totals, at(b, ends, b.mul(panel, WORD(self._outputs.ends_bytes))))
         sizes = (WORD(1), num_outputs, b.sub(num_outputs, first_output))
-        self._outputs.write(b, [layer], to, way, *sizes)
+        nothing = POINTER(None)  # A kind with zeros has no product of one row.
+        self._outputs.write(b, [layer], (nothing, nothing), to, way, *sizes)

@@ -16,7 +16,8 @@ The parameters of `product`, by the shapes of `linear/tokens`, for N outputs in 
     weight                        its values plus 128 or, of four bits, as they are stored
     group_scales                  [P, G, output] in bf16; read where there are any
     codes                         [P, K / inputs of a code, output] in uint8; read for four bits
-    ends                          [P, 2, output] in fp32: what totals are multiplied with, and bias
+    ends                          [P, 2, output] in fp32: what totals are multiplied with, and bias;
+                                  [P, 4, output] with zeros, see `Outputs`
     out                           [T, N], written
     a Writing                     of the outputs
     T, K, N, G
@@ -96,7 +97,7 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
     many of the items of `product` are one here: for few tokens a thread waits for memory alone,
     which gives most to whoever goes on reading where he is.
     """
-    rounding = Rounding(module, kind.dtype, is_turned=kind.is_turned)
+    rounding = Rounding(module, kind.tokens)
     one_row = OneRow(module, kind) if OneRow.is_for(kind) else None
 
     def prepare(
@@ -104,7 +105,8 @@ def _write_product_of_few(module: ir.Module, kind: ProductKind, panel: Panel) ->
     ) -> list[Value]:
         num_rows, width, _, num_groups = others[-4:]
         scale_bytes = b.mul(b.mul(num_rows, num_groups), WORD(4))
-        lengths = (b.mul(num_rows, width), scale_bytes, scale_bytes)
+        offset_bytes = b.mul(scale_bytes, WORD(3 if kind.tokens.has_zeros else 1))
+        lengths = (b.mul(num_rows, width), scale_bytes, offset_bytes)
         tokens = [allocate(b, num_bytes) for num_bytes in lengths]
         sizes = (num_rows, width, group_size)
         places = (x, *tokens, rounding.prepare(b, width))

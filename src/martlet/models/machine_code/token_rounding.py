@@ -5,9 +5,12 @@ The parameters of `token_rounding`, by the shapes of `linear/tokens`:
     x        [T, K], bf16 or fp32
     values   [G, T, K / G], int8, written
     scales   [G, T], fp32, written
-    offsets  [G, T], int32, written
+    offsets  [G, T], int32, written; of tokens with zeros [3, T], see `linear/tokens`
     T, K, the size of a group
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from llvmlite import ir
@@ -36,18 +39,27 @@ from martlet.models.machine_code.emit import (
     repeat,
     smaller,
 )
-from martlet.models.machine_code.kind import TOKENS_AT_ONCE, TURN, WEIGHT_ZERO
+from martlet.models.machine_code.kind import TOKENS_AT_ONCE, TURN, WEIGHT_ZERO, TokenKind
 from martlet.models.machine_code.worker import MachineCode, Worker, known_function, write_worker
 
 _LARGEST = 127.0
+_SMALLEST_VALUE, _LARGEST_VALUE, _NUM_STEPS = -128, 127, 255.0
 _SMALLEST = float(torch.finfo(torch.float32).tiny * 1e3)
 """A token of zeros has no scale of its own."""
 
 
-def token_rounding(dtype: torch.dtype, *, is_turned: bool) -> Worker:
-    """The function for tokens of a type, bf16 or fp32."""
+class _Range(NamedTuple):
+    """What the values of a group become whole numbers by."""
+
+    scale: Value
+    zero: Value
+    """The number that stands for zero."""
+
+
+def token_rounding(kind: TokenKind) -> Worker:
+    """The function for tokens of a kind."""
     module = ir.Module("token_rounding")
-    rounding = Rounding(module, dtype, is_turned=is_turned)
+    rounding = Rounding(module, kind)
 
     def prepare(b: Builder, *parameters: Value) -> list[Value]:
         *tensors, num_rows, width, group_size = parameters
@@ -67,21 +79,23 @@ def token_rounding(dtype: torch.dtype, *, is_turned: bool) -> Worker:
 
 
 class Rounding:
-    """Writes the code, from rows to groups to vectors.
+    """Writes the code for tokens of a kind, from rows to groups to vectors."""
 
-    Args:
-        dtype: Of the tokens.
-        is_turned: Whether to turn them first, see `linear/turned`.
-    """
-
-    def __init__(self, module: ir.Module, dtype: torch.dtype, *, is_turned: bool) -> None:
-        self._dtype = dtype
-        self._is_turned = is_turned
+    def __init__(self, module: ir.Module, kind: TokenKind) -> None:
+        self._dtype, self._is_turned, self._has_zeros = kind.dtype, kind.is_turned, kind.has_zeros
         kinds = [FLOATS] * 3
         self._multiply_add = known_function(module, "llvm.fma.v16f32", FLOATS, kinds)
         self._largest_of = known_function(module, "llvm.vector.reduce.umax.v16i32", INT, [INTS])
         self._sum_of = known_function(module, "llvm.vector.reduce.add.v16i32", INT, [INTS])
         self._nearest = known_function(module, "llvm.rint.v16f32", FLOATS, [FLOATS])
+        self._nearest_of_one = known_function(module, "llvm.rint.f32", FLOAT, [FLOAT])
+        reduce = "llvm.vector.reduce"
+        self._reductions = [
+            (known_function(module, f"{reduce}.fmin.v16f32", FLOAT, [FLOATS]), []),
+            (known_function(module, f"{reduce}.fmax.v16f32", FLOAT, [FLOATS]), []),
+            (known_function(module, f"{reduce}.fadd.v16f32", FLOAT, [FLOAT, FLOATS]), [FLOAT(0.0)]),
+        ]
+        """With what they take before a vector."""
 
     def rows(
         self,
@@ -113,10 +127,15 @@ class Rounding:
                 here = b.add(b.mul(place, num_rows), number)
                 to = at(b, values, b.mul(here, group_size))
                 own = (turned, start) if self._is_turned else (x, b.add(first, start))
-                scale, total = self._group(b, *own, to, group_size)
+                (scale, zero), total = self._group(b, *own, to, group_size)
                 b.store(scale, at(b, scales, b.mul(here, WORD(4))), align=4)
                 offset = b.mul(total, INT(-WEIGHT_ZERO))
                 b.store(offset, at(b, offsets, b.mul(here, WORD(4))), align=4)
+                if self._has_zeros:
+                    for correction in (total, zero):
+                        here = b.add(here, num_rows)
+                        scaled = b.fmul(b.sitofp(correction, FLOAT), scale)
+                        b.store(scaled, at(b, offsets, b.mul(here, WORD(4))), align=4)
                 return []
 
             repeat(b, num_groups, [], group)
@@ -158,31 +177,68 @@ class Rounding:
 
     def _group(
         self, b: Builder, x: Value, start: Value, values: Value, size: Value
-    ) -> tuple[Value, Value]:
-        """Rounds a group; its scale and the sum of its values."""
+    ) -> tuple[_Range, Value]:
+        """Rounds a group; its range and the sum of its values."""
         num_vectors = b.udiv(size, WORD(LANES))
         read = _load_floats if self._is_turned else self._load
+        find = self._range_with_zero if self._has_zeros else self._range
+        scale, zero = range_ = find(b, lambda place: read(b, x, start, place), num_vectors)
+        inverse = broadcast(b, b.fdiv(FLOAT(1.0), scale))
+        zeros = broadcast(b, zero)
+
+        def round_(place: Value, total: list[Value]) -> list[Value]:
+            scaled = b.fmul(read(b, x, start, place), inverse)
+            rounded = b.fptosi(b.call(self._nearest, [scaled]), INTS)
+            if self._has_zeros:
+                moved = b.add(rounded, zeros)
+                largest = each(INTS, _LARGEST_VALUE)
+                rounded = b.select(b.icmp_signed("<", moved, largest), moved, largest)
+            to = at(b, values, b.mul(place, WORD(LANES)))
+            b.store(b.trunc(rounded, ir.VectorType(BYTE, LANES)), to, align=1)
+            return [b.add(total[0], rounded)]
+
+        (totals,) = repeat(b, num_vectors, [each(INTS, 0)], round_)
+        return range_, b.call(self._sum_of, [totals])
+
+    def _range(self, b: Builder, vector: Callable[[Value], Value], num_vectors: Value) -> _Range:
+        """From as far below zero as the largest value is from it, to as far above."""
 
         def compare(place: Value, largest: list[Value]) -> list[Value]:
             # Without their signs, the bits of fp32 are in order, and those of NaN the largest.
-            bits = b.bitcast(read(b, x, start, place), INTS)
+            bits = b.bitcast(vector(place), INTS)
             return [larger(b, b.and_(bits, each(INTS, 0x7FFFFFFF)), largest[0])]
 
         (largest,) = repeat(b, num_vectors, [each(INTS, 0)], compare)
         bits = b.call(self._largest_of, [largest])
         least = b.bitcast(FLOAT(_SMALLEST), INT)
         scale = b.fdiv(b.bitcast(larger(b, bits, least), FLOAT), FLOAT(_LARGEST))
-        inverse = broadcast(b, b.fdiv(FLOAT(1.0), scale))
+        return _Range(scale, INT(0))
 
-        def round_(place: Value, total: list[Value]) -> list[Value]:
-            scaled = b.fmul(read(b, x, start, place), inverse)
-            rounded = b.fptosi(b.call(self._nearest, [scaled]), INTS)
-            to = at(b, values, b.mul(place, WORD(LANES)))
-            b.store(b.trunc(rounded, ir.VectorType(BYTE, LANES)), to, align=1)
-            return [b.add(total[0], rounded)]
+    def _range_with_zero(
+        self, b: Builder, vector: Callable[[Value], Value], num_vectors: Value
+    ) -> _Range:
+        """From the smallest value to the largest, and to zero if that lies beyond them."""
+        nothing = b.bitcast(each(INTS, 0), FLOATS)
 
-        (totals,) = repeat(b, num_vectors, [each(INTS, 0)], round_)
-        return scale, b.call(self._sum_of, [totals])
+        def compare(place: Value, carried: list[Value]) -> list[Value]:
+            value, (lowest, highest, not_finite) = vector(place), carried
+            return [
+                b.select(b.fcmp_ordered("<", value, lowest), value, lowest),
+                b.select(b.fcmp_ordered(">", value, highest), value, highest),
+                # Comparisons pass over NaN.
+                b.call(self._multiply_add, [value, nothing, not_finite]),
+            ]
+
+        vectors = repeat(b, num_vectors, [nothing] * 3, compare)
+        lowest, highest, not_finite = (
+            b.call(reduce, [*first, each_])
+            for (reduce, first), each_ in zip(self._reductions, vectors, strict=True)
+        )
+        width = b.fadd(b.fsub(highest, lowest), not_finite)
+        is_wide = b.fcmp_unordered(">", width, FLOAT(_SMALLEST))  # or NaN, which stays
+        scale = b.fdiv(b.select(is_wide, width, FLOAT(_SMALLEST)), FLOAT(_NUM_STEPS))
+        steps = b.call(self._nearest_of_one, [b.fmul(lowest, b.fdiv(FLOAT(1.0), scale))])
+        return _Range(scale, b.sub(INT(_SMALLEST_VALUE), b.fptosi(steps, INT)))
 
     def _load(self, b: Builder, x: Value, start: Value, place: Value) -> Value:
         index = b.add(start, b.mul(place, WORD(LANES)))
