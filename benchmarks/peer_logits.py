@@ -55,6 +55,38 @@ def by_llama_cpp(job: Job, rows: Rows) -> npt.NDArray[np.float32]:
     return np.concatenate(parts)
 
 
+def by_vllm(job: Job, rows: Rows) -> npt.NDArray[np.float32]:
+    """Logarithms of probabilities, which differ from logits by a number for each position."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, SamplingParams
+
+    vocab_size = _vocab_size(job)
+    engine = LLM(
+        model=job.model,
+        dtype=job.dtype,
+        max_model_len=max(map(len, rows)) + 1,
+        max_logprobs=vocab_size,
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        enable_prefix_caching=False,
+    )
+    params = SamplingParams(
+        temperature=0,
+        max_tokens=1,
+        prompt_logprobs=vocab_size,
+        logprobs=vocab_size,
+        detokenize=False,
+    )
+    parts = []
+    for done in engine.generate([{"prompt_token_ids": row} for row in rows], params):
+        for position in (*done.prompt_logprobs[1:], done.outputs[0].logprobs[0]):
+            found = np.full(vocab_size, -np.inf, np.float32)
+            for token_id, score in position.items():
+                found[token_id] = score.logprob
+            parts.append(found)
+    return np.stack(parts)
+
+
 def _vocab_size(job: Job) -> int:
     config = json.loads(Path(job.model, "config.json").read_text(encoding="utf-8"))
     return int(config["vocab_size"])
@@ -63,10 +95,12 @@ def _vocab_size(job: Job) -> int:
 def main() -> None:
     module, scratch = sys.argv[1], Path(sys.argv[2])
     job = Job.read(str(scratch / "job.json"))
-    importlib.import_module(module).convert(job)
-    by = {"openvino": by_openvino, "llama_cpp": by_llama_cpp}[module.rpartition(".")[2]]
+    by = {"openvino": by_openvino, "llama_cpp": by_llama_cpp, "vllm_cpu": by_vllm}
+    engine = importlib.import_module(module)
+    if hasattr(engine, "convert"):
+        engine.convert(job)
     rows: Rows = json.loads((scratch / "rows.json").read_text())
-    np.save(scratch / "logits.npy", by(job, rows))
+    np.save(scratch / "logits.npy", by[module.rpartition(".")[2]](job, rows))
 
 
 if __name__ == "__main__":

