@@ -101,6 +101,7 @@ def main() -> None:
         engine.convert(job)
     rows: Rows = json.loads((scratch / "rows.json").read_text())
     np.save(scratch / "logits.npy", by[module.rpartition(".")[2]](job, rows))
+    os._exit(0)  # vLLM aborts an interpreter that ends by itself.
 
 
 if __name__ == "__main__":
