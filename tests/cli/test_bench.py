@@ -1,6 +1,10 @@
 """`martlet bench` on the embedded model, with transformers as the real peer."""
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +48,36 @@ def test_martlet_and_transformers(
     again = call(*command)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_who_is_told_to_end_ends_its_contestants(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "martlet.cli.main", "bench", "demo", "--work", "alone"]
+    command += ["--rounds", "999", "--out", str(tmp_path / "report")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (started := contestants_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert talk.decode().splitlines()[-1].startswith("error: stopped")
+    assert not any(is_there(contestant) for contestant in started)
+
+
+def contestants_of(parent: int) -> list[int]:
+    """Ids of processes that run a contestant for another."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_own = (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent)
+            if is_own and b"martlet.bench.peers" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def is_there(process_id: int) -> bool:
+    return Path("/proc", str(process_id)).exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear, can_compute
 from martlet.models.linear.packed import can_pack
-from martlet.models.linear.rounded import to_int4, to_int4_steps, to_int8
+from martlet.models.linear.panels import lay_out
+from martlet.models.linear.rounded import (
+    fits_compiled_ranges,
+    to_int4,
+    to_int4_steps,
+    to_int8,
+    to_int8_panels,
+)
 from martlet.models.linear.stored import PackQuantized, SteppedInt4, StoredInt4, StoredInt8
 from martlet.models.linear.turned import can_turn
 from martlet.models.machine_code.support import can_compile, looks_up_bytes
@@ -234,3 +241,25 @@ def test_what_is_not_written_for_takes_the_operators_of_pytorch(
         request.addfinalizer(can_compile.cache_clear)
         assert isinstance(fastest_int8(fitting_int8), Int8Linear)
         assert isinstance(fastest_int4(fitting_int4, torch.bfloat16), Int4Linear)
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (1040, 896), (64, 4864)])
+def test_compiled_ranges_are_those_of_pytorch(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(shape[1], shape[0], dtype=torch.bfloat16).requires_grad_(False)
+    linear.weight[5] = 0
+    linear.weight[6] *= 1e4
+    linear.weight[7, :128] = 1 / 128  # which turning makes one number of
+    if not fits_compiled_ranges(linear):
+        pytest.skip("nothing is compiled for this CPU")
+    expected = lay_out(to_int8(linear, is_turned=True, has_zeros=True))
+    got = to_int8_panels(linear)
+    # Sums of 128 numbers in another order, of which some lie in the middle between two steps.
+    apart = got.values.int() - expected.values.int()
+    assert (apart[: shape[0] // 64].abs() <= 1).all()
+    assert apart[: shape[0] // 64].count_nonzero() < 1e-4 * apart.numel()
+    layers = [
+        IntegerLinear(panels, out_features=shape[0], bias=linear.bias) for panels in (expected, got)
+    ]
+    x = torch.randn(40, shape[1]).bfloat16()
+    torch.testing.assert_close(layers[1](x), layers[0](x), rtol=2e-2, atol=2e-2)

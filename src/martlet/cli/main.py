@@ -4,6 +4,7 @@ Importing it loads Typer and nothing heavier; what a verb needs, it imports itse
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -105,7 +106,11 @@ for _verb in _VERBS:
 
 
 def run() -> None:
-    """Runs the command line and exits: an error is one red line and the exit code of its kind."""
+    """Runs the command line and exits: an error is one red line and the exit code of its kind.
+
+    Who is told to end, ends as by Ctrl-C: processes that it started end with it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with leaving_at_once():
         ending_well(app)
 

@@ -15,7 +15,8 @@ from martlet.errors import ModelError
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _LFS_POINTER_START = b"version https://git-lfs"
-_AGAIN = "download it again"
+AGAIN = "download it again"
+"""The advice at the end of each error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def read_shard(path: Path) -> Shard:
         described = json.loads(header)
         tensors = tuple(sorted(_parse_entries(described, data_start), key=_offset))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: the safetensors header cannot be read; {_AGAIN}") from error
+        raise ModelError(f"{path}: the safetensors header cannot be read; {AGAIN}") from error
     _check_layout(path, tensors, data_start, size_bytes)
     return Shard(path=path, header=header, tensors=tensors, size_bytes=size_bytes)
 
@@ -73,9 +74,9 @@ def _read_header(path: Path, size_bytes: int) -> bytes:
             raise ModelError(f"{path} is a Git LFS pointer, not the weights; run: git lfs pull")
         num_header_bytes = int.from_bytes(start[:_LENGTH_BYTES], "little")
         if len(start) < _LENGTH_BYTES or num_header_bytes > _MAX_HEADER_BYTES:
-            raise ModelError(f"{path} is not a safetensors file; {_AGAIN}")
+            raise ModelError(f"{path} is not a safetensors file; {AGAIN}")
         if _LENGTH_BYTES + num_header_bytes > size_bytes:
-            raise ModelError(f"{path} is cut short within its header; {_AGAIN}")
+            raise ModelError(f"{path} is cut short within its header; {AGAIN}")
         file.seek(_LENGTH_BYTES)
         return file.read(num_header_bytes)
 
@@ -112,15 +113,15 @@ def _check_layout(
     expected_bytes = data_start
     for tensor in tensors:
         if tensor.offset_bytes != expected_bytes or tensor.size_bytes < 0:
-            raise ModelError(f"{path}: the header misplaces the tensor {tensor.name}; {_AGAIN}")
+            raise ModelError(f"{path}: the header misplaces the tensor {tensor.name}; {AGAIN}")
         expected_bytes += tensor.size_bytes
     if size_bytes < expected_bytes:
         raise ModelError(
             f"{path} is cut short: its header describes {expected_bytes:,} bytes, "
-            f"the file has {size_bytes:,}; {_AGAIN}"
+            f"the file has {size_bytes:,}; {AGAIN}"
         )
     if size_bytes > expected_bytes:
         raise ModelError(
             f"{path} is longer than its header describes "
-            f"({size_bytes:,} bytes instead of {expected_bytes:,}); {_AGAIN}"
+            f"({size_bytes:,} bytes instead of {expected_bytes:,}); {AGAIN}"
         )

@@ -27,7 +27,7 @@ from martlet.models.linear.compact import CompactLinear, CompactWeight, multipli
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.panels import Panels
 from martlet.models.machine_code import support
-from martlet.models.shard import read_shard
+from martlet.models.shard import AGAIN, read_shard
 from martlet.models.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,9 @@ class _Kept:
             metadata = json.loads(shard.header)["__metadata__"]
             self.layers: Mapping[str, Numbers] = json.loads(metadata[_LAYERS])
         except (ModelError, OSError, KeyError, ValueError) as error:
+            why = str(error).removesuffix(f"; {AGAIN}")  # It was not downloaded.
             raise ModelError(
-                f"{path} holds no packed weights that can be read ({error}); remove the file, "
+                f"{path} holds no packed weights that can be read ({why}); remove the file, "
                 "and it is made anew"
             ) from error
         self._tensors = {tensor.name: tensor for tensor in shard.tensors}

@@ -13,11 +13,15 @@ from numba import njit
 
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import bytes_at, compiled, fetch_add, floats_at, halves_at
-from martlet.models.linear.rounding import LARGEST, LARGEST_VALUE, LEAST_SCALE
-from martlet.models.machine_code.kind import MULTIPLIERS
+from martlet.models.machine_code.kind import (
+    LARGEST_STEPS,
+    LARGEST_VALUE,
+    LEAST_SCALE,
+    MULTIPLIERS,
+)
 
 _MULTIPLIERS = np.array(MULTIPLIERS, np.float32)
-_LARGEST, _LARGEST_VALUE = np.float32(LARGEST), np.float32(LARGEST_VALUE)
+_LARGEST_STEPS, _LARGEST_VALUE = np.float32(LARGEST_STEPS), np.float32(LARGEST_VALUE)
 _LEAST_SCALE, _NONE, _ZERO = np.float32(LEAST_SCALE), np.float32(0), np.float32(7)
 _WORST = np.float32(np.inf)
 _HALF_BITS = np.uint32(16)
@@ -33,7 +37,7 @@ def round_steps() -> Any:
     `[N]` in fp32; N; K; and K / G.
     """
     # The numbers too: they are other folders', and `version` does not know of them.
-    sources = version(), LARGEST, LARGEST_VALUE, MULTIPLIERS
+    sources = version(), LARGEST_STEPS, LARGEST_VALUE, LEAST_SCALE, MULTIPLIERS
 
     @compiled
     def work(arguments: Any) -> None:
@@ -64,7 +68,7 @@ def _in_steps(weights: Any, steps: Any) -> Any:
         bits[index] = np.uint32(weights[index]) << _HALF_BITS
     for index in range(len(steps)):
         largest = max(largest, abs(steps[index]))
-    scale = max(largest / _LARGEST, _LEAST_SCALE)
+    scale = max(largest / _LARGEST_STEPS, _LEAST_SCALE)
     for index in range(len(steps)):
         steps[index] = steps[index] / scale
     return scale

@@ -68,7 +68,12 @@ def lay_out(stored: StoredInt8 | StoredInt4 | SteppedInt4) -> Panels:
 
 def _eight_bits(stored: StoredInt8) -> Panels:
     # With the highest bit changed, a signed byte is unsigned and 128 more.
-    values = stored.weight.detach().view(torch.uint8)
+    weight, scales = stored.weight.detach(), stored.weight_scale.float()
+    values = weight.view(torch.uint8)
+    own: tuple[Tensor, ...] = ()
+    if stored.weight_zero is not None:
+        sums = weight.sum(dim=1, keepdim=True)
+        own = corrections(scales, stored.weight_zero, sums, stored.in_features)
     return Panels(
         group_size=stored.in_features,
         part_size=None,
@@ -76,7 +81,7 @@ def _eight_bits(stored: StoredInt8) -> Panels:
         values=_in_panels(values, 8, lambda rows: (rows ^ WEIGHT_ZERO).unflatten(-1, (-1, 4))),
         codes=None,
         group_scales=None,
-        ends=_ends(stored.weight_scale.float(), stored.bias, *_corrections(stored)),
+        ends=ends(scales, stored.bias, *own),
     )
 
 
@@ -92,7 +97,7 @@ def _with_steps(stored: SteppedInt4) -> Panels:
         values=_in_panels(rounded.values, 4, _two_in_a_byte),
         codes=by_panel(low | (high << 4)),
         group_scales=None,
-        ends=_ends(rounded.scales, stored.bias),
+        ends=ends(rounded.scales, stored.bias),
     )
 
 
@@ -106,22 +111,24 @@ def _with_group_scales(stored: StoredInt4) -> Panels:
         values=_in_panels(stored.values(), 4, _two_in_a_byte),
         codes=by_panel(stored.group_zeros().to(torch.uint8)),
         group_scales=by_panel(scales.bfloat16()),
-        ends=_ends(torch.ones(stored.out_features, 1), stored.bias),
+        ends=ends(torch.ones(stored.out_features, 1), stored.bias),
     )
 
 
-def _ends(scales: Tensor, bias: Tensor | None, *corrections: Tensor) -> Tensor:
+def ends(scales: Tensor, bias: Tensor | None, *others: Tensor) -> Tensor:
+    """See `Panels.ends`: of scales `[out, 1]`, the bias `[out]` and other numbers `[out, 1]`."""
     shift = torch.zeros_like(scales) if bias is None else bias.detach().float().unsqueeze(1)
-    return by_panel(torch.cat((scales, shift, *corrections), dim=1))
+    return by_panel(torch.cat((scales, shift, *others), dim=1))
 
 
-def _corrections(stored: StoredInt8) -> tuple[Tensor, ...]:
-    """See `machine_code/outputs`."""
-    zeros, scales = stored.weight_zero, stored.weight_scale.float()
-    if zeros is None:
-        return ()
-    sums = stored.weight.detach().sum(dim=1, keepdim=True) - stored.in_features * zeros
-    return -scales * zeros, -scales * sums
+def corrections(scales: Tensor, zeros: Tensor, sums: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """What outputs with zeros have at their ends besides, see `machine_code/outputs`.
+
+    Args:
+        scales, zeros, sums: Of each output's weights, `[out, 1]`; the sums are of its values.
+        width: K.
+    """
+    return -scales * zeros, -scales * (sums - width * zeros)
 
 
 def _two_in_a_byte(rows: Tensor) -> Tensor:

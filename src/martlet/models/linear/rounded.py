@@ -12,6 +12,7 @@ from martlet.models.compiled.threads import is_compiled_for, run
 from martlet.models.linear.fastest import fastest_fp8, fastest_int4, fastest_int8
 from martlet.models.linear.fp8 import StoredFp8, round_rows
 from martlet.models.linear.integer import IntegerLinear, can_multiply
+from martlet.models.linear.panels import Panels, corrections, ends
 from martlet.models.linear.rounding import (
     FourBits,
     FourBitSteps,
@@ -22,8 +23,11 @@ from martlet.models.linear.rounding import (
 )
 from martlet.models.linear.stored import RoundedInt4, SteppedInt4, StoredInt8
 from martlet.models.linear.turned import can_turn, turn_weight
+from martlet.models.machine_code.kind import PANEL
 from martlet.models.weights import GROUP_SIZE, SCALE_SIZES, STEP_GROUP_SIZE, Weights
 
+_OUTPUTS_AT_ONCE = 16
+"""That a thread of the compiled function takes."""
 _VALUES_AT_ONCE = 2**18
 """Rounding makes several copies in fp32, which should stay in the cache."""
 
@@ -38,6 +42,10 @@ def round_linear(linear: nn.Linear, weights: Weights) -> nn.Module | None:
         case "int8":
             if not can_multiply(linear.weight):
                 return fastest_int8(to_int8(linear))
+            if fits_compiled_ranges(linear):
+                panels = to_int8_panels(linear)
+                bias = None if linear.bias is None else linear.bias.detach()
+                return IntegerLinear(panels, out_features=linear.out_features, bias=bias)
             is_turned = can_turn(linear.in_features)
             return fastest_int8(to_int8(linear, is_turned=is_turned, has_zeros=True))
         case "int4" if linear.in_features % GROUP_SIZE == 0:
@@ -60,10 +68,10 @@ def to_int8(linear: nn.Linear, *, is_turned: bool = False, has_zeros: bool = Fal
     """
 
     def rounding(rows: Tensor) -> tuple[Tensor, ...]:
-        rows = turn_weight(rows) if is_turned else rows
+        rows = turn_weight(rows.float()) if is_turned else rows.float()
         if not has_zeros:
             return round_channels(rows)
-        values, *others = round_ranges(rows.float())
+        values, *others = round_ranges(rows)
         return values.to(torch.int8), *others
 
     stored = StoredInt8(linear)
@@ -73,6 +81,37 @@ def to_int8(linear: nn.Linear, *, is_turned: bool = False, has_zeros: bool = Fal
     stored.weight_scale = nn.Parameter(scales, requires_grad=False)
     stored.weight_zero = zeros[0] if zeros else None
     return stored
+
+
+def fits_compiled_ranges(linear: nn.Linear) -> bool:
+    """Whether `to_int8_panels` takes a layer, and is worth compiling for it."""
+    num_outputs, width = linear.weight.shape
+    fits = num_outputs % _OUTPUTS_AT_ONCE == 0 and can_turn(width)
+    return fits and is_compiled_for(linear.weight, width)
+
+
+def to_int8_panels(linear: nn.Linear) -> Panels:
+    """As `lay_out` of `to_int8`, turned and with zeros, by a compiled function."""
+    from martlet.models.compiled.range_rounding import round_to_ranges
+
+    weight = linear.weight.detach().contiguous()
+    num_outputs, width = weight.shape
+    num_panels = -(-num_outputs // PANEL)
+    is_whole = num_outputs % PANEL == 0
+    make = torch.empty if is_whole else torch.zeros
+    values = make(num_panels, width // 4, PANEL, 4, dtype=torch.uint8)
+    scales, zeros, sums = torch.empty(3, num_outputs, 1)
+    places = (each.data_ptr() for each in (weight, values, scales, zeros, sums))
+    run(round_to_ranges(), (*places, num_outputs, width))
+    return Panels(
+        group_size=width,
+        part_size=None,
+        is_turned=True,
+        values=values,
+        codes=None,
+        group_scales=None,
+        ends=ends(scales, linear.bias, *corrections(scales, zeros, sums, width)),
+    )
 
 
 def to_int4(linear: nn.Linear) -> RoundedInt4:

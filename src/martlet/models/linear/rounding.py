@@ -8,18 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from martlet.models.machine_code.kind import MULTIPLIERS, STEPS
+from martlet.models.machine_code.kind import (
+    LARGEST_STEPS,
+    LARGEST_VALUE,
+    LEAST_SCALE,
+    MULTIPLIERS,
+    STEPS,
+)
 
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Parts of a group's range that are tried: to clip the largest value may round the rest better."""
 _SHARES_OF_SCALE = (1.0, 0.95, 0.9)
-LARGEST_VALUE = _LARGEST_MULTIPLIER = 15
+_LARGEST_MULTIPLIER = 15
 _STEPS_DOWN = (-1, 0, 1, 2)
 """Multipliers that are tried, below the one that reaches a group's largest weight."""
-LARGEST = 120
-"""Of a channel in steps: eight times the largest multiplier."""
-LEAST_SCALE = 1e-12
-"""Of a channel of zeros."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,7 @@ def round_to_steps(weight: Tensor, *, num_groups: int) -> FourBitSteps:
     size of its weight: large weights matter more than their number.
     """
     weight = weight.float()
-    scales = (weight.abs().amax(dim=1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE)
+    scales = (weight.abs().amax(dim=1, keepdim=True) / LARGEST_STEPS).clamp(min=LEAST_SCALE)
     groups = (weight / scales).unflatten(1, (num_groups, -1))  # [out, G, in / G]
     importance = groups.abs()
     is_negative = -groups.amin(dim=-1, keepdim=True) >= groups.amax(dim=-1, keepdim=True)

@@ -20,6 +20,12 @@ STEPS = tuple((multiplier, zero) for multiplier in MULTIPLIERS for zero in (7, 8
 """What the sixteen codes of a part of weights of four bits stand for: a value `q` is
 `(q - zero) * multiplier`, and with the zero on the other side of its largest weight, a part has a
 value more for it."""
+LARGEST_VALUE = 15
+"""Of four bits."""
+LARGEST_STEPS = 8 * MULTIPLIERS[-1]
+"""Of an output's largest weight in steps of its scale, in four bits."""
+LEAST_SCALE = 1e-12
+"""Of an output whose weights are zeros."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
