@@ -61,6 +61,7 @@ def compile_for_crowds() -> None:
 
     attention.attend(is_rounded=False)
     elementwise.silu_times()
+    norms.rms_norm(is_wide=False)  # of heads, and of layers that transformers wrote
     norms.rms_norm(is_wide=True)
     panel_block.write_tokens(is_rounded=False)
     product.multiply_rows()
