@@ -151,6 +151,46 @@ def test_scores_of_any_size_give_weights_that_sum_to_one(make: type[KVCache]) ->
         torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=1e-2, atol=0)
 
 
+def test_scores_are_finer_than_those_of_bf16() -> None:
+    cache = new_cache(KVCache, 14, 2, 64)
+    vectors = Vectors(*(torch.randn(2, NUM_BLOCKS * 16, 64) for _ in range(2)))
+    vectors.write_to(cache)
+    step = step_of([(400, 1)], cache)
+    query = torch.randn(14, 1, 64)
+    got = attend(query, step, vectors, compiled=True, scaling=3.0).double()
+    blocks = torch.tensor(step.stretches[0].block_ids)
+    slots = (blocks[:, None] * 16 + torch.arange(16)).flatten()[:401]
+    keys, values = (each[:, slots] for each in (vectors.keys, vectors.values))
+
+    def attended(query: Tensor, keys: Tensor) -> Tensor:
+        grouped = query.double().view(2, 7, 64)
+        weights = torch.softmax(3.0 * grouped @ keys.double().transpose(1, 2), dim=-1)
+        return (weights @ values.double()).view(1, 14, 64)
+
+    exact = attended(query, keys)
+    by_bf16 = (attended(query.bfloat16(), keys.bfloat16()) - exact).norm()
+    rounding = (exact.bfloat16() - exact).norm()
+    assert (got - exact).norm() < 1.1 * rounding < 0.3 * by_bf16
+
+
+@pytest.mark.parametrize("length", [1e-12, 1.0, 1e4])
+def test_no_sum_of_products_leaves_its_bits(length: float) -> None:
+    cache = new_cache(KVCache, 14, 2, 64)
+    same, one = torch.full((64,), length / 8), torch.zeros(64)
+    one[5] = length
+    for vector in (same, one):
+        vectors = Vectors.put_in(cache)
+        vectors.keys = vector.expand(2, NUM_BLOCKS * 16, 64).clone()
+        vectors.keys[:, ::2] *= -1
+        vectors.values = torch.full_like(vectors.keys, 1.0)
+        vectors.values[:, ::2] = -1.0
+        vectors.write_to(cache)
+        step = step_of([(700, 1)], cache)
+        query = vector.expand(14, 1, 64)
+        out = attend(query, step, vectors, compiled=True, scaling=50 / length**2)
+        torch.testing.assert_close(out.float(), torch.full((1, 14, 64), 1.0))
+
+
 @in_both_caches
 def test_a_query_of_zeros_attends_to_all_alike(make: type[KVCache]) -> None:
     cache = new_cache(make, 14, 2, 64)
@@ -191,9 +231,9 @@ def test_layers_of_another_form_have_no_panels(make: type[KVCache]) -> None:
 
 
 COMPILE = """
-from martlet.models.compiled import attention, panel_block
+from martlet.models.compiled import attention, number_block
 
-panel_block.write_tokens(is_rounded={is_rounded})
+number_block.write_tokens(is_rounded={is_rounded})
 attention.attend(is_rounded={is_rounded})
 """
 ATTEND = """

@@ -159,12 +159,12 @@ def test_the_pool_takes_what_was_planned(
     taken = [
         pool._scales.nbytes + sum(each.nbytes for each in pool.slots)
         if isinstance(pool, RoundedPool)
-        else pool.blocks.nbytes  # type: ignore[union-attr]
+        else pool.blocks.nbytes + pool.scales.nbytes  # type: ignore[union-attr]
         for pool in cache._pools
     ]
     assert np.sum(taken) == rounded_bytes_per_token(model.layers) * 3 * BLOCK_SIZE
     if not has_panels:
-        planned = kv_bytes_per_token(tiny_llama.shape, bytes_per_value=1)
+        planned = kv_bytes_per_token(tiny_llama.shape, bytes_per_value=1, has_scales=True)
         assert rounded_bytes_per_token(model.layers) == planned
 
 

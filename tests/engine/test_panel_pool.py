@@ -47,7 +47,9 @@ def assert_same(caches: tuple[KVCache, KVCache]) -> None:
     ours, theirs = (cache.gather(0, cache.head_blocks(0, ids)) for cache in caches)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.shape == other.shape == (NUM_KV_HEADS, 3, 64, DIM)
-        assert torch.equal(mine, other)
+        # Sixteen bits are not those of bf16, but nearer to what was written than these are.
+        error = (mine.float() - other.float()).norm() / other.float().norm()
+        assert error == 0 if isinstance(caches[0], Int8Cache) else error < 2**-9
 
 
 def test_what_is_written_is_gathered(caches: tuple[KVCache, KVCache]) -> None:

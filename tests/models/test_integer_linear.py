@@ -179,13 +179,15 @@ def test_a_gate_in_the_product_gives_the_bits_of_a_pass_of_its_own(
         setattr(mlp, name, layer)
     mlp.act_fn = nn.SiLU()
     fused, gate, up = GatedMLP(mlp), mlp.gate_proj, mlp.up_proj
+    fused.widen()
     assert isinstance(gate, IntegerLinear)
     assert gate.is_like(up)
     assert not gate.is_like(mlp.down_proj)
     for num_rows in (37, 70, 400):
         x = rows_of_all_sizes(num_rows, width).bfloat16()
-        assert torch.equal(gate.gated(up, gate.rounded(x)), fused._activated(gate(x), up(x)))
-        assert torch.equal(fused(x), mlp.down_proj(fused._activated(gate(x), up(x))))
+        expected = fused._activated(gate(x), up(x), x)
+        assert torch.equal(gate.gated(up, gate.rounded(x)), expected)
+        assert torch.equal(fused(x), mlp.down_proj(expected))
 
 
 @pytest.mark.parametrize("kind", ROUNDED)

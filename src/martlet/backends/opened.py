@@ -15,6 +15,7 @@ from martlet.engine.config import KVDtype
 from martlet.errors import ModelError, ParameterError
 from martlet.lora.folder import open_adapter
 from martlet.lora.provenance import ServingIdentity, check_provenance
+from martlet.models.compiled.threads import keeps_numbers
 from martlet.models.context import Config, context_limit, positions_allow
 from martlet.models.decoder.config import read_decoder_config
 from martlet.models.folder import ModelFolder, open_folder
@@ -154,7 +155,7 @@ def _memory(
     is_cuda = device.type == "cuda"
     return plan_memory(
         weights_bytes=held_bytes(folder, dtype, options.weights),
-        kv_bytes_per_token=_cache_bytes_per_token(folder, dtype, options.kv_dtype),
+        kv_bytes_per_token=_cache_bytes_per_token(folder, dtype, device, options.kv_dtype),
         block_size=options.block_size,
         max_context_tokens=asked,
         max_num_requests=options.max_num_requests,
@@ -198,10 +199,15 @@ def _config(folder: ModelFolder, options: BackendOptions) -> Config:
     return load_config(folder, trust_remote_code=options.trust_remote_code)
 
 
-def _cache_bytes_per_token(folder: ModelFolder, dtype: torch.dtype, kv_dtype: KVDtype) -> int:
-    bytes_per_value = dtype.itemsize if kv_dtype == "model" else 1
+def _cache_bytes_per_token(
+    folder: ModelFolder, dtype: torch.dtype, device: torch.device, kv_dtype: KVDtype
+) -> int:
+    is_rounded = kv_dtype != "model"
+    has_scales = is_rounded or keeps_numbers(dtype, device)
+    size = 1 if is_rounded else dtype.itemsize
     try:
-        return max(1, kv_bytes_per_token(folder.shape, bytes_per_value=bytes_per_value))
+        num_bytes = kv_bytes_per_token(folder.shape, bytes_per_value=size, has_scales=has_scales)
+        return max(1, num_bytes)
     except ModelError:
         # A model that keeps a state instead of keys: the guard will send it to transformers, which
         # needs no pool.

@@ -220,7 +220,6 @@ def paged_attention(
     """
     layer = layer_index(module)
     step = martlet_step
-    step.cache.write(layer, key[0], value[0], step.slots)
     head = _Head(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         reach=Reach(
@@ -232,7 +231,11 @@ def paged_attention(
     )
     panels = step.cache.panels(layer)
     if panels is not None and head.is_plain and step.stretches:
+        panels.write(key[0], value[0], step.slots)
         return _attend_compiled(query[0], panels, step, head)[None], None
+    # A decoder in bf16 may have them in fp32.
+    query, key, value = (each.to(step.cache.dtype) for each in (query, key, value))
+    step.cache.write(layer, key[0], value[0], step.slots)
     parts = []  # of [t, Hq, Dv], in the order of the rows
     for group in step.decode_groups:
         keys, values = step.cache.gather(layer, group.table.head_blocks(layer, step.cache))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from martlet.engine.panel_pool import PanelPool
@@ -87,7 +88,7 @@ class LayerAttention:
     """
 
     def __init__(self, pool: PanelPool, *, num_heads: int, dim: int, scaling: float) -> None:
-        self._blocks = pool.blocks
+        self._pool = pool
         num_kv_heads = pool.blocks.shape[1]
         self._shape = (num_kv_heads, num_heads // num_kv_heads, dim)
         self._scale = ctypes.c_float(scaling)
@@ -99,7 +100,8 @@ class LayerAttention:
             query, out: Addresses.
             token_bytes, head_bytes: How far apart tokens and heads of the query are.
         """
-        places = (query, self._blocks.data_ptr(), ctypes.addressof(self._scale), out)
+        tensors = (self._pool.blocks.data_ptr(), self._pool.scales.data_ptr())
+        places = (query, *tensors, ctypes.addressof(self._scale), out)
         return (*places, token_bytes, head_bytes, *self._shape)
 
 
@@ -114,18 +116,19 @@ def attend(
     """Attends for all tokens of a step; their own keys and values are in the pool.
 
     Args:
-        query: `[Hq, T, D]`.
+        query: `[Hq, T, D]`, in fp32 or bf16.
         first_keys: `[T]`, the first position that each token sees; the last one is its own.
 
     Returns:
-        `[T, Hq, D]`.
+        `[T, Hq, D]` in bf16.
     """
     from martlet.models.compiled import attention
 
+    query = query.float()
     if query.stride(-1) != 1:
         query = query.contiguous()
     num_heads, num_tokens, dim = query.shape
-    out = query.new_empty(num_tokens, num_heads, dim)
+    out = query.new_empty(num_tokens, num_heads, dim, dtype=torch.bfloat16)
     own = LayerAttention(pool, num_heads=num_heads, dim=dim, scaling=scaling)
     strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
     arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)

@@ -16,7 +16,6 @@ from torch import Tensor
 from martlet.engine.panel_pool import PanelPool
 from martlet.engine.plain_pool import PlainPool, Scratch
 from martlet.models.guard import LayerShape
-from martlet.models.memory import SCALE_BYTES
 
 
 class KVCache:
@@ -49,6 +48,8 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.layers = tuple(layers)
+        self.dtype = dtype
+        """Of what is gathered, and of what is written to layers that have no panels."""
         self._like = torch.empty(0, dtype=dtype, device=device)
         stored = self._like.to(self.STORED or dtype)
         self._scratch = Scratch(stored), Scratch(stored)
@@ -155,4 +156,4 @@ class KVCache:
 
 def rounded_bytes_per_token(layers: Sequence[LayerShape]) -> int:
     """Bytes that all layers store for a token in eight bits, with the scales."""
-    return sum(layer.values_per_token + 2 * SCALE_BYTES * layer.num_kv_heads for layer in layers)
+    return sum(layer.values_per_token + layer.scale_bytes_per_token for layer in layers)

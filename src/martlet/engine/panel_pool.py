@@ -1,7 +1,7 @@
 """Keys and values of a layer, laid out as the compiled attention multiplies them.
 
 A block has all that a layer keeps of its tokens in one place, so that the CPU reads it from memory
-in one go. What lies where in it, `martlet.models.compiled.panel_block` draws.
+in one go. What lies where in it, `martlet.models.compiled.number_block` draws.
 
 Shapes: T tokens of a step, R requests, N blocks of a request, L = N * 16 keys, Hkv key-value heads,
 D width of a head.
@@ -23,7 +23,7 @@ _BLOCK_SIZE = 16
 
 
 class PanelPool:
-    """The blocks of a layer.
+    """The blocks of a layer, in whole numbers of sixteen bits.
 
     Args:
         layer: What it stores; one that `fits` said yes to.
@@ -31,17 +31,18 @@ class PanelPool:
     """
 
     is_rounded = False
-    """Which of the compiled functions read and write it."""
+    """Whether it has less precision than bf16 has."""
 
     def __init__(self, layer: LayerShape, num_blocks: int) -> None:
+        from martlet.models.compiled.number_block import numbers
+
         self.num_kv_heads, self._dim = layer.num_kv_heads, layer.key_dim
-        dim = self._dim
-        shape = (num_blocks, self.num_kv_heads, 2, _BLOCK_SIZE * dim)
-        self.blocks = reserved(shape, torch.bfloat16, torch.device("cpu"))
-        """`[blocks, Hkv, 2, 16 * D]`."""
-        keys, values = self.blocks.unbind(2)
-        self._keys = keys.unflatten(2, (dim // 2, _BLOCK_SIZE, 2))
-        self._values = values.unflatten(2, (_BLOCK_SIZE // 2, dim, 2))
+        self._numbers, cpu = numbers(is_rounded=self.is_rounded), torch.device("cpu")
+        halves = (num_blocks, self.num_kv_heads, 2)
+        self.blocks = reserved((*halves, _BLOCK_SIZE * self._dim), self._numbers.dtype, cpu)
+        """`[blocks, Hkv, 2, 16 * D]`, see `martlet.models.compiled.number_block`."""
+        self.scales = reserved((*halves, _BLOCK_SIZE), torch.float32, cpu)
+        """`[blocks, Hkv, 2, 16]`."""
 
     @staticmethod
     def fits(
@@ -58,29 +59,34 @@ class PanelPool:
         )
 
     def write(self, key: Tensor, value: Tensor, slots: Tensor) -> None:
-        """See `KVCache.write`."""
-        from martlet.models.compiled.panel_block import write
+        """See `KVCache.write`; keys and values may also be in fp32."""
+        from martlet.models.compiled.number_block import write
 
-        if key.stride(2) != 1:
-            key = key.contiguous()
-        if value.stride(2) != 1:
-            value = value.contiguous()
-        write(self.blocks, key, value, slots, is_rounded=self.is_rounded)
+        both = (each.float() for each in (key, value))
+        key, value = (each if each.stride(2) == 1 else each.contiguous() for each in both)
+        write(self.blocks, self.scales, key, value, slots, is_rounded=self.is_rounded)
 
     def gather(self, head_blocks: Tensor) -> tuple[Tensor, Tensor]:
         """See `KVCache.gather`."""
         block_ids = head_blocks[0]  # Those of the first head are counted in blocks.
-        keys = self._keys[block_ids].permute(2, 0, 1, 4, 3, 5)  # [Hkv, R, N, 16, D / 2, 2]
-        values = self._values[block_ids].permute(2, 0, 1, 3, 5, 4)  # [Hkv, R, N, 8, 2, D]
-        return keys.flatten(4).flatten(2, 3), values.flatten(3, 4).flatten(2, 3)
+        in_lane, zero = self._numbers.in_lane, self._numbers.zero
+        blocks, scales = (
+            each[block_ids].permute(3, 2, 0, 1, 4) for each in (self.blocks, self.scales)
+        )  # [2, Hkv, R, N, ...]
+        keys = blocks[0].unflatten(3, (-1, _BLOCK_SIZE, in_lane)).transpose(3, 4).flatten(4)
+        values = blocks[1].unflatten(3, (-1, self._dim, in_lane)).transpose(4, 5).flatten(3, 4)
+        both = torch.stack((keys, values)).float() - zero  # [2, Hkv, R, N, 16, D]
+        keys, values = (both * scales[..., None]).bfloat16().flatten(3, 4)
+        return keys, values
 
     def clear(self, block_ids: Tensor) -> None:
         """Zeroes blocks, `[N]` of them."""
-        self.blocks.index_fill_(0, block_ids, 0)
+        for each in (self.blocks, self.scales):
+            each.index_fill_(0, block_ids, 0)
 
     def clear_slots(self, slots: Tensor) -> None:
         """See `KVCache.clear_slots`."""
-        nothing = torch.zeros(self.num_kv_heads, len(slots), self._dim, dtype=torch.bfloat16)
+        nothing = torch.zeros(self.num_kv_heads, len(slots), self._dim)
         self.write(nothing, nothing, slots)
 
 
@@ -90,25 +96,5 @@ class RoundedPanelPool(PanelPool):
     is_rounded = True
 
     def __init__(self, layer: LayerShape, num_blocks: int) -> None:
-        from martlet.models.compiled.byte_block import bytes_of_head
-
-        self.num_kv_heads, self._dim = layer.num_kv_heads, layer.key_dim
-        shape = (num_blocks, self.num_kv_heads, bytes_of_head(self._dim))
-        self.blocks = reserved(shape, torch.uint8, torch.device("cpu"))
-        """`[blocks, Hkv, bytes]`, see `martlet.models.compiled.byte_block`."""
+        super().__init__(layer, num_blocks)
         compile_for_rounded_pools()
-
-    def gather(self, head_blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """See `KVCache.gather`."""
-        from martlet.models.compiled.byte_block import ZERO
-
-        num_bytes = _BLOCK_SIZE * self._dim
-        blocks = self.blocks[head_blocks[0]].permute(2, 0, 1, 3)  # [Hkv, R, N, bytes]
-        *parts, scales = blocks.split((num_bytes, num_bytes, blocks.shape[3] - 2 * num_bytes), 3)
-        keys = parts[0].unflatten(3, (-1, _BLOCK_SIZE, 4)).transpose(3, 4).flatten(4)
-        values = parts[1].unflatten(3, (-1, self._dim, 4)).transpose(4, 5).flatten(3, 4)
-        both = torch.stack((keys, values)).float() - ZERO  # [2, Hkv, R, N, 16, D]
-        of_each = scales.contiguous().view(torch.float32).unflatten(3, (2, _BLOCK_SIZE))
-        rounded = both * of_each.movedim(3, 0)[..., None]
-        keys, values = rounded.bfloat16().flatten(3, 4)
-        return keys, values

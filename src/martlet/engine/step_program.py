@@ -88,7 +88,7 @@ class WrittenDecoder:
 
         places, is_rounded = self.places, self.is_pool_rounded
         own = self._attention[layer].arguments(
-            places.projected, places.mixed, places.projected_bytes, 2 * self._dim
+            places.projected, places.mixed, places.projected_bytes, 4 * self._dim
         )
         function = attend(is_rounded=is_rounded)
         return Call(function.address, (*(0,) * NUM_STEP_ARGUMENTS, *own))

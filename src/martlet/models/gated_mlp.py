@@ -18,6 +18,7 @@ from martlet.models.linear.int4 import Int4Linear
 from martlet.models.linear.int8 import Int8Linear
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.packed import PackedLinear
+from martlet.models.linear.written import WrittenLinear
 
 ROWS_AT_ONCE = 512
 """Tokens that go through together: enough for the products to be as fast as for more."""
@@ -76,11 +77,17 @@ class GatedMLP(nn.Module):
                 tokens = gate.rounded(x)
                 if self._gates_in_product(x, gate):
                     return gate.gated(up, tokens)
-                return self._activated(gate.multiply(tokens), up.multiply(tokens))
+                return self._activated(gate.multiply(tokens), up.multiply(tokens), x)
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
             rows = gate.rounded(x)
-            return self._activated(gate.multiply(rows), up.multiply(rows))
-        return self._activated(gate(x), up(x))
+            return self._activated(gate.multiply(rows), up.multiply(rows), x)
+        return self._activated(gate(x), up(x), x)
+
+    def widen(self) -> None:
+        """Has the layers of the hidden one write fp32: it is rounded once, when it is activated."""
+        for layer in (self.gate_proj, self.up_proj):
+            if isinstance(layer, WrittenLinear):
+                layer.out_dtype = torch.float32
 
     def compile_for(self, dtype: torch.dtype) -> None:
         """Compiles a product with the gate, if tokens of a type will have it, before they come."""
@@ -93,21 +100,22 @@ class GatedMLP(nn.Module):
     def _gates_in_product(self, x: Tensor, gate: IntegerLinear) -> bool:
         return self.is_silu and is_compiled_for(x, gate.out_features)
 
-    def _activated(self, hidden: Tensor, up: Tensor) -> Tensor:
-        """`act(hidden) * up`; both are overwritten."""
+    def _activated(self, hidden: Tensor, up: Tensor, x: Tensor) -> Tensor:
+        """`act(hidden) * up`, of the dtype of `x`; they may be overwritten."""
         if not self.is_silu:
             activated: Tensor = self.act_fn(hidden)
-            return activated.mul_(up)
-        if not is_compiled_for(hidden, hidden.shape[-1]):
-            return F.silu(hidden, inplace=True).mul_(up)
+            return (activated * up).to(x.dtype)
+        if not is_compiled_for(x, hidden.shape[-1]):
+            return F.silu(hidden, inplace=True).mul(up).to(x.dtype)
         from martlet.models.compiled.elementwise import ROWS_AT_ONCE, silu_times
 
-        hidden, up = hidden.contiguous(), up.contiguous()
+        hidden, up = (each.float().contiguous() for each in (hidden, up))
+        out = torch.empty_like(hidden, dtype=x.dtype)
         width = hidden.shape[-1]
         num_rows = hidden.numel() // width
-        arguments = (hidden.data_ptr(), up.data_ptr(), num_rows, width)
+        arguments = (hidden.data_ptr(), up.data_ptr(), out.data_ptr(), num_rows, width)
         run(silu_times(), arguments, alone=num_rows <= ROWS_AT_ONCE)
-        return hidden
+        return out
 
 
 def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:
@@ -121,9 +129,10 @@ def fuse_mlp(module: nn.Module, dtype: torch.dtype) -> GatedMLP | None:
     if names != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return None
     candidate = GatedMLP(module)
-    if not candidate.is_packed:
+    if not candidate.is_packed or not _compute_the_same(module, candidate, dtype):
         return None
-    return candidate if _compute_the_same(module, candidate, dtype) else None
+    candidate.widen()
+    return candidate
 
 
 def _is_silu(activation: nn.Module) -> bool:

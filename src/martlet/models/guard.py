@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from martlet.errors import UnsupportedArchitectureError
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
 from martlet.models.decoder.decoder import Decoder
+from martlet.models.memory import SCALE_BYTES
 
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 PROBE_NAME = "martlet_probe"
@@ -41,6 +42,11 @@ class LayerShape:
     @property
     def values_per_token(self) -> int:
         return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+    @property
+    def scale_bytes_per_token(self) -> int:
+        """Where each head's key, and its value, has a scale."""
+        return 2 * SCALE_BYTES * self.num_kv_heads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from martlet.errors import ModelError, UnsupportedArchitectureError
 from martlet.models.causal_lm import CausalLM, logits_of, use_attention
-from martlet.models.compiled.threads import compile_all, compile_for_crowds, is_compiled_for
+from martlet.models.compiled.threads import (
+    compile_all,
+    compile_for_crowds,
+    is_compiled_for,
+    keeps_numbers,
+)
 from martlet.models.context import context_limit, first_scaled_position
 from martlet.models.decoder.decoder import Decoder
 from martlet.models.decoder.load import load_decoder
-from martlet.models.decoder.residual import widen_residual
+from martlet.models.decoder.wide import widen
 from martlet.models.folder import ModelFolder
 from martlet.models.gated_mlp import GatedMLP
 from martlet.models.guard import LayerShape, check, own_logits, packed_logits
@@ -57,8 +62,13 @@ class LoadedModel:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Bytes of keys and values that all layers store for a token."""
-        return sum(layer.values_per_token for layer in self.layers) * self.dtype.itemsize
+        """Bytes of keys and values that all layers store for a token, at most."""
+        has_scales = keeps_numbers(self.dtype, self.device)
+        return sum(
+            layer.values_per_token * self.dtype.itemsize
+            + (layer.scale_bytes_per_token if has_scales else 0)
+            for layer in self.layers
+        )
 
     def use_attention(self, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
         """Makes the model call `function` in place of its own attention."""
@@ -204,7 +214,7 @@ def _pack(module: CausalLM, weights: Weights, kept: WeightsCache | None) -> None
     with huge_pages(sum(parameter.nbytes for parameter in module.parameters())):
         swap_leaves(module, weights, kept)
     if isinstance(module, Decoder):
-        widen_residual(module)
+        widen(module)
     _compile_products(module)
 
 

@@ -13,7 +13,7 @@ GIB = 1 << 30
 RESERVE_BYTES = GIB
 """Kept free for activations, logits, the tokenizer and Python itself."""
 SCALE_BYTES = 4
-"""Of one head's key, or value, that is kept in eight bits."""
+"""Of one head's key, or value, that is kept as whole numbers."""
 POOL_SHARE = 0.5
 """The part of what remains that keys and values may take: the machine has other work."""
 MIN_CONTEXT_TOKENS = 512
@@ -75,12 +75,13 @@ class MemoryPlan:
         return tuple(lines)
 
 
-def kv_bytes_per_token(shape: ModelShape, *, bytes_per_value: int) -> int:
+def kv_bytes_per_token(shape: ModelShape, *, bytes_per_value: int, has_scales: bool = False) -> int:
     """Bytes of keys and values that one token takes in all layers.
 
     Args:
         shape: The model's measures.
-        bytes_per_value: 1 for fp8, whose scales are counted too, 2 for bf16 and fp16, 4 for fp32.
+        bytes_per_value: 1 for int8 and fp8, 2 for bf16 and fp16, 4 for fp32.
+        has_scales: Whether a head's key, and its value, has a scale.
 
     Raises:
         ModelError: If the config does not tell the layers, heads or head lengths.
@@ -92,7 +93,7 @@ def kv_bytes_per_token(shape: ModelShape, *, bytes_per_value: int) -> int:
             "number of layers, of heads, or no hidden size"
         )
     bytes_a_head = (shape.key_dim + shape.value_dim) * bytes_per_value
-    return layers * heads * (bytes_a_head + (2 * SCALE_BYTES if bytes_per_value == 1 else 0))
+    return layers * heads * (bytes_a_head + (2 * SCALE_BYTES if has_scales else 0))
 
 
 def plan_memory(

@@ -24,17 +24,20 @@ class FusedRMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.eps = eps
+        self.out_dtype = weight.dtype
+        """Of what comes out of rows in fp32, as they may be on a CPU: as the weight is, or fp32."""
         self._weight_fp32 = weight.detach().float() if weight.device.type == "cpu" else weight
         self._eps_fp32 = ctypes.c_float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`; on a CPU rows may be in fp32, and come out as the weight is."""
-        if x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
+        """`[..., D] -> [..., D]`."""
+        is_rounded = x.dtype == self.weight.dtype or self.out_dtype == self.weight.dtype
+        if is_rounded and x.is_contiguous() and is_compiled_for(self.weight, len(self.weight)):
             return self._compiled(x)
         if x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = F.rms_norm(x, self.weight.shape, self._weight_fp32, self.eps)
-        return normed.to(self.weight.dtype)
+        return normed.to(self.out_dtype)
 
     def _compiled(self, x: Tensor) -> Tensor:
         from martlet.models.compiled.norms import ROWS_AT_ONCE
@@ -62,7 +65,7 @@ class FusedRMSNorm(nn.Module):
         return Call(add_rms_norm().address, (x, added, weight, out, eps, *sizes))
 
     def call_for_heads(self, x: int, num_rows: int, num_heads: int, row_bytes: int) -> Call:
-        """What norms each of the heads at the beginning of rows, where they lie."""
+        """What norms each of the heads at the beginning of wide rows, where they lie."""
         from martlet.models.compiled.norms import norm_heads
 
         sizes = (row_bytes, num_rows, num_heads, len(self.weight))

@@ -163,7 +163,7 @@ def test_replies_do_not_depend_on_how_they_were_computed(tiny_llama: ModelFolder
 
 def test_the_pool_takes_what_was_planned(tiny_llama: ModelFolder) -> None:
     model = load_model(tiny_llama, dtype=torch.float32, device=DEVICE)
-    planned = kv_bytes_per_token(tiny_llama.shape, bytes_per_value=1)
+    planned = kv_bytes_per_token(tiny_llama.shape, bytes_per_value=1, has_scales=True)
     assert rounded_bytes_per_token(model.layers) == planned
     cache = Fp8Cache(
         model.layers, num_blocks=3, block_size=BLOCK_SIZE, dtype=model.dtype, device=DEVICE

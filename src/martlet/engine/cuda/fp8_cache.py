@@ -69,7 +69,7 @@ class Fp8Cache(KVCache):
         super().__init__(
             layers, num_blocks=num_blocks, block_size=block_size, dtype=torch.uint8, device=device
         )
-        self._dtype = dtype
+        self.dtype = dtype
         self._scales = [
             torch.zeros(2, layer.num_kv_heads, num_blocks * block_size, device=device)
             for layer in layers
@@ -94,8 +94,8 @@ class Fp8Cache(KVCache):
             for scales in self._scales[layer]
         )
         return (
-            from_fp8(keys, of_keys).to(self._dtype),
-            from_fp8(values, of_values).to(self._dtype),
+            from_fp8(keys, of_keys).to(self.dtype),
+            from_fp8(values, of_values).to(self.dtype),
         )
 
     def clear(self, block_ids: Sequence[int]) -> None:

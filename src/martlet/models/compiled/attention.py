@@ -18,36 +18,32 @@ import numpy as np
 from numba import njit
 
 from martlet.models.compiled.blocks import (
-    BLOCK_SIZE,
     BLOCKS_AT_ONCE,
     ID_BYTES,
     MIXED,
     MOST_BLOCKS,
     MOST_KEYS,
-    copy,
     fill,
     largest_of,
-    mix_blocks,
     multiply,
-    score_blocks,
-    weigh,
 )
-from martlet.models.compiled.byte_block import SCALES_BYTES
-from martlet.models.compiled.byte_block import bytes_of_head as bytes_of_rounded_head
-from martlet.models.compiled.byte_block import bytes_of_part as bytes_of_rounded_part
-from martlet.models.compiled.byte_blocks import (
+from martlet.models.compiled.number_block import (
+    BLOCK_SIZE,
+    BYTES,
+    LANE_BYTES,
+    SCALES_BYTES,
+    WORDS,
+    Numbers,
+    numbers,
+)
+from martlet.models.compiled.number_blocks import (
     HEADER_BYTES,
     SCALE,
-    largest_scale,
-    mix_bytes,
-    score_bytes,
-    to_record,
-    weigh_bytes,
+    gather_scales,
+    loops,
 )
-from martlet.models.compiled.panel_block import bytes_of_part
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
-    PAIR_BYTES,
     VECTOR_BYTES,
     WIDTH,
     compiled,
@@ -62,10 +58,10 @@ from martlet.models.compiled.vectors import (
 BLOCKS_AHEAD = 4
 """How far ahead blocks are asked for; the CPU cannot foresee where the table leads."""
 BYTES_AHEAD = 256
-"""How much of their keys and of their values: enough for the CPU to foresee the rest. Asked for
-all of them, it has no room left to foresee anything."""
+"""How much of their keys: enough for the CPU to foresee the rest. Asked for all of them, it has no
+room left to foresee anything."""
 _SCORES_BYTES = MOST_KEYS * 4
-_WEIGHTS_BYTES = MOST_KEYS * 2
+_WEIGHTS_BYTES = HEADER_BYTES + MOST_KEYS * 2
 _LOG2_E = np.float32(1.4426950408889634)
 _LEAST = np.float32(-1e30)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
@@ -73,32 +69,32 @@ _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 @cache
 def attend(*, is_rounded: bool) -> Any:
-    """The compiled function, of a pool in bf16, or of a rounded one.
+    """The compiled function.
 
-    Its argument is the address of 17 whole numbers: the address of a number in which threads count
+    Its argument is the address of 18 whole numbers: the address of a number in which threads count
     what they took; of the step, the addresses of the block table `[R, N]`, of the tiles (for each
     its first token, how many it has, and the row of the table), and of the first and the last
     position that each token sees `[T]`, the number of tiles, how many tokens the largest has, and
-    N; of the layer, the addresses of the query (bf16), of the pool, of the scale (fp32) and of the
-    output `[T, Hq, D]` (bf16), how many bytes apart tokens and heads of the query are, Hkv, G
-    and D.
+    N; of the layer, the addresses of the query (fp32), of the pool and of its scales, of the scale
+    of scores (fp32) and of the output `[T, Hq, D]` (bf16), how many bytes apart tokens and heads of
+    the query are, Hkv, G and D.
     """
-    sources = version()
+    sources, number_bytes = version(), numbers(is_rounded=is_rounded).num_bytes
 
     @compiled
-    @of_kind("rounded" if is_rounded else "plain")
+    @of_kind(numbers(is_rounded=is_rounded).name)
     def work(arguments: Any) -> None:
         _ = sources
         table, tiles, firsts, lasts = arguments[1], arguments[2], arguments[3], arguments[4]
         num_tiles, max_num_tokens, table_width = arguments[5], arguments[6], arguments[7]
-        query, pool = arguments[8], arguments[9]
-        scale, out = floats_at(arguments[10])[0] * _LOG2_E, arguments[11]
-        token_bytes, head_bytes = arguments[12], arguments[13]
-        num_kv_heads, num_heads, dim = arguments[14], arguments[15], arguments[16]
-        pool_head_bytes, header_bytes = 2 * bytes_of_part(dim), 0
-        if is_rounded:
-            pool_head_bytes, header_bytes = bytes_of_rounded_head(dim), HEADER_BYTES
-        scratch = np.empty(_scratch_bytes(max_num_tokens * num_heads, dim, header_bytes), np.uint8)
+        query, pool, scales = arguments[8], arguments[9], arguments[10]
+        scale, out = floats_at(arguments[11])[0] * _LOG2_E, arguments[12]
+        token_bytes, head_bytes = arguments[13], arguments[14]
+        num_kv_heads, num_heads, dim = arguments[15], arguments[16], arguments[17]
+        pool_head_bytes = 2 * BLOCK_SIZE * dim * number_bytes
+        num_rows = max_num_tokens * num_heads
+        scratch_bytes = num_rows * _row_bytes(dim, number_bytes) + MOST_KEYS * 4 + VECTOR_BYTES
+        scratch = np.empty(scratch_bytes, np.uint8)
         while True:
             item = fetch_add(arguments[0], 1)
             if item >= num_tiles * num_kv_heads:
@@ -116,6 +112,8 @@ def attend(*, is_rounded: bool) -> Any:
                 dim,
                 pool + kv_head * pool_head_bytes,
                 num_kv_heads * pool_head_bytes,
+                scales + kv_head * 2 * SCALES_BYTES,
+                num_kv_heads * 2 * SCALES_BYTES,
                 table + ID_BYTES * tile[2] * table_width,
                 numbers_at(firsts + 8 * token),
                 numbers_at(lasts + 8 * token),
@@ -125,27 +123,27 @@ def attend(*, is_rounded: bool) -> Any:
                 num_kv_heads * num_heads * dim * 2,
             )
             if is_rounded:
-                _attend_rounded_tile(*arguments_of_tile)
+                _attend_to_bytes(*arguments_of_tile)
             else:
-                _attend_tile(*arguments_of_tile)
+                _attend_to_words(*arguments_of_tile)
 
     return work
 
 
 @njit  # type: ignore[untyped-decorator]
-def _scratch_bytes(num_rows: int, dim: int, header_bytes: int) -> int:
-    """For each row: scores, weights, query, what it mixed, the largest score, all weights."""
-    row_bytes = _SCORES_BYTES + _WEIGHTS_BYTES + dim * 2 + dim * 4 + 4 + 4 + 2 * header_bytes
-    return num_rows * row_bytes + VECTOR_BYTES
+def _row_bytes(dim: int, number_bytes: int) -> int:
+    """For a row: scores, weights, query, what it mixed, the largest score, all weights."""
+    query_bytes = HEADER_BYTES + dim * number_bytes
+    num_bytes: int = _SCORES_BYTES + _WEIGHTS_BYTES + query_bytes + dim * 4 + 4 + 4
+    return num_bytes
 
 
-def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
-    header_bytes = HEADER_BYTES if is_rounded else 0
-    weights_bytes, query_bytes = header_bytes + _WEIGHTS_BYTES, 1 if is_rounded else 2
-    score, mix = (score_bytes, mix_bytes) if is_rounded else (score_blocks, mix_blocks)
+def _tile_by(kind: Numbers) -> Callable[..., None]:
+    number_bytes = kind.num_bytes
+    write_query, score, weigh, mix = loops(kind)
 
     @njit(error_model="numpy")  # type: ignore[untyped-decorator]
-    @of_kind("rounded" if is_rounded else "plain")
+    @of_kind(kind.name)
     def attend_tile(
         query: int,
         token_bytes: int,
@@ -155,6 +153,8 @@ def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
         dim: int,
         keys: int,
         block_bytes: int,
+        scales: int,
+        scales_bytes: int,
         ids: int,
         firsts: Any,
         lasts: Any,
@@ -168,47 +168,39 @@ def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
         scores = -(-scratch.ctypes.data // VECTOR_BYTES) * VECTOR_BYTES
         mixed, mixed_bytes = scores + num_rows * _SCORES_BYTES, dim * 4
         weights = mixed + num_rows * mixed_bytes
-        rows, row_bytes = weights + num_rows * weights_bytes, header_bytes + dim * query_bytes
+        rows, row_bytes = weights + num_rows * _WEIGHTS_BYTES, HEADER_BYTES + dim * number_bytes
         largest = floats_at(rows + num_rows * row_bytes)
         totals = floats_at(rows + num_rows * (row_bytes + 4))
-        values = keys + (bytes_of_rounded_part(dim) if is_rounded else bytes_of_part(dim))
-        scales = values + bytes_of_rounded_part(dim) + SCALES_BYTES
+        own_scales = rows + num_rows * (row_bytes + 8)
+        values = keys + BLOCK_SIZE * dim * number_bytes
         fill(mixed, num_rows * mixed_bytes // VECTOR_BYTES, _ZERO)
         for row in range(num_rows):
             largest[row], totals[row] = _LEAST, _ZERO
             place = query + row // num_heads * token_bytes + row % num_heads * head_bytes
-            if is_rounded:
-                to_record(place, dim, rows + row * row_bytes)
-            else:
-                copy(place, dim // (2 * WIDTH), rows + row * row_bytes)
-        end = lasts[num_tokens - 1] // BLOCK_SIZE + 1
+            write_query(place, dim, rows + row * row_bytes)
+        end_key = lasts[num_tokens - 1] + 1
+        end = (end_key - 1) // BLOCK_SIZE + 1
         for start in range(firsts[0] // BLOCK_SIZE, end, MOST_BLOCKS):
             count, table = min(MOST_BLOCKS, end - start), ids + start * ID_BYTES
+            for index in range(start, start + count):
+                prefetch(scales + numbers_at(ids)[index] * scales_bytes, 2 * SCALES_BYTES)
             for first in range(0, count, BLOCKS_AT_ONCE):
                 size = min(BLOCKS_AT_ONCE, count - first)
                 ahead = start + first + BLOCKS_AHEAD
                 for index in range(ahead, min(ahead + size, end)):
-                    block = numbers_at(ids)[index] * block_bytes
-                    if is_rounded:
-                        prefetch(keys + block, bytes_of_rounded_head(dim))
-                    else:
-                        prefetch(keys + block, BYTES_AHEAD)
-                        prefetch(values + block, BYTES_AHEAD)
+                    prefetch(keys + numbers_at(ids)[index] * block_bytes, BYTES_AHEAD)
                 own, own_ids = scores + first * VECTOR_BYTES, table + first * ID_BYTES
-                blocks = keys, own_ids, size, block_bytes
-                score(rows, row_bytes, num_rows, *blocks, dim, own, _SCORES_BYTES)
-            first_key, largest_value = start * BLOCK_SIZE, _ZERO
+                blocks = keys, own_ids, size, block_bytes, scales, scales_bytes
+                score(rows, row_bytes, num_rows, blocks, dim, own, _SCORES_BYTES)
+            first_key = start * BLOCK_SIZE
+            blocks = values, table, count, block_bytes, scales + SCALES_BYTES, scales_bytes
+            gather_scales(blocks, firsts[0] - first_key, end_key - first_key, own_scales)
             for row in range(num_rows):
                 own, token = scores + row * _SCORES_BYTES, row // num_heads
-                own_weights, own_scale = weights + row * weights_bytes, scale
                 first_seen = firsts[token] - first_key
                 end_seen = min(lasts[token] + 1 - first_key, count * BLOCK_SIZE)
                 _hide(floats_at(own), first_seen, end_seen, count)
-                if is_rounded:
-                    own_scale *= floats_at(rows + row * row_bytes)[SCALE]
-                    if row % num_heads == 0:
-                        seen = block_bytes, first_seen, end_seen
-                        largest_value = largest_scale(scales, table, count, *seen)
+                own_scale = scale * floats_at(rows + row * row_bytes)[SCALE]
                 best = own_scale * largest_of(own, count)
                 if best < _LEAST:  # Of these it sees none.
                     best = largest[row]
@@ -217,16 +209,14 @@ def _tile_by(*, is_rounded: bool) -> Callable[..., None]:
                     largest[row] = best
                     totals[row] *= shrink
                     multiply(mixed + row * mixed_bytes, dim // WIDTH, shrink)
-                if is_rounded:
-                    shrink = _TWO ** (best - largest[row])
-                    weights_of = own, count, own_scale, best, own_weights, shrink, largest_value
-                    totals[row] += shrink * weigh_bytes(*weights_of, scales, table, block_bytes)
-                else:
-                    totals[row] += weigh(own, count, own_scale, largest[row], own_weights)
+                shrink = _TWO ** (best - largest[row])
+                own_weights = weights + row * _WEIGHTS_BYTES
+                weigh_by = own_scale, best, own_scales, own_weights, shrink
+                totals[row] += shrink * weigh(own, count, *weigh_by)
             for column in range(0, dim, MIXED):
-                blocks = values + column * PAIR_BYTES, table, count, block_bytes
-                own = mixed + column * 4
-                mix(weights, weights_bytes, num_rows, *blocks, dim, own, mixed_bytes)
+                some, own = values + column * LANE_BYTES, mixed + column * 4
+                blocks = some, table, count, block_bytes, scales + SCALES_BYTES, scales_bytes
+                mix(weights, _WEIGHTS_BYTES, num_rows, blocks, dim, own, mixed_bytes)
         for row in range(num_rows):
             multiply(mixed + row * mixed_bytes, dim // WIDTH, _ONE / totals[row])
             place = out + row // num_heads * out_bytes + row % num_heads * dim * 2
@@ -246,4 +236,4 @@ def _hide(scores: Any, first: int, end: int, num_blocks: int) -> None:
         scores[key] = -np.inf
 
 
-_attend_tile, _attend_rounded_tile = (_tile_by(is_rounded=each) for each in (False, True))
+_attend_to_words, _attend_to_bytes = (_tile_by(kind) for kind in (WORDS, BYTES))

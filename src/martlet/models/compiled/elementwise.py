@@ -1,6 +1,6 @@
 """SiLU with its gate in one pass, where PyTorch makes several.
 
-Shapes: T rows, D columns, in bf16; D is a multiple of 16.
+Shapes: T rows, D columns, a multiple of 16.
 """
 
 from functools import cache
@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
+    SUMS,
     VECTOR_BYTES,
     WIDTH,
     Builder,
@@ -20,10 +21,10 @@ from martlet.models.compiled.vectors import (
     compiled,
     constant,
     fetch_add,
+    load,
     power_of_two,
     round_sums,
     store,
-    widen,
 )
 
 ROWS_AT_ONCE = 8
@@ -34,24 +35,25 @@ _HALF = VECTOR_BYTES // 2
 
 @cache
 def silu_times() -> Any:
-    """The compiled `silu(x) * y`; its argument is the address of five whole numbers.
+    """The compiled `silu(x) * y`; its argument is the address of six whole numbers.
 
-    These are: the address of a number in which threads count the rows that they took; those of x,
-    which is overwritten, and of y, both `[T, D]`; T; D.
+    These are: the address of a number in which threads count the rows that they took; those of x
+    and y in fp32 and of the result in bf16, all `[T, D]`; T; D.
     """
     sources = version()
 
     @compiled
     def work(arguments: Any) -> None:
         _ = sources
-        x, y, num_rows, dim = arguments[1], arguments[2], arguments[3], arguments[4]
+        x, y, out = arguments[1], arguments[2], arguments[3]
+        num_rows, dim = arguments[4], arguments[5]
         while True:
             first = fetch_add(arguments[0], ROWS_AT_ONCE)
             if first >= num_rows:
                 break
             count = min(ROWS_AT_ONCE, num_rows - first)
-            place = first * dim * 2
-            _activate(x + place, y + place, count * dim // WIDTH)
+            place = first * dim * 4
+            _activate(x + place, y + place, out + first * dim * 2, count * dim // WIDTH)
 
     return work
 
@@ -64,15 +66,17 @@ def gated(builder: Builder, x: Value, y: Value) -> Value:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _activate(_: Any, x: Any, y: Any, num_vectors: Any) -> Any:
-    """Overwrites x with `x / (1 + exp(-x)) * y`."""
+def _activate(_: Any, x: Any, y: Any, out: Any, num_vectors: Any) -> Any:
+    """Writes `x / (1 + exp(-x)) * y`."""
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
-        x, y, num_vectors = arguments
+        x, y, out, num_vectors = arguments
         with cgutils.for_range(builder, num_vectors) as loop:
-            place = at(builder, x, loop.index, _HALF)
-            own_x, own_y = widen(builder, place), widen(builder, at(builder, y, loop.index, _HALF))
-            store(builder, round_sums(builder, gated(builder, own_x, own_y)), place)
+            own_x, own_y = (
+                load(builder, at(builder, each, loop.index, VECTOR_BYTES), SUMS) for each in (x, y)
+            )
+            rounded = round_sums(builder, gated(builder, own_x, own_y))
+            store(builder, rounded, at(builder, out, loop.index, _HALF))
         return context.get_dummy_value()
 
-    return types.void(x, y, num_vectors), generate
+    return types.void(x, y, out, num_vectors), generate

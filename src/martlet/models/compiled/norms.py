@@ -1,7 +1,7 @@
 """RMS norms in one pass, where PyTorch makes several (Zhang and Sennrich, arXiv:1910.07467).
 
-Shapes: T rows, D columns, a multiple of 16; H heads of a row have a norm each. What comes out is in
-bf16, and what goes in too where it is not said to be wide: in fp32.
+Shapes: T rows, D columns, a multiple of 16; H heads of a row have a norm each. Rows of layers
+come out in bf16, and go in so too where they are not said to be wide: in fp32. Heads are in fp32.
 """
 
 from collections.abc import Callable
@@ -120,8 +120,8 @@ def norm_heads() -> Any:
                 break
             for row in range(first, min(first + ROWS_AT_ONCE, num_rows)):
                 for head in range(num_heads):
-                    place = rows + row * row_bytes + head * dim * 2
-                    _normalise(place, weight, place, dim // WIDTH, floats_at(epsilon)[0])
+                    place = rows + row * row_bytes + head * dim * 4
+                    _normalise_head(place, weight, place, dim // WIDTH, floats_at(epsilon)[0])
 
     return work
 
@@ -141,12 +141,24 @@ def _add(_: Any, row: Any, added: Any, num_vectors: Any) -> Any:
     return types.void(row, added, num_vectors), generate
 
 
-def _normalise_by(load_vector: Callable[[Builder, Value, Value], Value]) -> Callable[..., None]:
+def _normalise_by(*, reads_wide: bool, writes_wide: bool) -> Callable[..., None]:
     """`(row, weight, out, num_vectors, epsilon)`: a row over its root mean square, times weights.
 
     Args:
-        load_vector: Writes what loads a vector of a row, by the row's address and its index.
+        reads_wide: Whether the row is in fp32.
+        writes_wide: Whether what comes out is.
     """
+
+    def load_vector(builder: Builder, row: Value, index: Value) -> Value:
+        if reads_wide:
+            return load(builder, at(builder, row, index, VECTOR_BYTES), SUMS)
+        return widen(builder, at(builder, row, index, _HALF))
+
+    def store_vector(builder: Builder, vector: Value, out: Value, index: Value) -> None:
+        if writes_wide:
+            store(builder, vector, at(builder, out, index, VECTOR_BYTES))
+        else:
+            store(builder, round_sums(builder, vector), at(builder, out, index, _HALF))
 
     @intrinsic  # type: ignore[untyped-decorator]
     def normalise(_: Any, row: Any, weight: Any, out: Any, num_vectors: Any, epsilon: Any) -> Any:
@@ -164,7 +176,7 @@ def _normalise_by(load_vector: Callable[[Builder, Value, Value], Value]) -> Call
                 x = load_vector(builder, row, loop.index)
                 own_weight = load(builder, at(builder, weight, loop.index, VECTOR_BYTES), SUMS)
                 normed = builder.fmul(builder.fmul(x, factor), own_weight)
-                store(builder, round_sums(builder, normed), at(builder, out, loop.index, _HALF))
+                store_vector(builder, normed, out, loop.index)
             return context.get_dummy_value()
 
         return types.void(row, weight, out, num_vectors, epsilon), generate
@@ -173,7 +185,6 @@ def _normalise_by(load_vector: Callable[[Builder, Value, Value], Value]) -> Call
     return function
 
 
-_normalise = _normalise_by(lambda b, row, index: widen(b, at(b, row, index, _HALF)))
-_normalise_wide = _normalise_by(
-    lambda b, row, index: load(b, at(b, row, index, VECTOR_BYTES), SUMS)
-)
+_normalise = _normalise_by(reads_wide=False, writes_wide=False)
+_normalise_wide = _normalise_by(reads_wide=True, writes_wide=False)
+_normalise_head = _normalise_by(reads_wide=True, writes_wide=True)

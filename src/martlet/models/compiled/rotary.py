@@ -1,9 +1,6 @@
 """Queries and keys rotated by their positions, in one pass (Su et al., arXiv:2104.09864).
 
-What comes out is rounded to bf16 once, not also the products and the angles on the way.
-
-Shapes: T tokens, Hq query heads, Hkv key heads, D their width, a multiple of 32; in bf16, but for
-the angles, which are in fp32.
+Shapes: T tokens, Hq query heads, Hkv key heads, D their width, a multiple of 32; all in fp32.
 """
 
 from functools import cache
@@ -13,8 +10,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from martlet.models.compiled import byte_block
-from martlet.models.compiled.panel_block import write_token
+from martlet.models.compiled.number_block import numbers, write_bytes, write_words
 from martlet.models.compiled.threads import version
 from martlet.models.compiled.vectors import (
     ADDRESS,
@@ -29,15 +25,11 @@ from martlet.models.compiled.vectors import (
     load,
     numbers_at,
     of_kind,
-    round_sums,
     store,
-    widen,
 )
 
 ROWS_AT_ONCE = 8
 """Tokens that a thread takes."""
-_VECTOR = VECTOR_BYTES // 2
-"""Bytes of a vector of bf16 values."""
 
 
 @cache
@@ -74,38 +66,38 @@ def rotate() -> Any:
 def rotate_into_pool(*, is_rounded: bool) -> Any:
     """Rotates queries and keys where they lie, and writes keys and values to a layer's pool.
 
-    That one is in bf16, or rounded. The argument is the address of 11 whole numbers: that of a
+    The argument is the address of 12 whole numbers: that of a
     number in which threads count the tokens that they took; of the step, those of cosine and sine
     `[T, D]` and of the slots `[T]` (int64); those of the projections `[T, Hq + 2 Hkv, D]`, queries
-    first and values last, and of the pool (`panel_block`); T, Hq, Hkv, D, and how many bytes apart
-    tokens are.
+    first and values last, of the pool (`number_block`) and of its scales; T, Hq, Hkv, D, and how
+    many bytes apart tokens are.
     """
     sources = version()
 
     @compiled
-    @of_kind("rounded" if is_rounded else "plain")
+    @of_kind(numbers(is_rounded=is_rounded).name)
     def work(arguments: Any) -> None:
         _ = sources
         cosines, sines, slots = arguments[1], arguments[2], arguments[3]
-        rows, pool, num_tokens = arguments[4], arguments[5], arguments[6]
-        num_heads, num_kv_heads, dim = arguments[7], arguments[8], arguments[9]
+        rows, pool, scales, num_tokens = arguments[4], arguments[5], arguments[6], arguments[7]
+        num_heads, num_kv_heads, dim = arguments[8], arguments[9], arguments[10]
         while True:
             first = fetch_add(arguments[0], ROWS_AT_ONCE)
             if first >= num_tokens:
                 break
             for token in range(first, min(first + ROWS_AT_ONCE, num_tokens)):
                 cosine, sine = cosines + token * dim * 4, sines + token * dim * 4
-                row, slot = rows + token * arguments[10], numbers_at(slots)[token]
+                row, slot = rows + token * arguments[11], numbers_at(slots)[token]
                 for head in range(num_heads + num_kv_heads):
-                    place = row + head * dim * 2
+                    place = row + head * dim * 4
                     _rotate_head(place, cosine, sine, place, dim // (2 * WIDTH))
                 for head in range(num_kv_heads):
-                    key = row + (num_heads + head) * dim * 2
-                    value = key + num_kv_heads * dim * 2
+                    key = row + (num_heads + head) * dim * 4
+                    value = key + num_kv_heads * dim * 4
                     if is_rounded:
-                        byte_block.write_token(key, value, pool, slot, head, num_kv_heads, dim)
+                        write_bytes(key, value, pool, scales, slot, head, num_kv_heads, dim)
                     else:
-                        write_token(key, value, pool, slot, head, num_kv_heads, dim)
+                        write_words(key, value, pool, scales, slot, head, num_kv_heads, dim)
 
     return work
 
@@ -115,8 +107,8 @@ def _rotate_heads(
     heads: int, num_heads: int, cosine: int, sine: int, out: int, token: int, dim: int
 ) -> None:
     for head in range(num_heads):
-        target = out + (token * num_heads + head) * dim * 2
-        _rotate_head(heads + head * dim * 2, cosine, sine, target, dim // (2 * WIDTH))
+        target = out + (token * num_heads + head) * dim * 4
+        _rotate_head(heads + head * dim * 4, cosine, sine, target, dim // (2 * WIDTH))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -125,24 +117,25 @@ def _rotate_head(_: Any, head: Any, cosine: Any, sine: Any, out: Any, num_vector
 
     def generate(context: Any, builder: Builder, _: Any, arguments: Any) -> Value:
         head, cosine, sine, out, num_vectors = arguments
-        half = builder.mul(num_vectors, ADDRESS(_VECTOR))
+        half = builder.mul(num_vectors, ADDRESS(VECTOR_BYTES))
 
-        def angles(address: Value, index: Value) -> tuple[Value, Value]:
+        def halves(address: Value, index: Value) -> tuple[Value, Value]:
             place = at(builder, address, index, VECTOR_BYTES)
-            others = builder.add(place, builder.mul(num_vectors, ADDRESS(VECTOR_BYTES)))
-            return load(builder, place, SUMS), load(builder, others, SUMS)
+            return place, builder.add(place, half)
 
         with cgutils.for_range(builder, num_vectors) as loop:
-            place = at(builder, head, loop.index, _VECTOR)
-            first, second = widen(builder, place), widen(builder, builder.add(place, half))
-            cosines, sines = angles(cosine, loop.index), angles(sine, loop.index)
+            first, second, *angles = (
+                load(builder, place, SUMS)
+                for address in (head, cosine, sine)
+                for place in halves(address, loop.index)
+            )
+            cosines, sines = angles[:2], angles[2:]
             turned = (
                 builder.fsub(builder.fmul(first, cosines[0]), builder.fmul(second, sines[0])),
                 builder.fadd(builder.fmul(second, cosines[1]), builder.fmul(first, sines[1])),
             )
-            place = at(builder, out, loop.index, _VECTOR)
-            store(builder, round_sums(builder, turned[0]), place)
-            store(builder, round_sums(builder, turned[1]), builder.add(place, half))
+            for each, place in zip(turned, halves(out, loop.index), strict=True):
+                store(builder, each, place)
         return context.get_dummy_value()
 
     return types.void(head, cosine, sine, out, num_vectors), generate

@@ -20,12 +20,13 @@ ones may run. For them it waits until there is a crowd."""
 WIDTH = 32
 """Of heads, rows and inputs that compiled functions take: a multiple of it."""
 _crowd_came = Event()
-_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16")
+_INSTRUCTIONS = ("avx512f", "avx512bw", "avx512vl", "avx512bf16", "avx512vnni")
 
 
 @cache
 def can_compile() -> bool:
-    """Whether numba is installed, the CPU multiplies pairs of bf16, and threads can be had."""
+    """Whether numba is installed, the CPU multiplies pairs of bf16 and of whole
+    numbers, and threads can be had."""
     if importlib.util.find_spec("numba") is None or not has_threads():
         return False
     from llvmlite import binding
@@ -48,6 +49,11 @@ def is_compiled_for(tensor: Tensor, width: int) -> bool:
     return is_bf16_on_cpu and is_wide_enough(width) and width % WIDTH == 0 and can_compile()
 
 
+def keeps_numbers(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether keys and values of a dtype may be kept as whole numbers with scales."""
+    return dtype == torch.bfloat16 and device.type == "cpu" and can_compile()
+
+
 def is_wide_enough(width: int) -> bool:
     """Whether compiling pays for a model, or a product, of that width."""
     return width >= LEAST_WIDTH or _crowd_came.is_set()
@@ -57,13 +63,13 @@ def compile_for_crowds() -> None:
     """Compiles for the narrow models of this process too, as many requests came to one of them."""
     if _crowd_came.is_set() or not can_compile():
         return
-    from martlet.models.compiled import attention, elementwise, norms, panel_block, product
+    from martlet.models.compiled import attention, elementwise, norms, number_block, product
 
     attention.attend(is_rounded=False)
     elementwise.silu_times()
     norms.rms_norm(is_wide=False)  # of heads, and of layers that transformers wrote
     norms.rms_norm(is_wide=True)
-    panel_block.write_tokens(is_rounded=False)
+    number_block.write_tokens(is_rounded=False)
     product.multiply_rows()
     _crowd_came.set()
 
@@ -76,7 +82,7 @@ def compile_all() -> None:
         elementwise,
         largest,
         norms,
-        panel_block,
+        number_block,
         product,
         program,
         rotary,
@@ -89,7 +95,7 @@ def compile_all() -> None:
     norms.rms_norm(is_wide=True)
     norms.add_rms_norm()
     norms.norm_heads()
-    panel_block.write_tokens(is_rounded=False)
+    number_block.write_tokens(is_rounded=False)
     if has_tiles():
         product.multiply_rows()
     else:
@@ -102,10 +108,10 @@ def compile_all() -> None:
 
 def compile_for_rounded_pools() -> None:
     """Compiles what reads and writes keys and values in eight bits."""
-    from martlet.models.compiled import attention, panel_block, rotary
+    from martlet.models.compiled import attention, number_block, rotary
 
     attention.attend(is_rounded=True)
-    panel_block.write_tokens(is_rounded=True)
+    number_block.write_tokens(is_rounded=True)
     rotary.rotate_into_pool(is_rounded=True)
 
 

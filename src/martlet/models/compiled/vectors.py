@@ -102,10 +102,10 @@ def widen(builder: Builder, address: Value) -> Value:
     return builder.bitcast(bits, SUMS)
 
 
-def power_of_two(builder: Builder, x: Value) -> Value:
-    """`2 ** x` in each lane, for x not below -126; NaN stays NaN."""
-    least = constant(-126)
-    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
+def power_of_two(builder: Builder, x: Value, *, least: int = -126) -> Value:
+    """`2 ** x` in each lane, where x is not below the least; NaN stays NaN."""
+    lowest = constant(least)
+    x = builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)
     whole = call(builder, "llvm.rint.v16f32", SUMS, x)
     rest = builder.fsub(x, whole)
     power = constant(_POWERS[-1])
@@ -126,6 +126,19 @@ def sum_of(builder: Builder, vector: Value) -> Value:
     name = "llvm.vector.reduce.fadd.v16f32"
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     return builder.call(function, (ir.Constant(SUMS.element, 0.0), vector), fastmath=("reassoc",))
+
+
+def larger(builder: Builder, new: Value, known: Value) -> Value:
+    """The larger of each lane; what is known where the new one is NaN."""
+    return builder.select(builder.fcmp_ordered(">", new, known), new, known)
+
+
+def largest_lane(builder: Builder, vector: Value) -> Value:
+    """Of lanes none of which is NaN."""
+    kind = ir.FunctionType(SUMS.element, (SUMS,))
+    name = "llvm.vector.reduce.fmax.v16f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, (vector,), fastmath=("nnan",))
 
 
 def call(builder: Builder, name: str, returned: Any, *arguments: Value) -> Value:

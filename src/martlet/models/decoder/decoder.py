@@ -29,7 +29,7 @@ def causal_attention(
 ) -> tuple[Tensor, None]:
     """Each token attends to itself and to all before it, `[1, H, T, D] -> [1, T, H, D]`."""
     mixed = F.scaled_dot_product_attention(
-        query, key, value, mask, is_causal=True, scale=scaling, enable_gqa=True
+        query, key, value.to(key.dtype), mask, is_causal=True, scale=scaling, enable_gqa=True
     )
     return mixed.transpose(1, 2), None
 
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         value = self.v_proj(x).view(shape).transpose(1, 2)
         query, key = self.rotation(query, key, angles)
         mixed, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5, **step)
-        out: Tensor = self.o_proj(mixed.reshape(*x.shape[:-1], -1).contiguous())
+        out: Tensor = self.o_proj(mixed.reshape(*x.shape[:-1], -1).contiguous().to(x.dtype))
         return out
 
 
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         self.attention: AttentionFunction = causal_attention
         """Called by each layer once; `causal_attention` unless another one was set."""
         self.residual_dtype: torch.dtype | None = None
-        """Of what goes from layer to layer, and of the angles; see `residual`."""
+        """Of what goes from layer to layer, and of the angles; see `wide`."""
 
     def forward(
         self,

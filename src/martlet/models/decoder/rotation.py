@@ -36,14 +36,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class FusedRotation(Rotation):
-    """In one pass instead of twelve, for bf16 on the CPU, and rounded once."""
+    """In one pass instead of twelve, for models in bf16 on the CPU."""
 
     def forward(self, query: Tensor, key: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
-        """As `Rotation.forward`."""
+        """As `Rotation.forward`, but what comes out is in fp32."""
         from martlet.models.compiled.rotary import ROWS_AT_ONCE, rotate
 
         cos, sin = (angle.float().contiguous() for angle in angles)
-        heads = [_with_heads_in_a_row(each) for each in (query, key)]
+        heads = [_with_heads_in_a_row(each.float()) for each in (query, key)]
         outs = [each.new_empty(each.shape) for each in heads]
         num_tokens = query.shape[1]
         arguments = (

@@ -38,24 +38,28 @@ class RowPlaces:
         self.results = _rows(num_rows, width)
         """`[M, width]`: its norm, at the end the last one."""
         self._added = torch.empty_like(self.rows)
-        self._others = [_rows(num_rows, size) for size in (heads + 2 * keys, heads, inner, inner)]
+        sizes = (heads + 2 * keys, inner, inner)
+        self._others = [torch.empty(num_rows, size) for size in sizes]
+        self._others += [_rows(num_rows, size) for size in (heads, inner)]
         self._others.append(_scratch(num_rows, max(width, inner, heads)))
         self.x, self.normed = self.rows.data_ptr(), self.results.data_ptr()
         self.added = self._added.data_ptr()
         """What is to be added to x, in fp32."""
-        self.projected, self.mixed, self.gate, self.up, self.scratch = (
+        self.projected, self.gate, self.up, self.mixed, self.hidden, self.scratch = (
             tensor.data_ptr() for tensor in self._others
         )
-        """Queries, keys and values `[M, (Hq + 2 Hkv) * D]`; what attention makes of them
-        `[M, Hq * D]`; the hidden layer twice; and rounded tokens."""
-        self.projected_bytes = (heads + 2 * keys) * torch.bfloat16.itemsize
+        """In fp32 queries, keys and values `[M, (Hq + 2 Hkv) * D]`, and the hidden layer twice; in
+        bf16 what attention makes of the former `[M, Hq * D]` and the activation of the latter; and
+        rounded tokens."""
+        self.projected_bytes = (heads + 2 * keys) * torch.float32.itemsize
 
 
 class Pool(Protocol):
     """Where a layer's keys and values go."""
 
     blocks: Tensor
-    """As `panel_block` says; if it is rounded, as `byte_block`."""
+    scales: Tensor
+    """As `number_block` says."""
 
     @property
     def is_rounded(self) -> bool: ...
@@ -74,7 +78,7 @@ LINEARS = (
     "mlp.down_proj",
 )
 """The names that a layer calls its linear layers by."""
-_BYTES = torch.bfloat16.itemsize
+_BYTES, _WIDE_BYTES = torch.bfloat16.itemsize, torch.float32.itemsize
 
 
 def _rows(num_rows: int, width: int) -> Tensor:
@@ -153,20 +157,20 @@ class WrittenLayer:
         heads = (config.num_attention_heads, config.num_key_value_heads)
         widths = [num_heads * config.head_dim for num_heads in (*heads, heads[1])]
         queries = places.projected
-        keys = queries + widths[0] * _BYTES
-        outs = (queries, keys, keys + widths[1] * _BYTES)
+        keys = queries + widths[0] * _WIDE_BYTES
+        outs = (queries, keys, keys + widths[1] * _WIDE_BYTES)
         apart = (config.hidden_size * _BYTES, row_bytes)
         adapted = [
-            adapt(name, (places.normed, out), apart, (config.hidden_size, width), torch.bfloat16)
+            adapt(name, (places.normed, out), apart, (config.hidden_size, width), torch.float32)
             for name, out, width in zip(LINEARS, outs, widths, strict=False)
         ]
         norms = [
             norm.call_for_heads(place, num_rows, num_heads, row_bytes)
             for norm, place, num_heads in zip(self.head_norms, outs, heads, strict=False)
         ]
-        own = (queries, pool.blocks.data_ptr(), num_rows, *heads, config.head_dim, row_bytes)
+        own = (queries, pool.blocks.data_ptr(), pool.scales.data_ptr(), num_rows)
         rotate = rotate_into_pool(is_rounded=pool.is_rounded)
-        rotation = Call(rotate.address, (0, 0, 0, *own))
+        rotation = Call(rotate.address, (0, 0, 0, *own, *heads, config.head_dim, row_bytes))
         return [*projected, *together(adapted), *together([[norm] for norm in norms]), rotation]
 
     def after_attention(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
@@ -174,7 +178,7 @@ class WrittenLayer:
         config, scratch = self.config, places.scratch
         width, inner = config.hidden_size, config.intermediate_size
         heads = config.num_attention_heads * config.head_dim
-        x, hidden, added = places.normed, places.gate, places.added
+        x, hidden, added = places.normed, places.hidden, places.added
         out = self.out_projection.calls(places.mixed, added, num_rows, scratch)
         activated = self._activated(places, num_rows, adapt)
         down = self.down.calls(hidden, added, num_rows, scratch)
@@ -191,25 +195,26 @@ class WrittenLayer:
         ]
 
     def _activated(self, places: RowPlaces, num_rows: int, adapt: Adapt) -> list[Call] | None:
-        """From normed rows to the hidden layer of the MLP, in the place of the gate."""
+        """From normed rows to the hidden layer of the MLP."""
         from martlet.models.compiled.elementwise import silu_times
 
         config, scratch = self.config, places.scratch
-        x, hidden = places.normed, (places.gate, places.up)
-        sizes = _apart(config.hidden_size, config.intermediate_size, torch.bfloat16)
+        x, halves = places.normed, (places.gate, places.up)
+        sizes = _apart(config.hidden_size, config.intermediate_size, torch.float32)
         adapted = together(
             adapt(name, (x, place), *sizes)
-            for name, place in zip(LINEARS[4:6], hidden, strict=True)
+            for name, place in zip(LINEARS[4:6], halves, strict=True)
         )
         if not adapted and isinstance(self.gate, IntegerLinear):
-            gated = self.gate.gated_calls(self.up, x, places.gate, num_rows, scratch)
+            gated = self.gate.gated_calls(self.up, x, places.hidden, num_rows, scratch)
             if gated is not None:
                 return gated
         gate = self.gate.calls(x, places.gate, num_rows, scratch)
         up = self.up.calls(x, places.up, num_rows, scratch)
         if gate is None or up is None:
             return None
-        silu = Call(silu_times().address, (*hidden, num_rows, config.intermediate_size))
+        size = (num_rows, config.intermediate_size)
+        silu = Call(silu_times().address, (*halves, places.hidden, *size))
         return [*_beside(gate, up), *adapted, silu]
 
 

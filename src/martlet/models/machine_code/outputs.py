@@ -28,7 +28,6 @@ from martlet.models.machine_code.emit import (
     Value,
     at,
     broadcast,
-    from_bf16,
     load,
     load_each,
     repeat,
@@ -137,9 +136,10 @@ class Outputs:
                 for totals, ends in layers:
                     of_row = at(b, totals, b.mul(number, WORD(PANEL_BYTES)))
                     values.append(self._scaled(b, of_row, ends, own, column))
-                if is_rounded:
-                    values = [to_bf16(b, value) for value in values]
-                value = values[0] if len(values) == 1 else self._gated(b, *values)
+                if len(values) == 2:
+                    value = self._gated(b, *values)
+                else:
+                    value = to_bf16(b, values[0]) if is_rounded else values[0]
                 to = at(b, target, WORD(LANES * column * itemsize))
                 if count is None and way == Writing.PAST_CACHES:
                     stored = b.store(value, to, align=VECTOR_BYTES)
@@ -173,8 +173,7 @@ class Outputs:
         from martlet.models.compiled.elementwise import gated
         from martlet.models.compiled.vectors import round_sums
 
-        product = gated(b, from_bf16(b, gate), from_bf16(b, value))
-        return b.bitcast(round_sums(b, product), HALVES)
+        return b.bitcast(round_sums(b, gated(b, gate, value)), HALVES)
 
 
 def output_bytes(b: Builder, way: Value) -> Value:
