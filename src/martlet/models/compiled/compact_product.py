@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 196
 STEPS_AT_ONCE = 512
 """Steps that are unpacked before all rows are multiplied with them: as much as the second level of
 the cache holds beside the rows and what is asked for meanwhile."""
-_AHEAD_BYTES = 512
+_AHEAD_BYTES = 4096
 """How far ahead a single tile asks for what it reads."""
 _SUMS_BYTES = PANEL * 4
 """Of a row, of the outputs of a panel."""
