@@ -1,9 +1,9 @@
 """The attention of a step, compiled for CPUs that multiply whole numbers in pairs or fours.
 
 It reads the blocks of the pool (`number_block`) where they lie, as many as a token sees, and keeps
-its sums in fp32 below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). A tile is a few consecutive tokens of a request. With the query heads of a
-key-value head, it goes through the keys together, so that each key is loaded once for some of
-these rows.
+its sums in fp32 below a running maximum (Milakov and Gimelshein, arXiv:1805.02867). A tile is a few
+consecutive tokens of a request. With the query heads of a key-value head, it goes through the keys
+together, so that each key is loaded once for some of these rows.
 
 Shapes: T tokens of the step, R requests, N blocks in a row of the table, Hq query heads,
 Hkv key-value heads, G = Hq / Hkv, D width of a head.
