@@ -43,8 +43,6 @@ class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is not typed
 ADDRESS = ir.IntType(64)
 SUMS = ir.VectorType(ir.FloatType(), WIDTH)
 PAIRS = ir.VectorType(ir.IntType(32), WIDTH)
-NUMBERS = ir.VectorType(ir.IntType(16), 2 * WIDTH)
-"""The bits of bf16 values."""
 _VALUES = ir.VectorType(_BFloat(), 2 * WIDTH)
 _ROUNDED = ir.VectorType(_BFloat(), WIDTH)
 LANE = ir.IntType(32)

@@ -2,7 +2,7 @@
 
 That is all but the inputs of products: what goes from layer to layer, to which each layer adds
 twice; queries, keys and values on their way to attention; and the logits. With those of the MLP
-(`gated_mlp`) they are two thirds of what bf16 costs in all (docs/architecture.md). Each is read
+(`gated_mlp`) they are most of what bf16 costs in all (docs/architecture.md). Each is read
 once, by a norm, a rotation or an activation, and most are still in the cache then.
 """
 
