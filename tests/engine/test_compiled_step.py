@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from martlet.engine.batch import PackedChunks
-from martlet.engine.compiled_step import MAX_ROWS
+from martlet.engine.compiled_step import MAX_WANTED
 from martlet.engine.config import KVDtype
 from martlet.engine.engine import Engine
 from martlet.engine.logits import Logits
@@ -130,7 +130,7 @@ def test_the_same_bits(
             Recorded(make_engine(model, **sizes), is_plain=each) for each in (True, False)
         )
         assert replies(plain.engine, lengths, params) == replies(compiled.engine, lengths, params)
-        assert compiled.num_compiled >= 18
+        assert compiled.num_compiled == len(compiled.logits) >= 20
         assert compiled.num_searched == compiled.num_compiled
         assert plain.num_compiled == 0
         for expected, got in zip(plain.logits, compiled.logits, strict=True):
@@ -143,7 +143,7 @@ def test_with_norms_of_heads_all_but_their_last_bit(tmp_path: Path) -> None:
     plain, compiled = (Recorded(make_engine(model), is_plain=each) for each in (True, False))
     for each in (plain, compiled):
         replies(each.engine, range(12, 20), params)
-    assert compiled.num_compiled >= 6
+    assert compiled.num_compiled == len(compiled.logits) >= 8
     # The first step of draws: later ones may follow from other tokens.
     expected, got = plain.logits[1].float(), compiled.logits[1].float()
     assert (got - expected).norm() < 0.01 * expected.norm()
@@ -160,12 +160,42 @@ def test_drafts_are_rows_like_others(model: LoadedModel) -> None:
     for each in engines:
         run_to_end(each.engine)
     assert requests[1].num_accepted_tokens > 10
-    assert engines[1].num_compiled == len(engines[1].logits) - 1
+    assert engines[1].num_compiled == len(engines[1].logits)
     assert len(engines[1].logits) < len(engines[0].logits)
 
 
-@pytest.mark.parametrize(("num_requests", "num_compiled"), [(MAX_ROWS, 2), (MAX_ROWS + 1, 0)])
-def test_prompts_and_steps_of_many_rows_go_through_the_modules(
+@pytest.mark.parametrize("kv_dtype", ["model", "int8"])
+def test_of_long_prompts_only_the_wanted_rows_are_computed_to_the_end(
+    model: LoadedModel, kv_dtype: KVDtype
+) -> None:
+    sizes = {"num_blocks": 400, "max_num_batched_tokens": 48, "kv_dtype": kv_dtype}
+    plain, compiled = (
+        Recorded(make_engine(model, **sizes), is_plain=each) for each in (True, False)
+    )
+    scores = []
+    for each in (plain, compiled):
+        # Chunks of which nothing is wanted, prompts beside replies, and all rows of a prompt.
+        requests = [
+            each.engine.add(
+                str(length),
+                [length, *range(5, 4 + length)],
+                SamplingParams(temperature=0, max_tokens=6, prompt_logprobs=wanted),
+                seed=0,
+            )
+            for length, wanted in ((130, None), (20, 2), (30, None), (60, 1))
+        ]
+        run_to_end(each.engine)
+        scores.append([request.prompt_logprobs for request in requests])
+    assert compiled.num_compiled == len(compiled.logits)
+    num_wanted = {len(logits) for logits in compiled.logits}
+    assert 0 in num_wanted
+    assert max(num_wanted) > 20
+    assert all(map(torch.equal, plain.logits, compiled.logits))
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(("num_requests", "num_compiled"), [(MAX_WANTED, 3), (MAX_WANTED + 1, 0)])
+def test_steps_of_which_very_many_rows_are_wanted_go_through_the_modules(
     model: LoadedModel, num_requests: int, num_compiled: int
 ) -> None:
     engine = Recorded(
@@ -190,7 +220,8 @@ def with_adapters(
     folder: ModelFolder, path: Path, names: Iterable[str], *, is_plain: bool = False
 ) -> Recorded:
     """An engine with adapters; those of one name are the same each time."""
-    engine = Recorded(make_engine(load(folder)), is_plain=is_plain)
+    # So few that prompts are cut: of some adapters' rows none is wanted.
+    engine = Recorded(make_engine(load(folder), max_num_batched_tokens=48), is_plain=is_plain)
     for seed, name in enumerate(names):
         adapter = make_adapter(path / name, folder, seed=seed, **ADAPTERS[name])
         engine.engine.adapters.install(engine.engine.adapters.prepare(name, adapter))
@@ -215,7 +246,7 @@ def test_the_same_bits_with_adapters(
         drawn.append([request.output_ids for request in requests])
     plain, compiled = engines
     assert drawn[0] == drawn[1]
-    assert (plain.num_compiled, compiled.num_compiled) == (0, 9)
+    assert (plain.num_compiled, compiled.num_compiled) == (0, len(compiled.logits))
     assert all(map(torch.equal, plain.logits, compiled.logits))
 
 
@@ -229,14 +260,14 @@ def test_what_more_an_adapter_does_goes_through_the_modules(
     for index, name in enumerate([None, "a"]):
         engine.engine.add(str(index), [*range(5, 30)], greedy(8), seed=0, adapter=name)
         run_to_end(engine.engine)
-        assert engine.num_compiled == 7
+        assert engine.num_compiled == 8
 
 
 def test_an_adapter_that_is_gone_is_held_by_no_program(folder: ModelFolder, tmp_path: Path) -> None:
     engine = with_adapters(folder, tmp_path, ["whole"])
     engine.engine.add("1", [*range(5, 30)], greedy(4), seed=0, adapter="whole")
     run_to_end(engine.engine)
-    assert engine.num_compiled == 3
+    assert engine.num_compiled == 4
     matrices = weakref.ref(engine.engine.adapters.acquire("whole"))
     engine.engine.adapters.release(matrices())
     engine.engine.adapters.drop("whole")

@@ -8,6 +8,7 @@ Shapes as in `martlet.engine.attention`.
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -47,33 +48,40 @@ class TokenTiles:
             for index, each in enumerate(stretches)
             for first in range(each.first_row, each.first_row + each.num_tokens, size)
         ]
-        self.tiles = np.array(tiles, dtype=np.int64)
-        """`[tiles, 3]`: the first token, how many there are, and the row of the table."""
-        self.max_num_tokens = int(self.tiles[:, 1].max())
-        self.positions = np.concatenate(
-            [np.arange(each.start, each.start + each.num_tokens) for each in stretches]
-        )
-        """`[T]`."""
+        positions = [
+            position
+            for each in stretches
+            for position in range(each.start, each.start + each.num_tokens)
+        ]
         width = max(len(each.block_ids) for each in stretches)
-        self.table = np.zeros((len(stretches), width), dtype=np.int64)
-        """`[R, N]`, the blocks of each stretch's request."""
-        for row, each in zip(self.table, stretches, strict=True):
-            row[: len(each.block_ids)] = each.block_ids
-        self._addresses = (
-            self.table.ctypes.data,
-            self.tiles.ctypes.data,
-            self.positions.ctypes.data,
-        )  # To ask for them takes long.
+        self._numbers = np.array(
+            [
+                *chain.from_iterable(tiles),
+                *positions,
+                *chain.from_iterable(
+                    (*each.block_ids, *(0,) * (width - len(each.block_ids))) for each in stretches
+                ),
+            ],
+            dtype=np.int64,
+        )
+        """One array, since what takes long is to make one, and to ask for its address: the tiles
+        `[tiles, 3]`, each its first token, how many there are, and the row of the table; the
+        positions `[T]`; and the table `[R, N]`, the blocks of each stretch's request."""
+        tiles_end, table_start = 3 * len(tiles), 3 * len(tiles) + len(positions)
+        self.positions = self._numbers[tiles_end:table_start]
+        """`[T]`."""
+        address = self._numbers.ctypes.data
+        self._places = (address + 8 * table_start, address, address + 8 * tiles_end)
+        self._sizes = (len(tiles), max(count for _, count, _ in tiles), width)
 
-    def arguments(self, first_keys: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    def arguments(self, first_keys: int) -> tuple[int, ...]:
         """The first `NUM_STEP_ARGUMENTS` of a call, the same for layers alike.
 
         Args:
-            first_keys: `[T]`, the first position that each token sees.
+            first_keys: The address of the first position that each token sees, `[T]`.
         """
-        table, tiles, positions = self._addresses
-        sizes = len(self.tiles), self.max_num_tokens, self.table.shape[1]
-        return (table, tiles, first_keys.ctypes.data, positions, *sizes)
+        table, tiles, positions = self._places
+        return (table, tiles, first_keys, positions, *self._sizes)
 
 
 NUM_STEP_ARGUMENTS = 7
@@ -133,5 +141,5 @@ def attend(
     strides = query.stride(1) * query.itemsize, query.stride(0) * query.itemsize
     arguments = own.arguments(query.data_ptr(), out.data_ptr(), *strides)
     function = attention.attend(is_rounded=pool.is_rounded)
-    run(function, (*tiles.arguments(first_keys), *arguments))
+    run(function, (*tiles.arguments(first_keys.ctypes.data), *arguments))
     return out

@@ -69,7 +69,12 @@ class PlainRunner:
         )
         model.use_attention(ATTENTION_NAME, paged_attention)
         # A probe compares the base with adapters, which must differ by nothing else.
-        self._compiled = None if is_probe else CompiledStep.of(model.module, self.cache, adapters)
+        max_rows = config.max_num_batched_tokens
+        self._compiled = (
+            None
+            if is_probe
+            else CompiledStep.of(model.module, self.cache, adapters, max_rows=max_rows)
+        )
 
     def run(self, plan: StepPlan) -> tuple[LogitRows, Logits]:
         """See `StepRunner`."""

@@ -1,9 +1,15 @@
-"""A step of few rows as one program: the calls of all layers, and what in them changes."""
+"""A step as one program: the calls of all layers, and what in them changes.
+
+Behind the last attention only the rows whose logits are wanted are of use. Unless these are all
+rows in their order, they are gathered there, and the others end.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from martlet.engine.batch import PackedChunks
 from martlet.engine.compiled_attention import NUM_STEP_ARGUMENTS, LayerAttention, TokenTiles
@@ -30,6 +36,7 @@ class WrittenDecoder:
             be written down.
         pools: One for each layer.
         max_rows: Of a step.
+        max_wanted: Of those whose logits are wanted.
     """
 
     def __init__(
@@ -41,14 +48,22 @@ class WrittenDecoder:
         pools: Sequence[PanelPool],
         *,
         max_rows: int,
+        max_wanted: int,
     ) -> None:
         config = decoder.config
         shape = {"num_heads": config.num_attention_heads, "dim": config.head_dim}
         self.places = RowPlaces(config, max_rows)
+        self.wanted_places = RowPlaces(config, max_wanted)
+        """Where gathered rows go on."""
         self.angles = AngleTable(decoder.model.rotary_emb, config.head_dim, max_rows)
         self.slots = np.empty(max_rows, dtype=np.int64)
         """`[M]`, where the keys and values of the rows go."""
-        self.head = None if head is None else WrittenHead(head, max_rows)
+        self._first_keys = np.zeros(max_rows, dtype=np.int64)
+        self.first_keys = self._first_keys.ctypes.data
+        """The address of the first position that each row sees: 0 for all of them."""
+        self.wanted = np.empty(max_wanted, dtype=np.int64)
+        """The numbers of the rows that are gathered."""
+        self.head = None if head is None else WrittenHead(head, max_wanted)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self._layers, self._pools, self._dim = layers, pools, config.head_dim
         self.is_pool_rounded = pools[0].is_rounded
@@ -58,30 +73,46 @@ class WrittenDecoder:
         self._next_norms = [*(layer.input_norm for layer in layers[1:]), norm]
 
     def calls(
-        self, num_rows: int, adapters: WrittenAdapters, *, with_head: bool
+        self, num_rows: int, num_wanted: int | None, adapters: WrittenAdapters, *, with_head: bool
     ) -> list[Call] | None:
-        """From `places.rows` to `places.results`, and with the head to its logits, if it can.
+        """From `places.rows` to `results`, and with the head to its logits, if it can.
+
+        Args:
+            num_wanted: The rows that are gathered; None if all are wanted in their order.
 
         Returns:
             None if so many rows are not multiplied by compiled functions.
         """
         places = self.places
         calls = [self._layers[0].input_norm.call(places.x, places.normed, num_rows, is_wide=True)]
+        last = len(self._layers) - 1
         for index, layer in enumerate(self._layers):
 
             def adapt(name: str, *how: Any, index: int = index) -> list[Call]:
                 return adapters.calls(leaf_name(index, name), *how)
 
             before = layer.before_attention(places, num_rows, self._pools[index], adapt)
+            if before is None:
+                return None
+            calls += [*before, self._attention_call(index)]
+            if index == last and num_wanted is not None:
+                calls += places.gathering(self.wanted_places, self.wanted.ctypes.data, num_wanted)
+                places, num_rows = self.wanted_places, num_wanted
             after = layer.after_attention(places, num_rows, adapt)
-            if before is None or after is None:
+            if after is None:
                 return None
             norm = self._next_norms[index]
-            following = norm.call_after_adding(places.x, places.added, places.normed, num_rows)
-            calls += [*before, self._attention_call(index), *after, following]
+            calls += after
+            calls += [norm.call_after_adding(places.x, places.added, places.normed, num_rows)]
         if with_head and self.head is not None:
             calls += self.head.calls(places.normed, num_rows, places.scratch) or ()
         return calls
+
+    def results(self, num_rows: int, num_wanted: int | None) -> Tensor:
+        """What `calls` leave of the wanted rows, `[N, D]`; the next step overwrites it."""
+        if num_wanted is None:
+            return self.places.results[:num_rows]
+        return self.wanted_places.results[:num_wanted]
 
     def _attention_call(self, layer: int) -> Call:
         from martlet.models.compiled.attention import attend
@@ -104,8 +135,8 @@ class StepProgram:
 
     Args:
         decoder: What it computes.
-        num_rows: Of a step.
-        calls: Of the decoder, for so many rows.
+        num_rows: Whose logits are wanted.
+        calls: Of the decoder, for these.
         adapters: Whose calls are among these; kept, because the calls point into them.
     """
 
@@ -117,6 +148,7 @@ class StepProgram:
         adapters: WrittenAdapters,
     ) -> None:
         from martlet.models.compiled.attention import attend
+        from martlet.models.compiled.gather import gather_rows
         from martlet.models.compiled.largest import find_largest
         from martlet.models.compiled.low_rank import add_low_rank
         from martlet.models.compiled.program import Program
@@ -125,27 +157,34 @@ class StepProgram:
         self._decoder, self._adapters = decoder, adapters
         self._program = Program(calls)
         is_rounded = decoder.is_pool_rounded
-        rotations, self._attentions, self._low_ranks, self._searches = (
-            [index for index, call in enumerate(calls) if call.function == function.address]
+        rotations, self._attentions, low_ranks, self._searches, gathering = (
+            np.array([i for i, call in enumerate(calls) if call.function == function.address], int)
             for function in (
                 rotate_into_pool(is_rounded=is_rounded),
                 attend(is_rounded=is_rounded),
                 add_low_rank(),
                 find_largest(),
+                gather_rows(),
             )
+        )
+        end = gathering[0] if len(gathering) else len(calls)
+        self._low_ranks, self._low_ranks_of_wanted = (
+            low_ranks[low_ranks < end],
+            low_ranks[low_ranks > end],
         )
         self._fill_in(rotations, (*decoder.angles.addresses, decoder.slots.ctypes.data))
         # To make a view takes as long as to draw a token.
-        self._head = decoder.head if self._searches else None
+        self._head = decoder.head if len(self._searches) else None
         self._logits = None if self._head is None else self._head.logits(num_rows)
 
     def run(
-        self, packed: PackedChunks, adapted: Part | None, *, finds_likeliest: bool
+        self, packed: PackedChunks, adapted: Sequence[Part], *, finds_likeliest: bool
     ) -> Logits | None:
         """Computes a step.
 
         Args:
-            adapted: The rows, by their adapters; None if none has one.
+            adapted: The rows by their adapters, and those whose logits are wanted; none if no row
+                has one.
             finds_likeliest: Whether the most likely tokens are wanted too.
 
         Returns:
@@ -154,20 +193,21 @@ class StepProgram:
         decoder = self._decoder
         decoder.angles.look_up(packed.positions)
         decoder.slots[: packed.num_rows] = packed.slots
+        num_wanted = len(packed.logit_rows)
+        decoder.wanted[:num_wanted] = packed.logit_rows
         tiles = TokenTiles(packed.stretches, decoder.num_groups)
-        first_keys = np.zeros_like(tiles.positions)
-        self._fill_in(self._attentions, tiles.arguments(first_keys))
-        num_searched = packed.num_rows if finds_likeliest else 0
+        self._fill_in(self._attentions, tiles.arguments(decoder.first_keys))
+        num_searched = num_wanted if finds_likeliest else 0
         self._fill_in(self._searches, (num_searched,))
-        if adapted is not None:
-            assert adapted.sorted_rows is not None
-            assert adapted.ends is not None
-            self._fill_in(self._low_ranks, rows_of(adapted.sorted_rows, adapted.ends))
+        for calls, part in zip((self._low_ranks, self._low_ranks_of_wanted), adapted, strict=False):
+            assert part.sorted_rows is not None
+            assert part.ends is not None
+            self._fill_in(calls, rows_of(part.sorted_rows, part.ends))
         self._program.run()
         if self._head is None or self._logits is None:
             return None
         found = Likeliest(*self._head.likeliest(num_searched)) if finds_likeliest else None
         return Logits(self._logits, found)
 
-    def _fill_in(self, calls: Sequence[int], first_arguments: tuple[int, ...]) -> None:
+    def _fill_in(self, calls: npt.NDArray[np.int64], first_arguments: tuple[int, ...]) -> None:
         self._program.arguments[calls, 1 : 1 + len(first_arguments)] = first_arguments

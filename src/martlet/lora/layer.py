@@ -110,8 +110,11 @@ class AdaptedLinear(AdaptedLeaf):
         self._check(x, row_map)
         for part in row_map.parts:
             self._adjust(x, out, part)
-        if self._is_compiled(row_map):
+        deltas = self._deltas(row_map)
+        if any(delta.panels is not None for delta in deltas):
             self._add_grouped(x, out, row_map.whole)
+            return out.view(shape)
+        if all(delta.down is None for delta in deltas):
             return out.view(shape)
         out = out.to(x.dtype)  # In which the matrices are.
         for part in row_map.parts:
@@ -127,10 +130,11 @@ class AdaptedLinear(AdaptedLeaf):
             if delta is not None and not delta.only_adds_rank:
                 out[rows] = self._adjusted(x[rows], out[rows], delta).to(out.dtype)
 
-    def _is_compiled(self, row_map: RowMap) -> bool:
+    def _deltas(self, row_map: RowMap) -> list[Delta]:
+        """What the adapters of all rows do here."""
         adapters = (adapter for part in row_map.parts for adapter in part.adapters)
         deltas = (adapter.deltas.get(self._name) for adapter in adapters)
-        return any(delta is not None and delta.panels is not None for delta in deltas)
+        return [delta for delta in deltas if delta is not None]
 
     def _add_rank(self, x: Tensor, out: Tensor, part: Part) -> Tensor:
         """`out` `[T, out]` with the low-rank parts added; it may be overwritten."""

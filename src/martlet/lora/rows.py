@@ -86,7 +86,11 @@ class RowMap:
         """All rows as one part, on the CPU, for leaves whose adapters are compiled."""
         adapters = {adapter for _, adapter in self.runs if adapter is not None}
         in_order = sorted(adapters, key=lambda adapter: adapter.namespace)
-        return _mixed_part(self.runs, tuple(in_order), torch.device("cpu"))
+        return self.whole_among(tuple(in_order))
+
+    def whole_among(self, adapters: tuple[AdapterRevision, ...]) -> Part:
+        """The same, counted through these adapters, all that occur among them."""
+        return _mixed_part(self.runs, adapters, torch.device("cpu"))
 
 
 def map_rows(

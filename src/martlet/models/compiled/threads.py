@@ -80,6 +80,7 @@ def compile_all() -> None:
         attention,
         compact_product,
         elementwise,
+        gather,
         largest,
         norms,
         number_block,
@@ -91,6 +92,7 @@ def compile_all() -> None:
 
     attention.attend(is_rounded=False)
     elementwise.silu_times()
+    gather.gather_rows()
     largest.find_largest()
     norms.rms_norm(is_wide=True)
     norms.add_rms_norm()

@@ -52,6 +52,22 @@ class RowPlaces:
         bf16 what attention makes of the former `[M, Hq * D]` and the activation of the latter; and
         rounded tokens."""
         self.projected_bytes = (heads + 2 * keys) * torch.float32.itemsize
+        self._mixed_bytes = heads * torch.bfloat16.itemsize
+
+    def gathering(self, others: "RowPlaces", numbers: int, num_rows: int) -> list[Call]:
+        """What takes some rows elsewhere, as attention leaves them.
+
+        Args:
+            numbers: The address of theirs, `[num_rows]` in 64 bits.
+        """
+        from martlet.models.compiled.gather import gather_rows
+
+        row_bytes = self.rows.shape[1] * self.rows.itemsize
+        tables = ((self.x, others.x, row_bytes), (self.mixed, others.mixed, self._mixed_bytes))
+        return [
+            Call(gather_rows().address, (numbers, source, target, num_rows, num_bytes), waits)
+            for waits, (source, target, num_bytes) in zip((True, False), tables, strict=True)
+        ]
 
 
 class Pool(Protocol):
