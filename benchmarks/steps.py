@@ -79,7 +79,7 @@ def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
     runner = engine._runner
     assert isinstance(runner, PlainRunner)
     assert runner._compiled is not None
-    program = runner._compiled._programs[num_requests, (), True]
+    program = runner._compiled._programs[num_requests, None, ()]
     assert program is not None
     inside = timed_inside(engine, program)
     with patch.object(runner, "_compiled", None):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from martlet.models.compiled.threads import can_compile, has_tiles
+from martlet.models.compiled.threads import can_compile, has_tiles, run
 from martlet.models.compiled.writing import Writing, writing
 from martlet.models.linear.compact import CompactLinear, CompactWeight, compact
 from martlet.models.linear.fastest import fastest_bf16
@@ -72,6 +73,31 @@ def test_it_computes_what_the_packed_weight_does(shape: tuple[int, int], has_bia
         x = torch.randn(1, num_rows, shape[1]).bfloat16()
         for made.out_dtype in (torch.bfloat16, torch.float32):
             assert torch.equal(made(x), product.multiply(x, made.out_dtype))
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (640, 2304)])
+def test_a_gate_that_the_product_applies_changes_no_bit(shape: tuple[int, int]) -> None:
+    from martlet.models.compiled.elementwise import silu_times
+
+    gate, up = compact(linear(*shape)), compact(negative(linear(*shape)))
+    assert gate is not None
+    assert up is not None
+    assert gate.is_like(up)
+    gate.out_dtype = up.out_dtype = torch.float32
+    for num_rows in (5, 100, 203, 400):
+        x = torch.randn(1, num_rows, shape[1]).bfloat16()
+        left, right, expected = gate(x), up(x), x.new_empty(1, num_rows, shape[0])
+        places = (left.data_ptr(), right.data_ptr(), expected.data_ptr())
+        run(silu_times(), (*places, num_rows, shape[0]))
+        assert torch.equal(gate.gated(up, x), expected)
+        torch.testing.assert_close(
+            expected, (F.silu(left) * right).bfloat16(), rtol=2**-7, atol=1e-6
+        )
+
+
+def negative(layer: nn.Linear) -> nn.Linear:
+    layer.weight.neg_()
+    return layer
 
 
 def test_a_row_comes_out_the_same_beside_others() -> None:

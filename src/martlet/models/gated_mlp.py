@@ -78,6 +78,10 @@ class GatedMLP(nn.Module):
                 if self._gates_in_product(x, gate):
                     return gate.gated(up, tokens)
                 return self._activated(gate.multiply(tokens), up.multiply(tokens), x)
+        elif isinstance(gate, CompactLinear) and isinstance(up, CompactLinear):
+            is_few = gate.is_few(x.numel() // x.shape[-1])
+            if self.is_silu and gate.is_like(up) and not is_few:
+                return gate.gated(up, x)
         elif isinstance(gate, Int8Linear) and isinstance(up, Int8Linear):
             rows = gate.rounded(x)
             return self._activated(gate.multiply(rows), up.multiply(rows), x)

@@ -15,6 +15,7 @@ from martlet.models.decoder.config import DecoderConfig
 from martlet.models.decoder.decoder import Layer
 from martlet.models.decoder.rotation import FusedRotation
 from martlet.models.gated_mlp import GatedMLP
+from martlet.models.linear.compact import CompactLinear
 from martlet.models.linear.integer import IntegerLinear
 from martlet.models.linear.joined import LinearPart
 from martlet.models.linear.written import WrittenLinear, scratch_bytes
@@ -221,7 +222,7 @@ class WrittenLayer:
             adapt(name, (x, place), *sizes)
             for name, place in zip(LINEARS[4:6], halves, strict=True)
         )
-        if not adapted and isinstance(self.gate, IntegerLinear):
+        if not adapted and isinstance(self.gate, IntegerLinear | CompactLinear):
             gated = self.gate.gated_calls(self.up, x, places.hidden, num_rows, scratch)
             if gated is not None:
                 return gated

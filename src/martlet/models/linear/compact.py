@@ -5,14 +5,16 @@ are three quarters of the time, see `martlet.models.compiled.compact`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from martlet.models.compiled.threads import WIDTH, can_compile, has_tiles, is_wide_enough
-from martlet.models.compiled.writing import writing
+from martlet.models.compiled.writing import Writing, writing
 from martlet.models.openmp import Call, run
 
 BYTES_A_VALUE = 1.5
@@ -21,6 +23,7 @@ _FEW_ROWS = 4
 _BYTES_AT_ONCE = 2**19
 _LEAST_TURNS = 4
 """That each thread can take, so that none waits long for the others."""
+_NO_LAYER = (0,) * 5
 _MOST_EXCEPTIONS = 1 / 512
 """Of the values of a weight: with more, single rows would wait for them."""
 
@@ -105,18 +108,63 @@ class CompactLinear(nn.Module):
         """See `WrittenLinear`."""
         return [self._call(x, out, num_rows)]
 
+    def gated(self, other: Self, x: Tensor) -> Tensor:
+        """`silu(self(x)) * other(x)` in bf16.
+
+        Args:
+            other: A layer that `is_like` this one.
+        """
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        run(self._gated_call(other, x.data_ptr(), out.data_ptr(), x.numel() // self.in_features))
+        return out
+
+    def gated_calls(
+        self,
+        other: object,
+        x: int,
+        out: int,
+        num_rows: int,
+        scratch: int,  # noqa: ARG002 -- part of the signature
+    ) -> list[Call] | None:
+        """As `calls`, of `silu(self(x)) * other(x)`; None for few rows, or layers that differ."""
+        if self.is_few(num_rows) or not isinstance(other, CompactLinear) or not self.is_like(other):
+            return None
+        return [self._gated_call(other, x, out, num_rows)]
+
+    def is_like(self, other: "CompactLinear") -> bool:
+        """Whether `gated` can be had with a layer."""
+        return self.compact_weight.steps.shape == other.compact_weight.steps.shape
+
+    @staticmethod
+    def is_few(num_rows: int) -> bool:
+        """Whether so few rows wait for memory, which gives most to who reads on where he is."""
+        return num_rows <= _FEW_ROWS
+
     def _call(self, x: int, out: int, num_rows: int) -> Call:
+        way = writing(self.out_dtype, out, num_rows, self.out_features)
+        return self._call_of((self._addresses(), _NO_LAYER), x, out, num_rows, way)
+
+    def _gated_call(self, other: "CompactLinear", x: int, out: int, num_rows: int) -> Call:
+        layers = self._addresses(), other._addresses()
+        return self._call_of(layers, x, out, num_rows, Writing.ROUNDED)
+
+    def _call_of(
+        self, layers: Iterable[tuple[int, ...]], x: int, out: int, num_rows: int, way: Writing
+    ) -> Call:
+        shape = (num_rows, *self.compact_weight.steps.shape[:2])
+        sizes = (x, out, *shape, self._panels_at_once(num_rows), way)
+        return Call(self._multiply.address, (*sizes, *chain.from_iterable(layers)))
+
+    def _addresses(self) -> tuple[int, ...]:
+        """Of what a product needs of the layer."""
         weight = self.compact_weight
         own = (weight.steps, weight.tables, weight.exceptions, weight.firsts, self._shift)
-        places = (x, *(tensor.data_ptr() for tensor in own), out)
-        shape = (num_rows, *weight.steps.shape[:2])
-        way = writing(self.out_dtype, out, num_rows, self.out_features)
-        at_once = self._panels_at_once(num_rows)
-        return Call(self._multiply.address, (*places, *shape, at_once, way))
+        return tuple(tensor.data_ptr() for tensor in own)
 
     def _panels_at_once(self, num_rows: int) -> int:
-        """Memory, which few rows wait for, gives most to a thread that reads on where it is."""
-        if num_rows > _FEW_ROWS:
+        """That a thread takes at a time."""
+        if not self.is_few(num_rows):
             return 1
         num_panels, *step = self.compact_weight.steps.shape
         for_all_threads = num_panels // (_LEAST_TURNS * torch.get_num_threads())
