@@ -20,8 +20,8 @@ from martlet.models.openmp import Call, run
 BYTES_A_VALUE = 1.5
 _PANEL = 64
 _FEW_ROWS = 4
-_BYTES_AT_ONCE = 2**19
-_LEAST_TURNS = 4
+_BYTES_AT_ONCE = 2**21
+_LEAST_TURNS = 2
 """That each thread can take, so that none waits long for the others."""
 _NO_LAYER = (0,) * 5
 _MOST_EXCEPTIONS = 1 / 512

@@ -32,9 +32,9 @@ _FEW_VALUES = 2**15
 """Each thread rounds as many by itself, in the memory of its stack."""
 _FEW_PRODUCTS = 2**18
 """As many are computed before another thread is awake."""
-_MOST_AT_ONCE = 8
+_MOST_AT_ONCE = 32
 """Panels that a thread takes at a time, for few tokens."""
-_LEAST_TURNS = 4
+_LEAST_TURNS = 2
 """That each thread can take, so that none waits long for the others."""
 
 
