@@ -7,7 +7,9 @@ The model is that of `martlet bench`: the shape of Qwen2 0.5B, random weights. F
 requests of 320 tokens, milliseconds (medians): a whole step; its program, and of the calls in it
 the products, attention and what lies between, each kind run again by itself; the draw of the most
 likely tokens, which the program has found; and what is left. "through modules" is the same step
-with each layer called by Python, as a model is computed whose layers are not written down.
+with each layer called by Python, as a model is computed whose layers are not written down. "plain
+read" is what a sum takes for as many bytes as a step must read, and "step beside" the step, one
+after the other in turns: neither the neighbours nor the moment favour one of them.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from unittest.mock import patch
 import torch
 
 from common import prompts
+from martlet.bench.cost import ModelCost
+from martlet.bench.limits import memory_block
 from martlet.bench.machine import machine
 from martlet.bench.random_model import make_model
 from martlet.engine import engine as engine_module
@@ -37,6 +41,7 @@ from martlet.models.compiled.norms import add_rms_norm, rms_norm
 from martlet.models.compiled.program import Program
 from martlet.models.compiled.rotary import rotate_into_pool
 from martlet.models.folder import open_folder
+from martlet.models.linear.compact import BYTES_A_VALUE, multiplies_compact
 from martlet.models.load import LoadedModel, load_model
 from martlet.models.openmp import Call
 
@@ -51,6 +56,8 @@ COLUMNS = (
     "between",
     "draw",
     "the rest",
+    "step beside",
+    "plain read",
 )
 
 
@@ -60,20 +67,20 @@ def main() -> None:
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 64])
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
-        model = load_model(
-            open_folder(make_model(Path(folder) / "model")),
-            dtype=torch.bfloat16,
-            device=torch.device("cpu"),
-            weights=arguments.weights,
-        )
+        files = open_folder(make_model(Path(folder) / "model"))
+        dtype, weights = torch.bfloat16, arguments.weights
+        model = load_model(files, dtype=dtype, device=torch.device("cpu"), weights=weights)
+        size = BYTES_A_VALUE if weights == "stored" and multiplies_compact() else None
+        cost = ModelCost.of(files, dtype, weights, stored_size=size)
+        assert cost is not None
         print(f"{machine()}, {torch.get_num_threads()} threads, weights {arguments.weights}")
         print("".join(f"{name:>16}" for name in COLUMNS))
         for num_requests in arguments.requests:
-            parts = measure(model, num_requests)
+            parts = measure(model, cost, num_requests)
             print(f"{num_requests:16}" + "".join(f"{parts[name]:16.2f}" for name in COLUMNS[1:]))
 
 
-def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
+def measure(model: LoadedModel, cost: ModelCost, num_requests: int) -> dict[str, float]:
     """Milliseconds by the names of the columns."""
     engine = decoding_engine(model, num_requests)
     runner = engine._runner
@@ -82,11 +89,25 @@ def measure(model: LoadedModel, num_requests: int) -> dict[str, float]:
     program = runner._compiled._programs[num_requests, None, ()]
     assert program is not None
     inside = timed_inside(engine, program)
+    inside |= beside_a_read(engine, cost)
     with patch.object(runner, "_compiled", None):
         modules_ms = median_ms(engine.step, NUM_STEPS)
     # Last, because it leaves nonsense in the pool.
     kinds = timed_by_kind(engine, program)
     return {**inside, **kinds, "through modules": modules_ms}
+
+
+def beside_a_read(engine: Engine, cost: ModelCost) -> dict[str, float]:
+    """Steps, and sums of as many bytes as they must read."""
+    block = memory_block()
+    times: dict[str, list[float]] = {"step beside": [], "plain read": []}
+    for _ in range(NUM_STEPS):
+        engine.step()
+        assert engine.last_step is not None
+        num_bytes = cost.load(num_steps=1, num_read=engine.last_step.num_attended).num_bytes
+        times["step beside"].append(engine.last_step.seconds * 1e3)
+        times["plain read"].append(median_ms(block.sum, 1) * num_bytes / block.nbytes)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def timed_by_kind(engine: Engine, program: StepProgram) -> dict[str, float]:
@@ -133,7 +154,7 @@ def by_kind(program: Program) -> dict[str, float]:
 
 def decoding_engine(model: LoadedModel, num_requests: int) -> Engine:
     """An engine whose requests have read their prompts."""
-    longest = NUM_TOKENS + 4 * NUM_STEPS
+    longest = NUM_TOKENS + 5 * NUM_STEPS
     config = EngineConfig(
         num_blocks=num_requests * (-(-longest // 16) + 2),
         max_num_requests=num_requests,
@@ -141,7 +162,7 @@ def decoding_engine(model: LoadedModel, num_requests: int) -> Engine:
         speculation=False,
     )
     engine = Engine(model, config)
-    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=4 * NUM_STEPS)
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=5 * NUM_STEPS)
     for index, prompt in enumerate(prompts(num_requests, NUM_TOKENS - NUM_STEPS // 2)):
         engine.add(str(index), prompt, params, seed=index)
     while engine.last_step is None or engine.last_step.num_tokens != num_requests:

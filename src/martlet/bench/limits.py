@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 _READ_BYTES = 2**28
 """256 MiB, far larger than any cache."""
@@ -43,12 +44,17 @@ def measure_limits(dtype: torch.dtype) -> Limits:
 
 
 def read_rate() -> float:
-    """Gigabytes a second that a plain sum reads, in huge pages where there are any."""
+    """Gigabytes a second that a plain sum reads."""
+    block = memory_block()
+    return block.nbytes / _best_seconds(block.sum, _READ_REPEATS) / 1e9
+
+
+def memory_block() -> Tensor:
+    """Numbers to read: in no cache, and in huge pages where there are any."""
     memory = mmap.mmap(-1, _READ_BYTES)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    block = torch.frombuffer(memory, dtype=torch.float32).fill_(1)
-    return block.nbytes / _best_seconds(block.sum, _READ_REPEATS) / 1e9
+    return torch.frombuffer(memory, dtype=torch.float32).fill_(1)
 
 
 @torch.inference_mode()
