@@ -12,7 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Config, Qwen2MLP
 
 from martlet.models.folder import open_folder
 from martlet.models.gated_mlp import ROWS_AT_ONCE, GatedMLP, fuse_mlp
-from martlet.models.heap import huge_pages
+from martlet.models.heap import huge_pages, keep_freed_memory
 from martlet.models.linear.joined import join
 from martlet.models.linear.packed import PackedLinear, can_pack
 from martlet.models.load import LoadedModel, load_model
@@ -115,11 +115,12 @@ def test_the_last_mlp_computes_the_rows_that_the_head_sees(
     torch.testing.assert_close(got, expected[wanted], rtol=2e-2, atol=2e-2)
 
 
-def test_what_is_allocated_meanwhile_asks_for_huge_pages() -> None:
+@pytest.mark.parametrize("has_hole", [False, True])
+def test_what_is_allocated_meanwhile_asks_for_huge_pages(has_hole: bool) -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
         pytest.skip("this system has no huge pages")
-    # In a process of its own: the heap of this one may have a hole that the tensor fits in.
-    code = "from models.test_fused_layers import print_flags; print_flags()"
+    # In a process of its own, of whose heap everything is known.
+    code = f"from models.test_fused_layers import print_flags; print_flags(has_hole={has_hole})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -130,11 +131,20 @@ def test_what_is_allocated_meanwhile_asks_for_huge_pages() -> None:
     assert "hg" in done.stdout.split()
 
 
-def print_flags() -> None:
-    """What Linux was told of a tensor that is made meanwhile."""
-    with huge_pages(2**26):
+def print_flags(*, has_hole: bool) -> None:
+    """What Linux was told of a tensor that is made meanwhile.
+
+    Args:
+        has_hole: Whether it fits in where an earlier model was.
+    """
+    keep_freed_memory()
+    before = [torch.ones(2**21) for _ in range(8 * has_hole)]  # 8 MiB each
+    above = torch.ones(2**20)
+    del before
+    with huge_pages(2**27):  # More than the hole has room for.
         values = torch.ones(2**23)  # 32 MiB
     assert values.sum() == 2**23
+    assert (values.data_ptr() < above.data_ptr()) == has_hole
     print(*flags_of(values.data_ptr() + values.nbytes // 2))
 
 

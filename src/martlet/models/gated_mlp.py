@@ -2,8 +2,8 @@
 
 Its hidden layer is several times as wide as the model. Written out, `down(act(gate(x)) * up(x))`
 makes four tensors of that width, each read from memory once more. Here there are two, changed in
-place, and for a few hundred tokens at a time, so that they stay in the cache. Compiled products of
-few bits leave one: they apply the gate before they write.
+place, and for a few hundred tokens at a time, so that they stay in the cache. Compiled products
+leave one: they apply the gate before they write.
 
 An MLP is replaced only by what was seen to compute the same on random input.
 """

@@ -13,6 +13,7 @@ import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 """The options of glibc's `mallopt`, from malloc.h."""
@@ -46,8 +47,9 @@ def keep_freed_memory() -> bool:
 def huge_pages(num_bytes: int) -> Iterator[None]:
     """Has what is allocated inside, up to a size, lie in huge pages; a wish, not a promise.
 
-    The top of the heap grows by that much and is marked before it is touched. Until the block is
-    left, nothing is allocated elsewhere, and the top is not given back.
+    The top of the heap grows by that much and all of it is marked before it is touched; what lies
+    free below, after another model perhaps, goes back to the system first. Until the block is left,
+    nothing is allocated elsewhere, and the top is not given back.
     """
     if _ADVISE_HUGE is None or not _set_options(
         (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_ARENA_MAX, 1)
@@ -55,24 +57,32 @@ def huge_pages(num_bytes: int) -> Iterator[None]:
         yield
         return
     try:
-        _mark_top_of_heap(num_bytes)
+        _grow_heap(num_bytes)
+        _mark_heap(_ADVISE_HUGE)
         yield
     finally:
         _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_TRIM_THRESHOLD, MOST_KEPT))
 
 
-def _mark_top_of_heap(num_bytes: int) -> None:
-    """Extends the heap by memory that will be of huge pages once it is touched."""
+def _grow_heap(num_bytes: int) -> None:
+    """Has at least so many bytes lie free in the heap, none of them touched."""
     libc = ctypes.CDLL(None)
+    libc.malloc_trim(ctypes.c_size_t(0))
     libc.malloc.restype = ctypes.c_void_p
     start = libc.malloc(ctypes.c_size_t(num_bytes))
-    if start is None:
-        return
-    first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
-    end = (start + num_bytes) // _HUGE_PAGE * _HUGE_PAGE
-    if end > first:
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _ADVISE_HUGE)
-    libc.free(ctypes.c_void_p(start))  # It becomes the top, from which the next blocks are cut.
+    if start is not None:
+        libc.free(ctypes.c_void_p(start))
+
+
+def _mark_heap(advice: int) -> None:
+    """Has all of the heap that is not touched yet be of huge pages once it is."""
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith("[heap]"):
+            start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
+            first, last = -(-start // _HUGE_PAGE) * _HUGE_PAGE, end // _HUGE_PAGE * _HUGE_PAGE
+            if last > first:
+                libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 def _set_options(*wishes: tuple[int, int]) -> bool:
