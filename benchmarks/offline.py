@@ -282,11 +282,15 @@ def _ratios(figures: dict[str, list[Figure]]) -> list[tuple[str, str, str]]:
             "1.6",
         ),
         (
-            f"alone, decoding: share of the limit by memory ({limit:.1f} tokens/s)",
+            f"alone, decoding: share of the limit with weights of 16 bits ({limit:.1f} tokens/s)",
             f"{decode['martlet'] / limit:.0%}",
             "60%",
         ),
-        ("martlet's peak memory beyond weights and pool, GB", f"{over / 1e9:.2f}", "below 1"),
+        (
+            "martlet's peak memory beyond weights of 16 bits and pool, GB",
+            f"{over / 1e9:.2f}",
+            "below 1",
+        ),
     ]
     return rows
 
