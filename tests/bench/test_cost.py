@@ -121,6 +121,10 @@ def test_a_work_of_one_request_is_its_prompt_and_its_reply(folder: Path) -> None
     assert cost.longest_reply.num_bytes == 4e9 + model.kv_bytes * (4 * 20 + 1 + 2 + 3 + 4)
 
 
+def test_what_counts_is_between_before_and_after() -> None:
+    assert limits(30).between(limits(50)) == limits(40)
+
+
 def test_the_machine_gives_something() -> None:
     limits = measure_limits(torch.float32)
     assert limits.read_gb_per_s > 0.1

@@ -1,6 +1,8 @@
 """What the machine itself gives at this moment: memory read, and matrix products.
 
-Measured right before each work, since others may use the machine too.
+Measured right before and right after each work, since others may use the machine too. A work takes
+seconds, in which a memory that is shared gives more and less: what it gives for a moment is no
+limit of theirs, so reads are measured for longer than any such moment.
 """
 
 import mmap
@@ -13,21 +15,30 @@ from torch import Tensor
 
 _READ_BYTES = 2**28
 """256 MiB, far larger than any cache."""
-_READ_REPEATS = 5
+_READ_SECONDS = 0.4
 _ROWS, _INPUTS, _OUTPUTS = 1024, 4096, 2048
 _PRODUCT_REPEATS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The best of several tries, all threads together."""
+    """All threads together."""
 
     read_gb_per_s: float
-    """Memory reads, in 10⁹ bytes a second."""
+    """Memory reads that go on for a while, in 10⁹ bytes a second."""
     product_gflop_per_s: float
-    """Matrix products, 10⁹ operations a second; an addition and a multiplication are two."""
+    """Matrix products, the best of several tries, 10⁹ operations a second; an addition and a
+    multiplication are two."""
     product_dtype: str
     """What was multiplied, as PyTorch names it."""
+
+    def between(self, after: "Limits") -> "Limits":
+        """The mean of what was measured before something and after it."""
+        return Limits(
+            read_gb_per_s=(self.read_gb_per_s + after.read_gb_per_s) / 2,
+            product_gflop_per_s=(self.product_gflop_per_s + after.product_gflop_per_s) / 2,
+            product_dtype=self.product_dtype,
+        )
 
 
 def measure_limits(dtype: torch.dtype) -> Limits:
@@ -44,9 +55,13 @@ def measure_limits(dtype: torch.dtype) -> Limits:
 
 
 def read_rate() -> float:
-    """Gigabytes a second that a plain sum reads."""
+    """Gigabytes a second that plain sums read, one after the other."""
     block = memory_block()
-    return block.nbytes / _best_seconds(block.sum, _READ_REPEATS) / 1e9
+    num_sums, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < _READ_SECONDS:
+        block.sum()
+        num_sums += 1
+    return num_sums * block.nbytes / seconds / 1e9
 
 
 def memory_block() -> Tensor:

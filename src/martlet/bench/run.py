@@ -68,13 +68,15 @@ class Bench:
             for index, work in enumerate(self.works):
                 report(f"round {number}: {contestant.name}, {work.name}")
                 with peer.paused():
-                    limits = measure_limits(self._product_dtype(contestant))
+                    before = measure_limits(self._product_dtype(contestant))
                 measured = peer.measure(index)
+                with peer.paused():
+                    after = measure_limits(self._product_dtype(contestant))
                 _check_length(contestant, work, measured["num_tokens"])
                 figure = Figure(
                     **measured,
                     ready_s=peer.ready_s,
-                    limits=limits,
+                    limits=before.between(after),
                     cost=self._cost(contestant, work),
                 )
                 yield Measurement(
