@@ -1,8 +1,8 @@
 """What the machine itself gives at this moment: memory read, and matrix products.
 
 Measured right before and right after each work, since others may use the machine too. A work takes
-seconds, in which a memory that is shared gives more and less: what it gives for a moment is no
-limit of theirs, so reads are measured for longer than any such moment.
+seconds, in which a memory that is shared gives more and less. So reads are measured for a while:
+the best of a few moments is more than any work could have.
 """
 
 import mmap

@@ -77,7 +77,8 @@ def _grow_heap(num_bytes: int) -> None:
 def _mark_heap(advice: int) -> None:
     """Has all of the heap that is not touched yet be of huge pages once it is."""
     libc = ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
         if line.endswith("[heap]"):
             start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
             first, last = -(-start // _HUGE_PAGE) * _HUGE_PAGE, end // _HUGE_PAGE * _HUGE_PAGE
